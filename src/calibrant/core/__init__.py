@@ -1,0 +1,42 @@
+"""The words of quantization and its arithmetic. Imports nothing else of Calibrant."""
+
+from calibrant.core.arithmetic import affine, dequantize, fake_quantize, quantize
+from calibrant.core.config import TensorQuantizationConfig
+from calibrant.core.errors import (
+    CalibrantError,
+    ConfigError,
+    DataError,
+    ExportError,
+    IncompatibleSketches,
+    ModelError,
+    ObservationError,
+    SettingError,
+    StateError,
+)
+from calibrant.core.names import closest, unknown
+from calibrant.core.platforms import TargetPlatform
+from calibrant.core.policy import QuantizationPolicy, QuantizationProperty, QuantizationStates, RoundingPolicy
+
+__all__ = [
+    "CalibrantError",
+    "ConfigError",
+    "DataError",
+    "ExportError",
+    "IncompatibleSketches",
+    "ModelError",
+    "ObservationError",
+    "QuantizationPolicy",
+    "QuantizationProperty",
+    "QuantizationStates",
+    "RoundingPolicy",
+    "SettingError",
+    "StateError",
+    "TargetPlatform",
+    "TensorQuantizationConfig",
+    "affine",
+    "closest",
+    "dequantize",
+    "fake_quantize",
+    "quantize",
+    "unknown",
+]

@@ -1,0 +1,50 @@
+"""The errors that Calibrant raises.
+
+    CalibrantError
+    ├── ConfigError            a quantization config that contradicts itself           (also a ValueError)
+    ├── SettingError           an unknown key, method, platform, name or pattern       (also a ValueError)
+    ├── ModelError             a model that cannot be read, run, or is quantized already
+    ├── DataError              samples that are missing, unreadable, of wrong shape or dtype, or not finite
+    ├── ObservationError       a scale cannot be found from what was observed
+    ├── IncompatibleSketches   a merge of sketches whose settings differ
+    ├── StateError             a pass, or an export, that comes before the pass it needs
+    └── ExportError            what a runtime cannot express, or a file that cannot be written
+
+Every message says what happened, where, what was found, what was expected, and what to do about it.
+"""
+
+
+class CalibrantError(Exception):
+    """Anything that Calibrant refuses. Catch this one to catch them all."""
+
+
+class ConfigError(CalibrantError, ValueError):
+    """A quantization config contradicts itself; the message says what to change."""
+
+
+class SettingError(CalibrantError, ValueError):
+    """A key, method, platform, name or pattern that is not known or matched nothing."""
+
+
+class ModelError(CalibrantError):
+    """A model that cannot be read or run, or that is quantized already."""
+
+
+class DataError(CalibrantError):
+    """Samples that are missing, unreadable, of the wrong shape or dtype, or not finite."""
+
+
+class ObservationError(CalibrantError):
+    """No scale can be found: nothing was observed, or NaN and Inf were."""
+
+
+class IncompatibleSketches(CalibrantError):
+    """Sketches collected with different settings were asked to merge."""
+
+
+class StateError(CalibrantError):
+    """A step was taken before the one it depends on; the message names the one to run first."""
+
+
+class ExportError(CalibrantError):
+    """The target runtime cannot express what was asked, or the file cannot be written."""
