@@ -1,0 +1,5 @@
+"""Who runs the model, and what is fed to it."""
+
+from calibrant.engines.samples import InputSpec, iterate_samples
+
+__all__ = ["InputSpec", "iterate_samples"]

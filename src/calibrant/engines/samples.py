@@ -1,0 +1,172 @@
+"""Whatever a loader gives, as checked dictionaries of numpy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrant.core import DataError, SettingError, unknown
+
+Array = NDArray[Any]
+Feed = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a model wants of one input.
+
+    dtype: the numpy dtype; object for strings. shape: an int where the size is fixed, a name or None where it is free;
+    None when not even the rank is known.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...] | None
+
+    def __str__(self) -> str:
+        dims = "any shape" if self.shape is None else ", ".join("?" if d is None else str(d) for d in self.shape)
+        return f"'{self.name}': {self.dtype}[{dims}]"
+
+
+def iterate_samples(
+    loader: Any,
+    inputs: Sequence[InputSpec],
+    steps: int | None = None,
+    collate_fn: Callable[[Any], Any] | None = None,
+) -> Iterator[Feed]:
+    """The samples of `loader`, each a dict from input name to a C-contiguous array of the model's dtype.
+
+    loader: anything that can be iterated, with or without a length, or onnxruntime's CalibrationDataReader. It is read
+        once, as far as `steps`, and never from the start again: fewer items than `steps` are fewer samples.
+    A sample is an array, a tuple or list of arrays in input order, or a dict by input name; torch tensors, on any
+        device, are taken wherever arrays are. collate_fn turns an item of the loader into one of these.
+    steps: at most so many items; None: all of them.
+
+    Floating arrays are cast to the model's floating dtype; any other dtype must be the model's own.
+    Raises DataError, which names sample, input, what was found and what was expected: for an input that is missing or
+    unknown, a dtype, rank or fixed size that does not fit, for NaN and Inf, for an empty sample, and when the loader
+    gives nothing at all. SettingError for steps < 1.
+    """
+    if steps is not None and steps < 1:
+        raise SettingError(f"steps must be at least 1, got {steps}")
+    count = 0
+    for item in islice(_items(loader), steps):
+        count += 1
+        if collate_fn is not None:
+            item = collate_fn(item)
+        yield _checked(item, inputs, count)
+    if count == 0:
+        raise DataError(
+            "no samples: the loader gave nothing. It must give at least one; a generator can be read only once, "
+            "so make a new one for each calibration"
+        )
+
+
+def _items(loader: Any) -> Iterator[Any]:
+    get_next = getattr(loader, "get_next", None)
+    if callable(get_next):
+        return _until_none(get_next)
+    if isinstance(loader, Mapping):
+        raise DataError(
+            f"the loader is a dict ({', '.join(map(str, loader))}): that is one sample; put samples into a list"
+        )
+    if not isinstance(loader, Iterable) or isinstance(loader, str | bytes):
+        raise DataError(f"the loader must be an iterable of samples, got {type(loader).__name__}")
+    return iter(loader)
+
+
+def _until_none(get_next: Callable[[], Any]) -> Iterator[Any]:
+    while (item := get_next()) is not None:  # not iter(get_next, None): that asks array == None
+        yield item
+
+
+def _checked(item: Any, inputs: Sequence[InputSpec], number: int) -> Feed:
+    given = _by_name(item, inputs, number)
+    feed = {spec.name: _array(given[spec.name], spec, number) for spec in inputs}
+    if feed and all(a.size == 0 for a in feed.values()):
+        shapes = ", ".join(f"'{name}' {a.shape}" for name, a in feed.items())
+        raise DataError(f"sample {number} is empty: {shapes}")
+    return feed
+
+
+def _by_name(item: Any, inputs: Sequence[InputSpec], number: int) -> Mapping[str, Any]:
+    names = [spec.name for spec in inputs]
+    if item is None:
+        raise DataError(f"sample {number} is None; expected {_wanted(inputs)}")
+    if isinstance(item, Mapping):
+        extra = [name for name in item if name not in names]
+        if extra:
+            hint = f" (the model's inputs: {', '.join(names)}; drop it, or let collate_fn do so)"
+            raise DataError(f"sample {number}: {unknown('input', str(extra[0]), names)}{hint}")
+        missing = [spec for spec in inputs if spec.name not in item]
+        if missing:
+            have = ", ".join(map(str, item)) or "nothing"
+            raise DataError(f"sample {number} lacks input {_wanted(missing)}; it has {have}")
+        return item
+    values = list(item) if isinstance(item, tuple | list) else [item]
+    if len(values) != len(names):
+        hint = "; let collate_fn drop what is not an input, e.g. labels" if len(values) > len(names) else ""
+        raise DataError(
+            f"sample {number} has {len(values)} array(s), the model {len(names)} input(s): {_wanted(inputs)}{hint}"
+        )
+    return dict(zip(names, values, strict=True))
+
+
+def _array(value: Any, spec: InputSpec, number: int) -> Array:
+    where = f"sample {number}, input '{spec.name}'"
+    array = _to_numpy(value, where)
+    if array.dtype != spec.dtype and not array.dtype.kind == spec.dtype.kind == "f":
+        hint = ": convert it as the model was trained, scaling and all" if spec.dtype.kind == "f" else ""
+        raise DataError(f"{where}: got {array.dtype}, expected {spec.dtype}{hint}")
+    _check_shape(array, spec, where)
+    if array.dtype.kind == "f":
+        _check_finite(array, where)
+        if array.dtype != spec.dtype:
+            with np.errstate(over="ignore"):
+                array = array.astype(spec.dtype)
+            _check_finite(array, f"{where}, cast to {spec.dtype}")
+    return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes a scalar 1-d
+
+
+def _to_numpy(value: Any, where: str) -> Array:
+    if hasattr(value, "detach"):  # a torch tensor, recognised without importing torch
+        value = value.detach().cpu()
+        if "bfloat16" in str(value.dtype):
+            value = value.float()  # exact; numpy has no bfloat16
+        return np.asarray(value.numpy())
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{where}: not an array: {error}") from None
+    if array.dtype.kind in "US":
+        array = array.astype(object)
+    elif array.dtype.kind == "O" and not all(isinstance(v, str | bytes) for v in array.flat):
+        raise DataError(f"{where}: expected an array, got {type(value).__name__}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _check_shape(array: Array, spec: InputSpec, where: str) -> None:
+    if spec.shape is None:
+        return
+    if array.ndim != len(spec.shape):
+        hint = "; a sample carries the batch axis: give x[None]" if array.ndim == len(spec.shape) - 1 else ""
+        raise DataError(f"{where}: got rank {array.ndim}, shape {array.shape}; expected {spec}{hint}")
+    for axis, (got, want) in enumerate(zip(array.shape, spec.shape, strict=True)):
+        if isinstance(want, int) and got != want:
+            raise DataError(f"{where}: got {got} on axis {axis}, shape {array.shape}; expected {spec}")
+
+
+def _check_finite(array: Array, where: str) -> None:
+    bad = array.size - int(np.isfinite(array).sum())
+    if bad:
+        nan = int(np.isnan(array).sum())
+        raise DataError(f"{where}: {bad} of {array.size} values are not finite ({nan} NaN, {bad - nan} Inf)")
+
+
+def _wanted(inputs: Sequence[InputSpec]) -> str:
+    return ", ".join(map(str, inputs))
