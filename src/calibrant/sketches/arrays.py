@@ -1,0 +1,37 @@
+"""From what is observed to floats in order: the one place that decides what is accepted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrant.core import DataError
+
+Floats = NDArray[np.float32] | NDArray[np.float16]
+
+
+def as_floats(x: Any) -> Floats:
+    """`x` as a C-contiguous float32 or float16 array; without a copy where it is one already.
+
+    x: a numpy array or scalar of floats, integers or bools; anything that becomes such an array; or a torch tensor on
+    any device (known by its `detach`; torch is never imported). float64 and wide integers are rounded to float32,
+    beyond its range to Inf. bfloat16 is widened exactly. Anything else raises DataError.
+    """
+    array = _host_array(x) if hasattr(x, "detach") else np.asarray(x)
+    if array.dtype == np.float32 or array.dtype == np.float16:
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return np.ascontiguousarray(native).reshape(array.shape)
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise DataError(f"cannot observe values of type {array.dtype}: expected floats or integers")
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, order="C")
+
+
+def _host_array(tensor: Any) -> NDArray[Any]:
+    """A torch tensor as numpy array; bfloat16, which numpy lacks, by way of float32."""
+    tensor = tensor.detach()
+    if "bfloat16" in str(tensor.dtype):
+        tensor = tensor.float()
+    return np.asarray(tensor.cpu().numpy())

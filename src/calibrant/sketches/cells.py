@@ -1,0 +1,40 @@
+"""Sparse counts: cells named by integer columns, each with integer weights; equal cells are one cell."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+
+
+def fold_cells(names: Sequence[I32], weights: Sequence[I64]) -> tuple[list[I32], list[I64]]:
+    """The cells sorted by name, the first column first, and the weights of equal cells added.
+
+    names: columns of equal length; weights: columns of that length. Returns new columns of the same number.
+    The result depends on the multiset of cells alone, not on their order: this is what makes sketches canonical.
+
+    >>> names, weights = fold_cells([np.int32([2, 1, 2])], [np.int64([10, 20, 30])])
+    >>> names[0].tolist(), weights[0].tolist()
+    ([1, 2], [20, 40])
+    """
+    if len(names[0]) == 0:
+        return [n.copy() for n in names], [w.copy() for w in weights]
+    order = np.lexsort(tuple(reversed(names)))
+    in_order = [n[order] for n in names]
+    new = np.zeros(len(order), bool)
+    new[0] = True
+    for column in in_order:
+        new[1:] |= column[1:] != column[:-1]
+    starts = np.flatnonzero(new)
+    return [n[starts] for n in in_order], [np.add.reduceat(w[order], starts) for w in weights]
+
+
+def join_cells(
+    one: tuple[Sequence[I32], Sequence[I64]], other: tuple[Sequence[I32], Sequence[I64]]
+) -> tuple[list[I32], list[I64]]:
+    """The cells of both, folded."""
+    names = [np.concatenate(pair) for pair in zip(one[0], other[0], strict=True)]
+    weights = [np.concatenate(pair) for pair in zip(one[1], other[1], strict=True)]
+    return fold_cells(names, weights)

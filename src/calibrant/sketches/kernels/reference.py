@@ -1,0 +1,107 @@
+"""The kernels in plain numpy: slow, readable, and what the fast ones are tested against.
+
+Values come as float32 bits (int32). "Ordered" bits are i ^ ((i >> 31) & 0x7fffffff), i with an arithmetic shift: as
+integers they ascend as the floats do. -0.0 is 0.0 throughout.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrant.sketches.cells import I32, I64
+
+U64 = NDArray[np.uint64]
+ZEROS, NAN, POS_INF, NEG_INF = range(4)  # the places in `totals`
+HIGHEST, LOWEST = 0x7F7FFFFF, -0x7F800000  # ordered bits of the largest and the smallest finite float32
+NONE_LO, NONE_HI = HIGHEST + 1, LOWEST - 1  # of +Inf and -Inf: the extremes of nothing
+
+
+def ordered(bits: I32) -> I32:
+    """The ordered bits, or the bits of ordered ones: the map is its own inverse."""
+    return np.asarray(bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF)), np.int32)
+
+
+def count(
+    bits: I32,
+    base: int,
+    blocks: int,
+    inner: int,
+    lanes: int,
+    channels: int,
+    lo: I32,
+    hi: I32,
+    n_lo: I64,
+    n_hi: I64,
+    totals: I64,
+    tables: U64,
+    mantissa_bits: int,
+    channel_tables: U64,
+    channel_mantissa_bits: int,
+) -> None:
+    """Count a stretch of a tensor's memory into extremes and tables.
+
+    bits: 1-d; its first element is number `base` of the memory, whose layout (blocks, inner, lanes, channels) is that
+        of `Layout`; base is a multiple of lanes. Padding is left out.
+    lo, hi (channels,): ordered bits of the finite extremes so far; n_lo, n_hi: how many elements equal them.
+    totals (4,): zeros, NaN, +Inf, -Inf.
+    tables (copies, 2**(9 + mantissa_bits)): packed cells by bits >> (23 - mantissa_bits); their sum is what counts.
+    channel_tables (channels, 2**(9 + channel_mantissa_bits)): the same for each channel.
+    No table is wanted where it has no rows. A packed cell is count << 32 | sum of the 8-bit positions, so a table
+    takes less than 2**24 elements before it must be emptied.
+    """
+    place = np.arange(base, base + bits.size)
+    channel = place // (inner * lanes) % blocks * lanes + place % lanes
+    real = channel < channels
+    bits, channel = bits[real], channel[real]
+    values = bits.view(np.float32)
+    finite = np.isfinite(values)
+    totals += [(values == 0).sum(), np.isnan(values).sum(), (values == np.inf).sum(), (values == -np.inf).sum()]
+    bits, channel = np.where(bits == np.int32(-(2**31)), np.int32(0), bits)[finite], channel[finite]
+    for c in np.unique(channel):
+        _extremes(ordered(bits[channel == c]), lo[c : c + 1], hi[c : c + 1], n_lo[c : c + 1], n_hi[c : c + 1])
+    if len(tables):
+        np.add.at(tables[0], _index(bits, mantissa_bits), _packed(bits, mantissa_bits))
+    if len(channel_tables):
+        cell = (channel, _index(bits, channel_mantissa_bits))
+        np.add.at(channel_tables, cell, _packed(bits, channel_mantissa_bits))
+
+
+def harvest(tables: U64) -> tuple[I64, I64, I64]:
+    """Empty the tables: (cell, count, sum of positions) of every cell that is not empty, tables added up."""
+    total = tables.sum(axis=0, dtype=np.uint64)
+    cell = np.flatnonzero(total)
+    packed = total[cell]
+    tables[:, cell] = 0
+    return cell, (packed >> np.uint64(32)).astype(np.int64), (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+def top_two(bits: I32) -> tuple[I32, I32, NDArray[np.bool_]]:
+    """Of each row of `bits` (outer, length >= 1, inner): ordered bits of the largest value and of the second largest,
+    and whether all its values are finite. Rows in the order (outer, inner). The second of a row of one is the first."""
+    if bits.shape[0] * bits.shape[2] == 0:
+        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool)
+    keys = np.sort(np.where(ordered(bits) == -1, np.int32(0), ordered(bits)), axis=1)
+    finite = (keys[:, 0] >= LOWEST) & (keys[:, -1] <= HIGHEST)
+    second = keys[:, -2] if bits.shape[1] > 1 else keys[:, -1]
+    return keys[:, -1].reshape(-1), second.reshape(-1), finite.reshape(-1)
+
+
+def _extremes(keys: I32, lo: I32, hi: I32, n_lo: I64, n_hi: I64) -> None:
+    """One channel, finite values only; lo and hi are its places in the state."""
+    least, most = keys.min(), keys.max()
+    if least < lo[0]:
+        lo[0], n_lo[0] = least, 0
+    if most > hi[0]:
+        hi[0], n_hi[0] = most, 0
+    n_lo += (keys == lo[0]).sum()
+    n_hi += (keys == hi[0]).sum()
+
+
+def _index(bits: I32, mantissa_bits: int) -> I64:
+    return np.asarray(bits.view(np.uint32) >> np.uint32(23 - mantissa_bits), np.int64)
+
+
+def _packed(bits: I32, mantissa_bits: int) -> U64:
+    sub = (bits.view(np.uint32) >> np.uint32(15 - mantissa_bits)) & np.uint32(255)
+    return np.asarray(sub.astype(np.uint64) + np.uint64(1 << 32))
