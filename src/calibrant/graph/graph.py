@@ -1,0 +1,173 @@
+"""Graph: the working model, and what a quantizer decided about its values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+
+from calibrant.core import ModelError, TargetPlatform, TensorQuantizationConfig
+from calibrant.graph.axes import channel_axis
+
+PROTOBUF_LIMIT = 2**31 - 2**26  # protobuf refuses messages of 2 GiB; the rest is room for the nodes
+
+
+@dataclass
+class ScaleGroup:
+    """Values that share one config.
+
+    values: names of the values on that scale. roots: those to observe; their merged sketch solves the config.
+    (The others repeat, move or drop numbers of the roots.)
+    """
+
+    config: TensorQuantizationConfig
+    values: list[str] = field(default_factory=list)
+    roots: list[str] = field(default_factory=list)
+
+
+class Graph:
+    """A float ONNX model, and the quantization of its values. Made by `load_onnx_graph`, filled by `quantize_graph`.
+
+    model: the working model: an onnx_ir model whose nodes and values all have unique names.
+    path: the file it came from, or None. source_inputs, source_outputs: names as in that file; never changed.
+    fingerprint: sha256 of the model as it was loaded, weights included.
+    platform: what it is quantized for; None before.
+
+    groups: every scale to be calibrated, once.
+    edges: (node name, input index) -> what that reader has of its own: the config of a weight or a bias (always here,
+        never on the value), an activation config that differs from the value's, or one in state FP32: it reads the
+        float value. Edges of one value that hold the same object share one Q/DQ pair.
+    left_in_float: node name -> why. report: sentences on what was changed, raised or left out, for the summary.
+
+    A value with a config is quantized once, after its producer; its readers take the dequantized value unless their
+    edge says otherwise. A graph output with a config is the dequantized value.
+    """
+
+    def __init__(self, model: ir.Model, path: Path | None, fingerprint: str) -> None:
+        self.model = model
+        self.path = path
+        self.fingerprint = fingerprint
+        self.platform: TargetPlatform | None = None
+        self.source_inputs = [v.name or "" for v in model.graph.inputs]
+        self.source_outputs = [v.name or "" for v in model.graph.outputs]
+        self.report: list[str] = []
+        self._index: dict[str, ir.Value] = {}
+        self._nodes: dict[str, ir.Node] = {}
+        self.clear_quantization()
+
+    def clear_quantization(self) -> None:
+        """Forget every config: the model is as it was loaded."""
+        self.platform = None
+        self.configs: dict[str, TensorQuantizationConfig] = {}
+        self.groups: list[ScaleGroup] = []
+        self.edges: dict[tuple[str, int], TensorQuantizationConfig] = {}
+        self.left_in_float: dict[str, str] = {}
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators that the working model uses."""
+        return self.model.opset_imports[""]
+
+    def config_of(self, value_name: str) -> TensorQuantizationConfig | None:
+        """The config with which that value is quantized after its producer; None: it stays as it is."""
+        return self.configs.get(value_name)
+
+    def node(self, name: str) -> ir.Node:
+        """The node of that name, of the main graph. Raises ModelError when there is none."""
+        if name not in self._nodes:
+            self._nodes = {n.name or "": n for n in self.model.graph}
+        if name not in self._nodes:
+            raise ModelError(f"the model has no node '{name}'")
+        return self._nodes[name]
+
+    def value(self, name: str) -> ir.Value:
+        """The value of that name, of the main graph. Raises ModelError when there is none."""
+        if name not in self._index:
+            self._index = {v.name or "": v for v in self.values()}
+        if name not in self._index:
+            raise ModelError(f"the model has no value '{name}'")
+        return self._index[name]
+
+    def values(self) -> Iterator[ir.Value]:
+        """Inputs, initializers, and what each node of the main graph makes, in that order."""
+        graph = self.model.graph
+        yield from graph.inputs
+        yield from graph.initializers.values()
+        for node in graph:
+            yield from (v for v in node.outputs if v.name)
+
+    def dtype_of(self, value_name: str) -> ir.DataType | None:
+        """The element type; None where neither the model nor shape inference knows it."""
+        return self.value(value_name).dtype
+
+    def shape_of(self, value_name: str) -> list[int | str | None] | None:
+        """Each dimension as a number, a symbol, or None; None altogether where the rank is not known."""
+        shape = self.value(value_name).shape
+        return None if shape is None else [d if isinstance(d, int) else d.value for d in shape]
+
+    def channel_axis_of(self, value_name: str) -> int | None:
+        """The axis along which this value has channels of their own.
+
+        1 where a Conv made it or the rank is 4 and more; the last of rank 2 and 3. None where that dimension is not
+        a fixed number, or the rank is unknown, or less than 2.
+        """
+        return channel_axis(self.value(value_name))
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs of the working model; initializers are not among them."""
+        return names(self.model.graph.inputs)
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs of the working model."""
+        return names(self.model.graph.outputs)
+
+    def input_of(self, node_name: str, index: int) -> str:
+        """The value that this node reads there. Raises ModelError when the node, or that input, does not exist."""
+        inputs = self.node(node_name).inputs
+        value = inputs[index] if 0 <= index < len(inputs) else None
+        if value is None:
+            raise ModelError(f"node '{node_name}' has no input {index}")
+        return value.name or ""
+
+    def is_parameter(self, value_name: str) -> bool:
+        """Whether the value is a constant of the model (an initializer)."""
+        return self.value(value_name).const_value is not None
+
+    def outputs_of_type(self, op_type: str) -> list[str]:
+        """The first output of every node of that type, in order."""
+        return [n.outputs[0].name or "" for n in self.model.graph if n.op_type == op_type]
+
+    def forget_index(self) -> None:
+        """To be called after nodes or values were added, removed or renamed."""
+        self._index, self._nodes = {}, {}
+
+    def to_bytes(self) -> bytes:
+        """The float working model, serialized. Raises ModelError above 2 GB: use `save_float`."""
+        if self.weight_bytes > PROTOBUF_LIMIT:
+            raise ModelError(f"{self.weight_bytes} bytes of weights do not fit one protobuf message: use save_float")
+        return bytes(ir.to_proto(self.model).SerializeToString())
+
+    def save_float(self, path: str | Path) -> None:
+        """Write the float working model; above 2 GB the weights go to `<name>.data` beside it."""
+        target = Path(path)
+        big = self.weight_bytes > PROTOBUF_LIMIT
+        ir.save(self.model, target, format="protobuf", external_data=f"{target.name}.data" if big else None)
+
+    @property
+    def weight_bytes(self) -> int:
+        """The size of all initializers, those of subgraphs included."""
+        return sum(tensor_bytes(g) for g in self.model.graphs())
+
+
+def tensor_bytes(graph: ir.Graph) -> int:
+    """The size of that graph's own initializers."""
+    return sum(v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None)
+
+
+def names(values: Iterable[ir.Value]) -> list[str]:
+    """Their names, in order."""
+    return [v.name or "" for v in values]

@@ -1,0 +1,6 @@
+"""What is quantized, and how: one table per platform."""
+
+from calibrant.quantizers.quantize import quantize_graph
+from calibrant.quantizers.tables import TABLES, table_of
+
+__all__ = ["TABLES", "quantize_graph", "table_of"]
