@@ -1,0 +1,295 @@
+"""What users call: quantize a model, export it, collect a calibration table."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from calibrant import __version__
+from calibrant.core import DataError, QuantizationStates, SettingError, StateError, TargetPlatform, unknown
+from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines.samples import iterate_samples
+from calibrant.exporters import EXPORTERS
+from calibrant.graph import Graph, load_onnx_graph
+from calibrant.observers import BaseTensorObserver, build_observer, register_calibration_observer
+from calibrant.observers.registry import known
+from calibrant.passes import RuntimeCalibrationPass, pipeline
+from calibrant.passes.activations import activation_configs
+from calibrant.passes.runtime import Calibration, SampleCount, run
+from calibrant.quantizers import quantize_graph
+from calibrant.settings import QuantizationSetting, QuantizationSettingFactory
+from calibrant.table import CalibrationTable
+
+__all__ = [
+    "BaseTensorObserver",
+    "CalibrationTable",
+    "QuantizationSettingFactory",
+    "QuantizationSummary",
+    "TargetPlatform",
+    "build_observer",
+    "calibrate",
+    "export_graph",
+    "export_ppq_graph",
+    "load_onnx_graph",
+    "quantize",
+    "quantize_onnx_model",
+    "quantize_torch_model",
+    "register_calibration_observer",
+]
+
+log = logging.getLogger(__name__)
+
+Samples = Iterable[Any]
+OnStep = Callable[[int], None]
+
+
+@dataclass
+class QuantizationSummary:
+    """What a quantization did, for people.
+
+    values: how many activation scales were found. methods: by how many of them each method was used.
+    samples: how many the model ran over. left_in_float: node name -> reason. notes: what was reported on the way.
+    seconds: time by stage.
+    """
+
+    platform: TargetPlatform
+    values: int = 0
+    methods: dict[str, int] = field(default_factory=dict)
+    samples: int = 0
+    left_in_float: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def quantize(
+    model: str | Path | Graph,
+    samples: Samples | None,
+    *,
+    platform: TargetPlatform | str = TargetPlatform.ONNXRUNTIME,
+    setting: QuantizationSetting | None = None,
+    steps: int | None = None,
+    collate_fn: Callable[[Any], Any] | None = None,
+    executor: OnnxruntimeExecutor | None = None,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    memory_budget: int = 1 << 30,
+    on_step: OnStep | None = None,
+) -> tuple[Graph, QuantizationSummary]:
+    """Quantize a float ONNX model by the samples; `export_graph` writes the result.
+
+    samples: any iterable of samples (an array, a tuple or list in input order, a dict by input name), or onnxruntime's
+        CalibrationDataReader; read once. Not needed where the setting leaves activations in float.
+    steps: at most so many items of it; None: all.
+    on_step: called with the number of samples done, for a progress bar.
+
+    Raises the errors of `calibrant.core.errors`; nothing is written to disk.
+    """
+    platform, setting = TargetPlatform.of(platform), setting or QuantizationSetting()
+    check_methods(setting)
+    summary = QuantizationSummary(platform)
+    with _timed(summary, "load"):
+        graph = model if isinstance(model, Graph) else load_onnx_graph(model)
+    with _timed(summary, "plan"):
+        quantize_graph(graph, platform, setting)
+    if setting.quantize_activation and executor is None:
+        with _timed(summary, "plan"):
+            executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
+    for step in pipeline(setting, steps if steps is not None else UNLIMITED):
+        with _timed(summary, "calibrate" if isinstance(step, RuntimeCalibrationPass) else "weights"):
+            step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
+    configs = [config for config, _ in activation_configs(graph) if config.state is QuantizationStates.ACTIVATED]
+    summary.values = len(configs)
+    summary.methods = dict(Counter(config.observer_algorithm for config in configs))
+    summary.samples = graph.calibrated_samples
+    summary.left_in_float = dict(graph.left_in_float)
+    summary.notes = [*graph.report, *(executor.report if executor else [])]
+    graph.provenance = {
+        "version": __version__,
+        "platform": platform.name,
+        "method": ",".join(sorted(summary.methods)),
+        "samples": str(summary.samples),
+        "setting": setting.to_json(),
+        "fingerprint": graph.fingerprint,
+    }
+    return graph, summary
+
+
+UNLIMITED = 1 << 62
+
+
+def quantize_onnx_model(
+    onnx_import_file: str | Path,
+    calib_dataloader: Samples | None,
+    calib_steps: int,
+    input_shape: Sequence[int] | None,
+    platform: TargetPlatform,
+    input_dtype: Any = None,
+    inputs: Any = None,
+    setting: QuantizationSetting | None = None,
+    collate_fn: Callable[[Any], Any] | None = None,
+    device: str | None = None,
+    verbose: int = 0,
+    do_quantize: bool = True,
+) -> Graph:
+    """PPQ's entry: load, quantize and calibrate an ONNX model. Returns the quantized graph, for `export_graph`.
+
+    calib_steps: at most so many items of the loader, which is never cycled; any number from 1.
+    input_shape, input_dtype, inputs: what PPQ traces with. Here the model says it; they are checked against the model.
+    device: None or "cpu"; "cuda" runs onnxruntime's CUDA provider and is an error where there is none.
+    verbose: 1 logs the summary. do_quantize False: the graph is loaded and left in float.
+
+    Raises the errors of `calibrant.core.errors`.
+    """
+    graph = load_onnx_graph(onnx_import_file)
+    if not do_quantize:
+        return graph
+    executor = OnnxruntimeExecutor(graph, _providers(device))
+    _check_inputs(executor, input_shape, input_dtype, inputs)
+    graph, summary = quantize(
+        graph,
+        calib_dataloader,
+        platform=platform,
+        setting=setting,
+        steps=calib_steps,
+        collate_fn=collate_fn,
+        executor=executor,
+    )
+    if verbose:
+        log.info("%d values calibrated on %d samples (%s)", summary.values, summary.samples, summary.methods)
+    return graph
+
+
+def quantize_torch_model(*_: Any, **__: Any) -> NoReturn:
+    """Quantize an nn.Module. Part of the extra `calibrant[torch]`, which this version does not have yet.
+
+    Raises SettingError saying what to do instead.
+    """
+    raise SettingError(_TORCH.format(what="quantize_torch_model"))
+
+
+_TORCH = (
+    "{what} belongs to the extra calibrant[torch], which this version does not include: export the module with "
+    "torch.onnx.export and use quantize_onnx_model"
+)
+
+
+class TorchExecutor:
+    """Runs a graph with torch. Part of the extra `calibrant[torch]`; SettingError until then."""
+
+    def __init__(self, graph: Graph, device: str = "cuda") -> None:
+        raise SettingError(_TORCH.format(what="TorchExecutor"))
+
+
+def export_graph(
+    graph: Graph,
+    platform: TargetPlatform | str,
+    graph_save_to: str | Path,
+    config_save_to: str | Path | None = None,
+) -> None:
+    """Write the quantized graph for its runtime; files appear whole or not at all.
+
+    platform: the one it was quantized for; another is refused, as its configs would not fit.
+    config_save_to: where a platform with a file of parameters beside the model puts it.
+    Raises StateError for configs that are not calibrated, ExportError for what the runtime cannot express.
+    """
+    platform = TargetPlatform.of(platform)
+    if graph.platform is not None and platform is not graph.platform:
+        raise StateError(f"the graph was quantized for {graph.platform.name}: quantize it for {platform.name} instead")
+    if platform not in EXPORTERS:
+        raise SettingError(unknown("export platform", platform.name, [p.name for p in EXPORTERS]))
+    EXPORTERS[platform](
+        graph,
+        Path(graph_save_to),
+        Path(config_save_to) if config_save_to is not None else None,
+        metadata=graph.provenance,
+    )
+
+
+export_ppq_graph = export_graph
+
+
+def calibrate(
+    model: str | Path | Graph,
+    samples: Samples,
+    *,
+    platform: TargetPlatform | str = TargetPlatform.ONNXRUNTIME,
+    setting: QuantizationSetting | None = None,
+    steps: int | None = None,
+    collate_fn: Callable[[Any], Any] | None = None,
+    methods: Sequence[str] = ("minmax", "percentile", "mse", "kl"),
+    threads: int | None = None,
+    on_step: OnStep | None = None,
+) -> CalibrationTable:
+    """Run the model once over the samples; return the sketches of every value the platform quantizes.
+
+    methods: what the table must be able to solve; isotone keeps row margins of the last axis as well.
+    Raises as `quantize` does, and ObservationError for a method that needs raw values.
+    """
+    graph = model if isinstance(model, Graph) else load_onnx_graph(model)
+    quantize_graph(graph, TargetPlatform.of(platform), setting or QuantizationSetting())
+    executor = OnnxruntimeExecutor(graph, threads=threads)
+    tasks = [Calibration.of(config, roots, m) for m in methods for config, roots in activation_configs(graph)]
+    for task in tasks:
+        if task.observer.needs_raw_values():
+            raise DataError(f"method '{task.draft.observer_algorithm}' looks at raw values; a table cannot hold them")
+    counted = SampleCount(iterate_samples(samples, executor.input_specs, steps, collate_fn))
+    sketches = run(tasks, counted, executor, on_step)
+    return CalibrationTable(sketches, graph.fingerprint, counted.samples, executor.description)
+
+
+def check_methods(setting: QuantizationSetting) -> None:
+    """Raise SettingError, with the nearest known name, for a method that is not registered."""
+    named = [setting.quantize_activation_setting.calib_algorithm]
+    named += [changes.get("calib_algorithm") for changes in setting.overrides.values()]
+    for method in named:
+        if method is not None and method.casefold() not in known():
+            raise SettingError(unknown("method", method, known()))
+
+
+def _providers(device: str | None) -> list[str] | None:
+    if device in (None, "cpu"):
+        return None
+    if device is not None and device.split(":")[0] == "cuda":
+        return ["CUDAExecutionProvider"]
+    raise SettingError(unknown("device", str(device), ["cpu", "cuda"]))
+
+
+def _check_inputs(executor: OnnxruntimeExecutor, shape: Sequence[int] | None, dtype: Any, inputs: Any) -> None:
+    specs = executor.input_specs
+    if inputs is not None and not isinstance(inputs, Mapping):
+        inputs = [inputs] if hasattr(inputs, "shape") else inputs
+    if inputs is not None:
+        next(iterate_samples([inputs], specs, 1))
+    if shape is None or len(specs) != 1 or specs[0].shape is None:
+        return
+    expected = specs[0].shape
+    fits = len(shape) == len(expected) and all(
+        not isinstance(e, int) or e == s for e, s in zip(expected, shape, strict=True)
+    )
+    if not fits:
+        raise DataError(f"input_shape {list(shape)} does not fit the model's input {specs[0]}")
+    if dtype is not None and _dtype_name(dtype) != str(specs[0].dtype):
+        raise DataError(f"input_dtype {_dtype_name(dtype)} does not fit the model's input {specs[0]}")
+
+
+def _dtype_name(dtype: Any) -> str:
+    text = getattr(dtype, "__name__", None) or str(dtype)
+    return text.removeprefix("torch.")
+
+
+class _timed:
+    """Adds the seconds of a `with` block to a stage of the summary."""
+
+    def __init__(self, summary: QuantizationSummary, stage: str) -> None:
+        self.seconds, self.stage = summary.seconds, stage
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.start

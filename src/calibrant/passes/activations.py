@@ -1,0 +1,41 @@
+"""Which activations of a graph have configs, and who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from calibrant.core import QuantizationStates, TensorQuantizationConfig
+from calibrant.graph import Graph
+
+
+def activation_configs(graph: Graph) -> list[tuple[TensorQuantizationConfig, list[str]]]:
+    """Every activation config of the graph, once, with the values whose merged sketch solves it."""
+    found = {id(group.config): (group.config, list(group.roots)) for group in graph.groups}
+    for (name, index), config in graph.edges.items():
+        value = graph.node(name).inputs[index]
+        if value is None or value.const_value is not None or config.state is QuantizationStates.FP32:
+            continue
+        _, roots = found.setdefault(id(config), (config, []))
+        if not roots:
+            roots.append(value.name or "")
+    return list(found.values())
+
+
+def read_configs(graph: Graph, node: ir.Node) -> Iterator[TensorQuantizationConfig]:
+    """The configs under which that node reads its inputs."""
+    for index, value in enumerate(node.inputs):
+        config = graph.edges.get((node.name or "", index)) or graph.config_of(value.name or "" if value else "")
+        if config is not None:
+            yield config
+
+
+def order_carrying(graph: Graph) -> list[str]:
+    """The values whose order is the answer: outputs of Softmax that are quantized, else graph outputs of rank 2."""
+    made = [v.name or "" for node in graph.model.graph if node.op_type == "Softmax" for v in node.outputs]
+    softmax = [name for name in made if graph.config_of(name) is not None]
+    if softmax:
+        return softmax
+    quantized = [name for name in graph.source_outputs if graph.config_of(name) is not None]
+    return [name for name in quantized if len(graph.shape_of(name) or ()) == 2]

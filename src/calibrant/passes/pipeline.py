@@ -1,0 +1,24 @@
+"""The passes of a quantization, in their order."""
+
+from __future__ import annotations
+
+from calibrant.passes.base import QuantizationPass
+from calibrant.passes.parameter import ParameterQuantizePass
+from calibrant.passes.passive import PassiveParameterQuantizePass
+from calibrant.passes.runtime import RuntimeCalibrationPass
+from calibrant.settings import QuantizationSetting
+
+
+def pipeline(setting: QuantizationSetting, calib_steps: int) -> list[QuantizationPass]:
+    """What runs after the quantizer assigned its configs: calibration, then weights, then what depends on both.
+
+    The quantizer wrote each config's own method, overrides included; isotone alone is for some values only.
+    """
+    passes: list[QuantizationPass] = []
+    if setting.quantize_activation:
+        isotone = (setting.quantize_activation_setting.calib_algorithm or "").casefold() == "isotone"
+        passes.append(RuntimeCalibrationPass("isotone" if isotone else None, calib_steps=calib_steps))
+    if setting.quantize_parameter:
+        passes.append(ParameterQuantizePass(setting.quantize_parameter_setting.calib_algorithm))
+        passes.append(PassiveParameterQuantizePass())
+    return passes

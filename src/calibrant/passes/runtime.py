@@ -1,0 +1,215 @@
+"""RuntimeCalibrationPass: run the model over the samples once, then find the scale of every activation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrant.core import (
+    CalibrantError,
+    DataError,
+    QuantizationProperty,
+    QuantizationStates,
+    StateError,
+    TensorQuantizationConfig,
+)
+from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines.samples import iterate_samples
+from calibrant.graph import Graph
+from calibrant.observers import BaseTensorObserver, build_observer
+from calibrant.passes.activations import activation_configs, order_carrying, read_configs
+from calibrant.passes.base import QuantizationPass
+from calibrant.sketches import SketchSpec, TensorSketch
+
+log = logging.getLogger(__name__)
+
+FEW_SAMPLES = 16
+
+
+@dataclass
+class Calibration:
+    """One config to be solved: from the merged sketches of `roots`, with `draft`, which replaces it when all is well."""
+
+    config: TensorQuantizationConfig
+    draft: TensorQuantizationConfig
+    observer: BaseTensorObserver
+    roots: Sequence[str]
+
+    @classmethod
+    def of(cls, config: TensorQuantizationConfig, roots: Sequence[str], method: str, **detail: Any) -> Calibration:
+        draft = config.clone(
+            scale=None,
+            offset=None,
+            state=QuantizationStates.INITIAL,
+            observer_algorithm=method,
+            detail=config.detail | detail,
+        )
+        return cls(config, draft, build_observer(draft, watch_on=", ".join(roots)), roots)
+
+    def solve(self, sketches: Mapping[str, TensorSketch]) -> None:
+        """Find the draft's scale and offset; the config itself is not touched."""
+        if self.observer.needs_raw_values():
+            self.observer.render_quantization_config()
+        else:
+            self.observer.render_from(merged([sketches[root] for root in self.roots], self.config.is_per_channel))
+        if self.draft.state is not QuantizationStates.ACTIVATED:
+            raise StateError(
+                f"observer '{self.draft.observer_algorithm}' left '{', '.join(self.roots)}' in state "
+                f"{self.draft.state.name}: render_quantization_config must set scale, offset and state ACTIVATED"
+            )
+
+    def commit(self) -> None:
+        """Write what was found into the config, all of it at once."""
+        self.config.scale, self.config.offset = self.draft.scale, self.draft.offset
+        self.config.observer_algorithm, self.config.detail = self.draft.observer_algorithm, self.draft.detail
+        self.config.state = QuantizationStates.ACTIVATED
+
+
+def plan(graph: Graph, method: str | None = None, override: bool = False) -> list[Calibration]:
+    """What is to be calibrated: configs in state INITIAL, with `override` those ACTIVATED as well.
+
+    method: the one for all; None: each config's own. `isotone` keeps an order of scores, so as the method for all it
+    goes to the values that carry one (`order_carrying`); the others keep their own method, which the log says.
+    """
+    wanted = {QuantizationStates.INITIAL} | ({QuantizationStates.ACTIVATED} if override else set())
+    carrying = set(order_carrying(graph)) if (method or "").casefold() == "isotone" else None
+    found: list[Calibration] = []
+    for config, roots in activation_configs(graph):
+        if config.state not in wanted or config.policy.has_property(QuantizationProperty.DYNAMIC):
+            continue
+        chosen = method if method and (carrying is None or carrying & set(roots)) else config.observer_algorithm
+        found.append(Calibration.of(config, roots, chosen))
+    if carrying is not None:
+        others = sum(not carrying & set(c.roots) for c in found)
+        log.info("isotone: %d values carry an order; %d others keep their own method", len(found) - others, others)
+    return found
+
+
+class RuntimeCalibrationPass(QuantizationPass):
+    """Find scale and offset of every activation whose config is INITIAL, and set its state to ACTIVATED.
+
+    method: the calibration method for all of them; None: each config's own.
+    override: calibrate those ACTIVATED as well; what depends on them (a bias) goes back to PASSIVE_INIT.
+    calib_steps: at most so many items of the data loader, which is never cycled.
+
+    One pass over the samples whatever the methods. Either every config is solved or none is changed.
+    Raises ObservationError for a value with NaN or Inf, DataError for samples that do not fit or are none.
+    """
+
+    name = "RuntimeCalibrationPass"
+
+    def __init__(self, method: str | None = None, override: bool = False, calib_steps: int = 32) -> None:
+        self.method = method
+        self.override = override
+        self.calib_steps = calib_steps
+
+    def optimize(
+        self,
+        graph: Graph,
+        dataloader: Iterable[Any] | None = None,
+        executor: OnnxruntimeExecutor | None = None,
+        calib_steps: int | None = None,
+        collate_fn: Callable[[Any], Any] | None = None,
+        on_step: Callable[[int], None] | None = None,
+        **_: Any,
+    ) -> None:
+        tasks = plan(graph, self.method, self.override)
+        if not tasks:
+            log.info("%s: no config is INITIAL, nothing to calibrate", self.name)
+            return
+        if dataloader is None or executor is None:
+            raise DataError(f"{self.name} needs samples and an executor: optimize(graph, dataloader, executor)")
+        steps = self.calib_steps if calib_steps is None else calib_steps
+        samples = iterate_samples(dataloader, executor.input_specs, steps, collate_fn)
+        counted = SampleCount(samples)
+        sketches = run(tasks, counted, executor, on_step)
+        if counted.samples < FEW_SAMPLES:
+            log.warning("calibrated on %d samples only; 32 to 512 representative ones are usual", counted.samples)
+        graph.calibrated_samples = counted.samples
+        settle(graph, tasks, sketches)
+
+
+def merged(sketches: Sequence[TensorSketch], per_channel: bool) -> TensorSketch:
+    """One sketch of several values on one scale; their channels, which need not correspond, are folded."""
+    if len(sketches) > 1 and not per_channel:
+        sketches = [folded(sketch) for sketch in sketches]
+    return reduce(TensorSketch.merge, sketches)
+
+
+def folded(sketch: TensorSketch) -> TensorSketch:
+    """The sketch of the whole tensor, its channels forgotten."""
+    spec = replace(sketch.spec, channel_axis=None, per_channel=False)
+    return replace(sketch, spec=spec, extremes=sketch.extremes.per_tensor(), channel_histogram=None)
+
+
+class SampleCount:
+    """Passes the batches on and counts their samples (axis 0 of the first input)."""
+
+    def __init__(self, batches: Iterable[dict[str, NDArray[Any]]]) -> None:
+        self.batches = batches
+        self.samples = 0
+
+    def __iter__(self) -> Any:
+        for batch in self.batches:
+            first = next(iter(batch.values()), np.empty(0))
+            self.samples += first.shape[0] if first.ndim else 1
+            yield batch
+
+
+def run(
+    tasks: Sequence[Calibration],
+    samples: Iterable[dict[str, NDArray[Any]]],
+    executor: OnnxruntimeExecutor,
+    on_step: Callable[[int], None] | None = None,
+) -> dict[str, TensorSketch]:
+    """The sketches that the tasks need, in one pass; observers that want raw values are given them on the way."""
+    wanted: dict[str, SketchSpec] = {}
+    raw: dict[str, list[BaseTensorObserver]] = {}
+    for task in tasks:
+        for root in task.roots:
+            if task.observer.needs_raw_values():
+                raw.setdefault(root, []).append(task.observer)
+            else:
+                spec = type(task.observer).spec_for(task.draft, channel_axis=executor.graph.channel_axis_of(root))
+                wanted[root] = wanted[root].union(spec) if root in wanted else spec
+    callbacks = {name: _all_observe(observers) for name, observers in raw.items()}
+    return executor.collect(samples, wanted, callbacks, on_step)
+
+
+def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Mapping[str, TensorSketch]) -> None:
+    """Solve every task, then write them all: an error leaves every config as it was."""
+    errors: list[CalibrantError] = []
+    for task in tasks:
+        try:
+            task.solve(sketches)
+        except CalibrantError as error:
+            errors.append(error)
+    if errors:
+        more = f" (and {len(errors) - 1} more values)" if len(errors) > 1 else ""
+        raise type(errors[0])(f"{errors[0]}{more}")
+    for task in tasks:
+        task.commit()
+    unsettle_dependents(graph, {id(task.config) for task in tasks})
+
+
+def unsettle_dependents(graph: Graph, changed: set[int]) -> None:
+    """A bias whose input scale changed waits for PassiveParameterQuantizePass again."""
+    passive = (QuantizationStates.PASSIVE, QuantizationStates.PASSIVE_BAKED)
+    for (name, _), config in graph.edges.items():
+        if config.state in passive and changed & {id(c) for c in read_configs(graph, graph.node(name))}:
+            config.scale = config.offset = None
+            config.state = QuantizationStates.PASSIVE_INIT
+
+
+def _all_observe(observers: Sequence[BaseTensorObserver]) -> Callable[[NDArray[Any]], None]:
+    def observe(value: NDArray[Any]) -> None:
+        for observer in observers:
+            observer.observe(value)
+
+    return observe
