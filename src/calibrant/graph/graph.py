@@ -39,6 +39,7 @@ class Graph:
     edges: (node name, input index) -> what that reader has of its own: the config of a weight or a bias (always here,
         never on the value), an activation config that differs from the value's, or one in state FP32: it reads the
         float value. Edges of one value that hold the same object share one Q/DQ pair.
+    calibrated_samples: over how many samples its scales were found. provenance: what exporters write into metadata.
     left_in_float: node name -> why. report: sentences on what was changed, raised or left out, for the summary.
 
     A value with a config is quantized once, after its producer; its readers take the dequantized value unless their
@@ -64,6 +65,8 @@ class Graph:
         self.groups: list[ScaleGroup] = []
         self.edges: dict[tuple[str, int], TensorQuantizationConfig] = {}
         self.left_in_float: dict[str, str] = {}
+        self.calibrated_samples = 0
+        self.provenance: dict[str, str] = {}
 
     @property
     def opset(self) -> int:

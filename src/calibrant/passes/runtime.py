@@ -34,7 +34,7 @@ FEW_SAMPLES = 16
 
 @dataclass
 class Calibration:
-    """One config to be solved: from the merged sketches of `roots`, with `draft`, which replaces it when all is well."""
+    """One config to be solved, from the merged sketches of `roots`; `draft` replaces it when all is well."""
 
     config: TensorQuantizationConfig
     draft: TensorQuantizationConfig
