@@ -1,0 +1,230 @@
+"""What `--data` names, as an iterable of batches that can be read again and again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibrant.core import DataError, SettingError
+from calibrant.data import arrays, images
+from calibrant.data.functions import FunctionSamples, is_function
+from calibrant.data.inputs import ModelInput, Sample, Source, spread, static
+from calibrant.data.paths import count, missing, visible
+from calibrant.data.preprocessing import Preprocessing
+
+log = logging.getLogger("calibrant.data")
+MOST = 512  # samples taken when the user does not say; more hardly move a scale, and cost time
+
+
+class Samples:
+    """Batches of samples, read when they are asked for and never kept.
+
+    where: what the user named. steps: how many items iteration gives at most.
+    taken, available: numbers of samples; available is None when only the function knows.
+    notes: how the samples are read, in words. skipped: what `skip_bad` left out during the last iteration.
+    last: what was read last, for messages about it; empty for functions.
+
+    Iterating raises DataError for what cannot be read (unless skip_bad), and when nothing is left.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        source: Source | FunctionSamples,
+        inputs: Sequence[ModelInput],
+        wanted: int,
+        batch: int,
+        skip_bad: bool,
+    ) -> None:
+        self.where = where
+        self.source = source
+        self.batch = batch
+        self.skip_bad = skip_bad
+        self.skipped: list[str] = []
+        self.last = ""
+        self.notes: list[str] = []
+        self.available: int | None = None
+        self.taken = self.steps = wanted
+        self.fixed_batch = any(i.shape and (static(i.shape[0]) or 1) > 1 for i in inputs) and batch > 1
+        if not isinstance(source, FunctionSamples):
+            self.available = len(source)
+            self.taken = min(wanted, self.available)
+            self.steps = self.taken  # at most: images of different sizes do not share a batch
+            self.notes += source.notes
+
+    def __iter__(self) -> Iterator[Any]:
+        self.skipped = []
+        found = False
+        for item in self.source if isinstance(self.source, FunctionSamples) else self._batches(self.source):
+            found = True
+            yield item
+        if not found:
+            why = f": none of its {count(self.taken, 'sample')} can be used" if self.taken and self.available else ""
+            raise DataError(f"'{self.where}' gave no samples{why}")
+
+    def _batches(self, source: Source) -> Iterator[Sample]:
+        waiting: list[Sample] = []
+        for sample in self._read(source):
+            if waiting and not _alike(waiting[0], sample):
+                yield from self._flush(waiting)
+                waiting = []
+            waiting.append(sample)
+            if len(waiting) == self.batch:
+                yield _joined(waiting)
+                waiting = []
+        yield from self._flush(waiting)
+
+    def _flush(self, waiting: list[Sample]) -> Iterator[Sample]:
+        """The batch that did not fill up; one that the model cannot take is reported."""
+        if waiting and self.fixed_batch:
+            log.warning(
+                "%s left over: the model takes batches of exactly %d", count(len(waiting), "sample"), self.batch
+            )
+        elif waiting:
+            yield _joined(waiting)
+
+    def _read(self, source: Source) -> Iterator[Sample]:
+        for index in spread(len(source), self.taken):
+            try:
+                sample = source[index]
+            except DataError as error:
+                if not self.skip_bad:
+                    raise DataError(f"{error} (--skip-bad goes on without it)") from error
+                log.warning("skipped: %s", error)
+                self.skipped.append(source.name_of(index))
+            else:
+                self.last = source.name_of(index)
+                yield sample
+
+
+def open_samples(
+    data: str | Path,
+    inputs: Sequence[ModelInput],
+    *,
+    preprocessing: Preprocessing | None = None,
+    samples: int | None = None,
+    batch_size: int | None = None,
+    skip_bad: bool = False,
+) -> Samples:
+    """The samples that `data` names: a folder of images, .npy/.npz files, or `package.module:function`.
+
+    inputs: the model's. preprocessing: of images; giving it for anything else is a SettingError.
+    samples: how many to take (None: up to 512), evenly spread over files and rows, the first ones of a function.
+    batch_size: samples of equal shape that go through the model together (None: what the model fixes, else 1).
+    skip_bad: leave out files that cannot be read, with a warning each.
+
+    Raises DataError for what is missing, empty or does not fit the inputs; SettingError for options that do not.
+    """
+    text = str(data)
+    wanted = MOST if samples is None else samples
+    if is_function(text) and not Path(text).exists():
+        _refuse(preprocessing, "a function gives samples as the model takes them")
+        if batch_size is not None:
+            raise SettingError("--batch-size is for files; a function gives batches of the size it likes")
+        return Samples(text, FunctionSamples(text), inputs, wanted, 1, skip_bad)
+    path = Path(data)
+    if not path.exists():
+        nor = "" if "." in path.name else " (nor is it of the form package.module:function)"
+        raise DataError(missing(path, "the data") + nor)
+    source = _folder(path, inputs, preprocessing) if path.is_dir() else _file(path, inputs, preprocessing)
+    if not isinstance(source, images.Images):
+        _refuse(preprocessing, "arrays are taken as they are")
+    return Samples(text, source, inputs, wanted, _batch(source, inputs, batch_size), skip_bad)
+
+
+def _file(path: Path, inputs: Sequence[ModelInput], preprocessing: Preprocessing | None) -> Source:
+    suffix = path.suffix.lower()
+    where = f"'{path}'"
+    if suffix == ".npz":
+        return arrays.Stacked(arrays.by_input(arrays.read_npz(path), inputs, where), inputs, where)
+    if suffix == ".npy":
+        if len(inputs) > 1:
+            return arrays.Files([path], inputs)  # refuses it, and says what to give
+        return arrays.Stacked({inputs[0].name: arrays.read_npy(path)}, inputs, where)
+    if suffix in images.SUFFIXES:
+        return images.Images([path], inputs, preprocessing or Preprocessing())
+    hint = f"; for a function in it: --data {path.stem}:FUNCTION" if suffix == ".py" else ""
+    raise DataError(f"cannot take samples from {where}: give a folder of images, .npy or .npz, or a function{hint}")
+
+
+def _folder(path: Path, inputs: Sequence[ModelInput], preprocessing: Preprocessing | None) -> Source:
+    entries = visible(path)
+    per_input = _per_input(path, inputs)
+    if per_input is not None:
+        return per_input
+    pictures = [p for p in entries if p.suffix.lower() in images.SUFFIXES and p.is_file()]
+    tensors = [p for p in entries if p.suffix.lower() in arrays.SUFFIXES and p.is_file()]
+    if pictures and tensors:
+        raise DataError(
+            f"'{path}' holds {count(len(pictures), 'image')} and {count(len(tensors), 'array file')}: "
+            "put the ones to use into a folder of their own"
+        )
+    if not pictures and not tensors:
+        raise DataError(_empty(path, entries))
+    source = (
+        images.Images(pictures, inputs, preprocessing or Preprocessing()) if pictures else arrays.Files(tensors, inputs)
+    )
+    others = sum(p.is_file() for p in entries) - len(source)
+    if others:
+        source.notes.append(f"{count(others, 'file of another kind', 'files of another kind')} ignored")
+    return source
+
+
+def _per_input(path: Path, inputs: Sequence[ModelInput]) -> Source | None:
+    """The form 'a file or a folder per input, named like it', when `path` has it."""
+    stems = {i.name: i.name.replace("/", "_").replace(":", "_") for i in inputs}
+    files = {name: path / f"{stem}.npy" for name, stem in stems.items()}
+    if all(f.is_file() for f in files.values()):
+        return arrays.Stacked({name: arrays.read_npy(f) for name, f in files.items()}, inputs, f"'{path}'")
+    folders = {name: path / stem for name, stem in stems.items()}
+    if all(f.is_dir() and any(f.glob("*.npy")) for f in folders.values()):
+        return arrays.Folders(folders, inputs)
+    return None
+
+
+def _batch(source: Source, inputs: Sequence[ModelInput], batch_size: int | None) -> int:
+    fixed = {i.name: static(i.shape[0]) for i in inputs if i.shape}
+    if isinstance(source, images.Images):
+        model = fixed.get(inputs[0].name) if source.plan.batch_axis else 1
+        if batch_size is None:
+            return model or 1
+        if model not in (None, batch_size):
+            raise SettingError(f"input '{inputs[0].name}' takes batches of exactly {model}: leave --batch-size out")
+        return batch_size
+    for name, size in fixed.items():
+        if batch_size not in (None, 1) and size is not None:
+            raise SettingError(f"input '{name}' takes batches of exactly {size}: leave --batch-size out")
+    return batch_size or 1
+
+
+def _alike(one: Sample, other: Sample) -> bool:
+    """Whether two samples fit into one batch: the same shapes after the first axis, the same scalars."""
+    return all(
+        x.shape[1:] == other[n].shape[1:] and x.dtype == other[n].dtype and (x.ndim > 0 or bool(x == other[n]))
+        for n, x in one.items()
+    )
+
+
+def _joined(samples: list[Sample]) -> Sample:
+    if len(samples) == 1:
+        return samples[0]
+    return {n: np.concatenate([s[n] for s in samples]) if x.ndim else x for n, x in samples[0].items()}
+
+
+def _refuse(preprocessing: Preprocessing | None, because: str) -> None:
+    if preprocessing is not None and preprocessing != Preprocessing():
+        raise SettingError(f"--resize, --crop, --mean, --std, --pixels, --layout and --color are for images: {because}")
+
+
+def _empty(path: Path, entries: list[Path]) -> str:
+    if not entries:
+        return f"the folder '{path}' is empty: expected images, .npy or .npz files"
+    for folder in (p for p in entries if p.is_dir()):
+        if any(f.suffix.lower() in images.SUFFIXES | arrays.SUFFIXES for f in visible(folder)):
+            return f"'{path}' holds no samples itself, but its folder '{folder.name}' does: give one folder, '{folder}'"
+    kinds = sorted({p.suffix.lower() or p.name for p in entries})
+    return f"'{path}' holds no images, .npy or .npz files, only {', '.join(kinds[:5])}"
