@@ -1,0 +1,170 @@
+"""OnnxruntimeExecutor: runs a graph with onnxruntime and takes statistics of its values on the way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from calibrant.core import ObservationError, SettingError
+from calibrant.engines.pump import Pump, RawCallback
+from calibrant.engines.samples import Feed, InputSpec, iterate_samples
+from calibrant.engines.session import Provider, Runtime, run
+from calibrant.engines.splitting import Splitter
+from calibrant.engines.statistics import Statistics
+from calibrant.engines.taps import TapMaker
+from calibrant.engines.working import WorkingModel, check_names, has_convolutions, input_specs
+from calibrant.graph import Graph
+from calibrant.sketches import Collector, SketchSpec, TensorSketch
+
+log = logging.getLogger(__name__)
+
+OBSERVABLE = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(double)": np.dtype(np.float64),
+}
+
+
+class OnnxruntimeExecutor:
+    """Runs the float model of `graph`.
+
+    providers: onnxruntime's execution providers, by name ("cuda" will do) or (name, options); None: the CPU. One that
+        cannot be had is an error, never replaced. threads: for the model and for the statistics alike; None: all.
+    memory_budget: bytes that observed values may take, those of the two batches that are alive together. A larger
+        batch is run in parts. blocked: whether values may be taken in onnxruntime's blocked layout, which is faster.
+
+    report: what the last `collect` had to do otherwise than asked, a sentence each; also in the log.
+    Raises SettingError for a provider that is not known or not installed, and for numbers out of range.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        providers: Sequence[Provider] | Provider | None = None,
+        threads: int | None = None,
+        memory_budget: int = 1 << 30,
+        blocked: bool = True,
+    ) -> None:
+        if memory_budget < 1:
+            raise SettingError(f"memory_budget is a number of bytes, at least 1, got {memory_budget}")
+        self.graph = graph
+        self.report: list[str] = []
+        self._runtime = Runtime.of(providers, threads)
+        self._memory_budget = memory_budget
+        self._blocked = blocked
+        self._forward: tuple[list[str], Any] | None = None
+
+    @property
+    def input_specs(self) -> list[InputSpec]:
+        """What the model's inputs take, in order."""
+        return input_specs(self.graph)
+
+    @property
+    def threads(self) -> int:
+        """How many threads the model and the statistics use, each."""
+        return self._runtime.threads
+
+    @property
+    def description(self) -> str:
+        """Engine, version and what computes; for the record."""
+        names = [p if isinstance(p, str) else p[0] for p in self._runtime.providers]
+        return f"onnxruntime {ort.__version__} {','.join(names)}"
+
+    def load_graph(self, graph: Graph) -> None:
+        """Run this graph from now on. Also to be called when `forward` shall see changed weights."""
+        self.graph = graph
+        self._forward = None
+
+    def forward(self, inputs: Any, output_names: Sequence[str] | None = None) -> list[NDArray[Any]]:
+        """Float inference: the values `output_names` for one sample, which may be any that the calibration takes.
+
+        output_names: any values of the main graph; None: the model's outputs, in order.
+        Raises DataError for a sample that does not fit, SettingError for an unknown value, ModelError where
+        onnxruntime fails.
+        """
+        names = list(self.graph.output_names if output_names is None else output_names)
+        check_names(self.graph, names)
+        feed = next(iterate_samples([inputs], self.input_specs))
+        computed = [name for name in dict.fromkeys(names) if name not in feed]
+        if self._forward is None or self._forward[0] != computed:
+            with _folder() as folder:
+                self._forward = computed, self._runtime.open(WorkingModel(self.graph, Path(folder)).exposing(computed))
+        values = dict(zip(computed, run(self._forward[1], computed, feed), strict=True)) if computed else {}
+        return [feed[name].copy() if name in feed else values[name] for name in names]
+
+    def collect(
+        self,
+        samples: Iterable[Feed],
+        wanted: Mapping[str, SketchSpec],
+        raw: Mapping[str, RawCallback] | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> dict[str, TensorSketch]:
+        """Run every sample once; the sketch of each wanted value.
+
+        samples: checked ones, see `iterate_samples`. wanted: names of floating values of the main graph (inputs and
+        outputs among them) and what to remember of each.
+        raw: functions that are given each batch of a value, as a copy of their own, in the calling thread, in order.
+        on_step: called with the number of samples done.
+
+        Statistics of a batch run beside the computation of the next; two batches' values are alive at most.
+        NaN and Inf are counted by the sketch, no error here. Raises SettingError for an unknown value,
+        ObservationError for one that is not floating, ModelError where onnxruntime fails; what a collector or a
+        function of `raw` raises comes out with the value's name.
+        """
+        self.report = []
+        raw = raw or {}
+        names = list(dict.fromkeys([*wanted, *raw]))
+        check_names(self.graph, names)
+        collectors = {name: Collector(spec) for name, spec in wanted.items()}
+        splitter = Splitter(max(self._memory_budget // 2, 1), self.input_specs, self._note)
+        with _folder() as folder, Statistics(collectors, self.threads) as statistics:
+            maker = self._tap_maker(wanted, raw, Path(folder))
+            pump = Pump(maker, splitter, statistics, names, raw, self._note)
+            del maker  # the pump drops it once the taps are chosen
+            for number, feed in enumerate(samples, 1):
+                pump.feed(number, feed)
+                if on_step is not None:
+                    on_step(number)
+            statistics.wait()
+            del pump  # its session reads files of the folder
+        return {name: collector.sketch() for name, collector in collectors.items()}
+
+    def _tap_maker(
+        self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback], folder: Path
+    ) -> TapMaker | None:
+        inputs = {spec.name: spec for spec in self.input_specs}
+        for name in wanted:
+            if name in inputs and inputs[name].dtype not in OBSERVABLE.values():
+                raise ObservationError(f"value '{name}' is {inputs[name].dtype}: only floating values can be observed")
+        names = [name for name in dict.fromkeys([*wanted, *raw]) if name not in inputs]
+        if not names:
+            return None
+        blockable: set[str] = set()
+        if self._blocked and self._runtime.on_cpu_only and has_convolutions(self.graph):
+            blockable = {name for name in names if name not in raw and _may_be_blocked(wanted[name])}
+        maker = TapMaker(WorkingModel(self.graph, folder), self._runtime, names, blockable, folder)
+        for name, kind in maker.output_types.items():
+            if name in wanted and kind not in OBSERVABLE:
+                raise ObservationError(f"value '{name}' is {kind}: only floating values can be observed")
+        return maker
+
+    def _note(self, message: str) -> None:
+        self.report.append(message)
+        log.warning("%s", message)
+
+
+def _may_be_blocked(spec: SketchSpec) -> bool:
+    """Blocked values are images with their channels on axis 1; rows along an axis are not looked for in them."""
+    return spec.channel_axis in (None, 1, -3) and spec.isotone_axis is None
+
+
+def _folder() -> TemporaryDirectory[str]:
+    """For what onnxruntime reads and writes; gone when left. (On Windows a mapped file may outlive it.)"""
+    return TemporaryDirectory(prefix="calibrant-", ignore_cleanup_errors=True)

@@ -1,0 +1,121 @@
+"""onnxruntime sessions as the engine wants them: options, execution providers, errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from calibrant.core import ModelError, SettingError, unknown
+from calibrant.engines.samples import Feed
+
+CPU = "CPUExecutionProvider"
+Provider = str | tuple[str, dict[str, Any]]
+_SILENT = 4  # what goes wrong arrives as an exception, with the same text; no second copy on stderr
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The choices that every session of an executor shares. `Runtime.of` checks them."""
+
+    providers: tuple[Provider, ...]
+    threads: int
+
+    @classmethod
+    def of(cls, providers: Sequence[Provider] | Provider | None, threads: int | None) -> Runtime:
+        """providers: names in any case, "cuda" for "CUDAExecutionProvider", or (name, options); None: the CPU.
+        threads: for onnxruntime and for the statistics alike; None: as many as this process may use.
+
+        Raises SettingError for threads < 1 and for a provider that this onnxruntime does not have.
+        """
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise SettingError(f"threads must be a whole number from 1, got {threads!r}")
+        if providers is None or not providers:
+            providers = [CPU]
+        elif isinstance(providers, str) or (isinstance(providers, tuple) and len(providers) == 2):
+            providers = [providers] if isinstance(providers, str) or isinstance(providers[1], dict) else list(providers)
+        return cls(tuple(_known_provider(p) for p in providers), threads or usable_processors())
+
+    @property
+    def on_cpu_only(self) -> bool:
+        return [_name(p) for p in self.providers] == [CPU]
+
+    def open(self, model: bytes | Path, *, optimize: bool = True, save_to: Path | None = None) -> Any:
+        """An InferenceSession. save_to: also write the optimized model there, its weights into a file beside it.
+
+        Raises ModelError with onnxruntime's reason, and SettingError when a provider could not be started
+        (onnxruntime would go on with the CPU).
+        """
+        options = self._options(optimize)
+        if save_to is not None:
+            options.optimized_model_filepath = str(save_to)
+            prefix = "session.optimized_model_external_initializers_"
+            options.add_session_config_entry(prefix + "file_name", save_to.name + ".weights")
+            options.add_session_config_entry(prefix + "min_size_in_bytes", "1024")
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            session = ort.InferenceSession(source, options, providers=list(self.providers), enable_fallback=0)
+        except Exception as error:  # onnxruntime's own types share no base but Exception
+            raise ModelError(f"onnxruntime {ort.__version__} cannot run the model: {reason(error)}") from error
+        absent = [name for name in map(_name, self.providers) if name not in session.get_providers()]
+        if absent:
+            raise SettingError(
+                f"{', '.join(absent)} could not be started: its libraries or its device are missing. "
+                "Install what it needs, or choose other providers"
+            )
+        return session
+
+    def _options(self, optimize: bool) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = _SILENT
+        # Threads that spin while they wait would take the cores from the statistics.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        return options
+
+
+def usable_processors() -> int:
+    """The processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run(session: Any, names: Sequence[str], feed: Feed) -> list[Any]:
+    """The values `names`, as views of onnxruntime's own buffers, which live as long as the arrays do.
+
+    Raises ModelError with onnxruntime's reason and the shapes that were fed.
+    """
+    try:
+        outputs: list[Any] = session.run(list(names), feed)
+    except Exception as error:  # see Runtime.open
+        shapes = ", ".join(f"'{name}' {array.dtype}{list(array.shape)}" for name, array in feed.items())
+        raise ModelError(f"onnxruntime failed on {shapes}: {reason(error)}") from error
+    return outputs
+
+
+def reason(error: Exception) -> str:
+    """onnxruntime's message on one line, without its status prefix."""
+    text = " ".join(str(error).split())
+    return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
+
+
+def _known_provider(provider: Provider) -> Provider:
+    name, options = (provider, None) if isinstance(provider, str) else provider
+    here = ort.get_available_providers()
+    for known in ort.get_all_providers():
+        if name.casefold() in (known.casefold(), known.removesuffix("ExecutionProvider").casefold()):
+            if known not in here:
+                raise SettingError(f"{known} is not part of the installed onnxruntime, which has {', '.join(here)}")
+            return known if options is None else (known, options)
+    raise SettingError(unknown("execution provider", name, here))
+
+
+def _name(provider: Provider) -> str:
+    return provider if isinstance(provider, str) else provider[0]

@@ -1,0 +1,131 @@
+"""Running a model with inner values exposed, each taken the cheapest way that gives the right numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from calibrant.core import ModelError
+from calibrant.engines.blocked import as_blocks, expose_blocked, find_block
+from calibrant.engines.samples import Feed
+from calibrant.engines.session import Runtime, run
+from calibrant.engines.working import WorkingModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A value of one batch. array: as onnxruntime returned it, in its own memory: read only, and soon let go.
+
+    channels: None for a plain tensor; else `array` is blocked, [N, ceil(channels / B), H, W, B].
+    """
+
+    name: str
+    array: NDArray[Any]
+    channels: int | None = None
+
+
+class Taps(Protocol):
+    """Runs the model on a feed and gives the values it was made for."""
+
+    def run(self, feed: Feed) -> list[Taken]: ...
+
+
+class PlainTaps:
+    """Values as the model's author knows them."""
+
+    def __init__(self, session: Any, names: Sequence[str]) -> None:
+        self.session = session
+        self._names = names
+
+    def run(self, feed: Feed) -> list[Taken]:
+        arrays = run(self.session, self._names, feed)
+        return [Taken(name, array) for name, array in zip(self._names, arrays, strict=True)]
+
+
+class BlockedTaps:
+    """Values in onnxruntime's blocked layout where it has them so. `blocked`: see `expose_blocked`."""
+
+    def __init__(self, session: Any, names: Sequence[str], blocked: Mapping[str, tuple[str, int]], block: int) -> None:
+        self._session = session
+        self._names = names
+        self._blocked = blocked
+        self._block = block
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def run(self, feed: Feed) -> list[Taken]:
+        arrays = dict(zip(self._outputs, run(self._session, self._outputs, feed), strict=True))
+        return [self._taken(name, arrays) for name in self._names]
+
+    def _taken(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> Taken:
+        if name not in self._blocked:
+            return Taken(name, arrays[name])
+        output, channels = self._blocked[name]
+        return Taken(name, as_blocks(arrays[output], self._block), channels)
+
+
+class TapMaker:
+    """Opens the session with `names` exposed, and finds out on a first feed whether values can be taken blocked.
+
+    blockable: the names that may come blocked; onnxruntime is asked for them only if there are some.
+    Raises ModelError where onnxruntime cannot run the model with these outputs.
+    """
+
+    def __init__(
+        self, model: WorkingModel, runtime: Runtime, names: Sequence[str], blockable: Collection[str], folder: Path
+    ) -> None:
+        self._runtime = runtime
+        self._names = names
+        self._blockable = blockable
+        self._optimized = folder / "optimized.onnx" if blockable else None
+        self.plain = PlainTaps(runtime.open(model.exposing(names), save_to=self._optimized), names)
+
+    @property
+    def output_types(self) -> dict[str, str]:
+        """The type of each exposed value, in onnxruntime's words: "tensor(float)"."""
+        return {output.name: output.type for output in self.plain.session.get_outputs()}
+
+    def choose(self, feed: Feed, note: Callable[[str], None]) -> Taps:
+        """Blocked taps where they exist and give, on `feed`, exactly the plain values; else plain ones, noted."""
+        if self._optimized is None:
+            return self.plain
+        model = onnx.load(self._optimized, load_external_data=False)
+        blocked = expose_blocked(model, self._blockable)
+        if not blocked:
+            log.info("onnxruntime has no value in its blocked layout here; all are taken plain")
+            return self.plain
+        onnx.save(model, self._optimized)
+        try:
+            session = self._runtime.open(self._optimized, optimize=False)
+            block = self._agreed_block(session, blocked, feed)
+        except ModelError as error:
+            note(f"values are taken plain, which is slower: the model with blocked outputs does not run: {error}")
+            return self.plain
+        if block is None:
+            note("values are taken plain, which is slower: in the blocked layout they could not be verified")
+            return self.plain
+        log.info("%d of %d values are taken in blocks of %d channels", len(blocked), len(self._names), block)
+        return BlockedTaps(session, self._names, blocked, block)
+
+    def _agreed_block(self, session: Any, blocked: Mapping[str, tuple[str, int]], feed: Feed) -> int | None:
+        plain = {taken.name: taken.array for taken in self.plain.run(feed)}
+        outputs = [output.name for output in session.get_outputs()]
+        arrays = dict(zip(outputs, run(session, outputs, feed), strict=True))
+        if not all(np.array_equal(arrays[name], plain[name], equal_nan=True) for name in plain if name in arrays):
+            return None
+        with ThreadPoolExecutor(self._runtime.threads) as pool:
+            return find_block(
+                plain,
+                {name: arrays[output] for name, (output, _) in blocked.items()},
+                {name: channels for name, (_, channels) in blocked.items()},
+                pool,
+            )

@@ -1,0 +1,79 @@
+"""The float model of a graph as onnxruntime takes it, with any of its values as outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from calibrant.core import ModelError, SettingError, closest
+from calibrant.engines.samples import InputSpec
+from calibrant.graph import Graph
+
+BYTES_LIMIT = 1 << 28  # larger models go through a file: a session keeps the bytes it was made from
+
+
+class WorkingModel:
+    """Serializes `graph` with the outputs asked for. Never changes it.
+
+    folder: where files are put for a model that is large, or whose weights lie outside of it.
+    """
+
+    def __init__(self, graph: Graph, folder: Path) -> None:
+        self._graph = graph
+        self._folder = folder
+
+    def exposing(self, names: Sequence[str]) -> bytes | Path:
+        """The model with exactly the outputs `names`."""
+        if not _needs_file(self._graph):
+            model = ir.to_proto(self._graph.model)
+            set_outputs(model, names)
+            return bytes(model.SerializeToString())
+        saved = self._folder / "model.onnx"
+        if not saved.exists():
+            self._graph.save_float(saved)
+        model = onnx.load(saved, load_external_data=False)
+        set_outputs(model, names)
+        exposed = self._folder / "exposed.onnx"  # external data is looked for beside it
+        onnx.save(model, exposed)
+        return exposed
+
+
+def set_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
+    """Make `names` the outputs of `model`; onnxruntime infers their types."""
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+
+
+def check_names(graph: Graph, names: Iterable[str]) -> None:
+    """Raises SettingError for a name that is no value of the main graph, with the nearest one that is."""
+    known = {value.name for value in graph.values() if value.name}
+    for name in names:
+        if name not in known:
+            near = closest(name, known)
+            hint = f"did you mean '{near}'?" if near else "(values inside of subgraphs cannot be taken)"
+            raise SettingError(f"the model has no value '{name}'; {hint}")
+
+
+def input_specs(graph: Graph) -> list[InputSpec]:
+    """What the model's inputs take. Raises ModelError for an input that is no tensor of a dtype that numpy has."""
+    specs = []
+    for name in graph.input_names:
+        dtype = graph.dtype_of(name)
+        if dtype is None or not isinstance(graph.value(name).type, ir.TensorType):
+            raise ModelError(f"input '{name}' is {graph.value(name).type}: only tensors can be fed")
+        shape = graph.shape_of(name)
+        specs.append(InputSpec(name, dtype.numpy(), None if shape is None else tuple(shape)))
+    return specs
+
+
+def has_convolutions(graph: Graph) -> bool:
+    """Whether onnxruntime may run part of the graph in its blocked layout."""
+    return any(node.op_type in ("Conv", "FusedConv") for node in graph.model.graph)
+
+
+def _needs_file(graph: Graph) -> bool:
+    weights = [value.const_value for g in graph.model.graphs() for value in g.initializers.values()]
+    return graph.weight_bytes > BYTES_LIMIT or any(isinstance(weight, ir.ExternalTensor) for weight in weights)
