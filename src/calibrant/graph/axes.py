@@ -3,43 +3,11 @@
 import onnx_ir as ir
 
 # Ops that leave every number at its index, so that a Conv's channels stay on axis 1 behind them.
-KEEPS_AXES = frozenset(
-    [
-        "Relu",
-        "Clip",
-        "LeakyRelu",
-        "PRelu",
-        "HardSwish",
-        "HardSigmoid",
-        "Sigmoid",
-        "Tanh",
-        "Elu",
-        "Selu",
-        "Celu",
-        "Gelu",
-        "Mish",
-        "Swish",
-        "Softplus",
-        "Softsign",
-        "ThresholdedRelu",
-        "BatchNormalization",
-        "InstanceNormalization",
-        "Identity",
-        "Dropout",
-        "Cast",
-        "Add",
-        "Mul",
-        "Sub",
-        "Div",
-        "MaxPool",
-        "AveragePool",
-        "LpPool",
-        "GlobalMaxPool",
-        "GlobalAveragePool",
-        "GlobalLpPool",
-        "Pad",
-        "Resize",
-    ]
+KEEPS_AXES = (
+    {"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Elu", "Selu", "Celu"}
+    | {"Gelu", "Mish", "Swish", "Softplus", "Softsign", "ThresholdedRelu", "Add", "Mul", "Sub", "Div", "Cast"}
+    | {"BatchNormalization", "InstanceNormalization", "Identity", "Dropout", "Pad", "Resize"}
+    | {"MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"}
 )
 
 

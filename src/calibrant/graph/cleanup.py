@@ -2,28 +2,93 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from calibrant.graph.fold_affine import fold_affine
+from calibrant.graph.fold_constants import fold_constants
 from calibrant.graph.graph import Graph
 from calibrant.graph.naming import name_nodes
+from calibrant.graph.opset import raise_opset
+from calibrant.graph.shapes import infer_shapes
+
+PER_CHANNEL_OPSET = 13  # the first with a QuantizeLinear per channel
 
 
 def clean(graph: Graph, simplify: bool) -> None:
-    """Name every node, lift constants to initializers, infer shapes; with `simplify`, fold what is constant."""
+    """Bring the working model into the form that quantizers rely on.
+
+    1. Functions of the model are inlined, so that their operators can be quantized.
+    2. Constant nodes become initializers, and initializers are no longer inputs.
+    3. The opset is at least 13, and nodes are in an order in which they can run.
+    4. With `simplify`: Identity, constant nodes, and affine steps behind computing nodes are folded away.
+    5. Every value that inference reaches has a type and a shape; every node has a name of its own.
+    """
     model = graph.model
+    if model.functions:
+        inlined = len(model.functions)
+        common.InlinePass()(model)
+        graph.report.append(f"{inlined} functions of the model inlined")
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    overridable = [v for v in model.graph.inputs if v.is_initializer()]
+    if overridable:
+        common.RemoveInitializersFromInputsPass()(model)
+        graph.report.append(f"{len(overridable)} weights were inputs with a default; they are constants now")
+        model.ir_version = max(model.ir_version, 4)  # before, every initializer had to be an input
+    graph.source_inputs = graph.input_names
+    model.graph.sort()
+    raise_opset(graph, PER_CHANNEL_OPSET, "per-channel QuantizeLinear needs it")
     infer_shapes(model)
+    if simplify:
+        _simplify(graph)
     name_nodes(model)
     graph.forget_index()
+    _report_bodies(graph)
 
 
-def infer_shapes(model: ir.Model) -> None:
-    """Types and shapes of every value that inference can tell; what the model says of its inputs and outputs stays."""
-    declared = [(v, v.type, v.shape) for v in (*model.graph.inputs, *model.graph.outputs)]
-    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    for value, kind, shape in declared:
-        if kind is not None:
-            value.type = kind
-        if shape is not None:
-            value.shape = shape
+def _simplify(graph: Graph) -> None:
+    model = graph.model
+    drop_identities(model.graph)
+    folded = fold_constants(model)
+    if folded:
+        graph.report.append(f"{folded} nodes on constants folded")
+    for (what, into), count in sorted(fold_affine(model.graph).items()):
+        graph.report.append(f"{count} {what} folded into {into}")
+    common.RemoveUnusedNodesPass()(model)
+    infer_shapes(model)
+
+
+def drop_identities(graph: ir.Graph) -> int:
+    """Remove Identity nodes; one that makes an output of the graph stays, so that the output keeps its name."""
+    dropped = 0
+    for node in graph:
+        if node.op_type != "Identity" or node.domain or node.inputs[0] is None or node.outputs[0].is_graph_output():
+            continue
+        node.outputs[0].replace_all_uses_with(node.inputs[0])
+        graph.remove(node, safe=True)
+        dropped += 1
+    return dropped
+
+
+def _report_bodies(graph: Graph) -> None:
+    """Say which nodes have graphs of their own inside: those are left in float."""
+    bodies: Counter[str] = Counter()
+    for node in graph.model.graph:
+        inside = sum(len(body) for body in body_graphs(node))
+        if inside:
+            bodies[node.op_type] += inside
+    for op_type, inside in sorted(bodies.items()):
+        graph.report.append(f"the {inside} nodes inside {op_type} are left in float")
+
+
+def body_graphs(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that this node runs: branches of an If, bodies of a Loop or Scan."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from calibrant.core import ModelError
+from calibrant.graph.check import check_external_data, check_model
 from calibrant.graph.cleanup import clean
 from calibrant.graph.fingerprint import fingerprint
 from calibrant.graph.graph import Graph
@@ -17,13 +17,17 @@ from calibrant.graph.graph import Graph
 def load_onnx_graph(path_or_model: str | Path | onnx.ModelProto | ir.Model, simplify: bool = True) -> Graph:
     """The working graph of an ONNX file, or of a model in memory (which is copied, never changed).
 
-    simplify: fold BatchNormalization and constants; without it only what quantization needs is done.
-    External data is found beside the file; nothing is read before it is needed, so models above 2 GB load.
+    simplify: fold BatchNormalization, affine steps behind a Conv, and constants; without it only what quantization
+        needs is done: names, constants as initializers, opset 13.
+    External data is found beside the file and mapped, not read into memory, so models above 2 GB load.
 
     Raises ModelError for a file that is missing, damaged or not ONNX, and for a model that is quantized already.
     """
-    path = Path(path_or_model) if isinstance(path_or_model, (str, Path)) else None
-    model = _read(path) if path is not None else _copy(path_or_model)
+    path = Path(path_or_model) if isinstance(path_or_model, str | Path) else None
+    model = _copy(path_or_model) if path is None else _read(path)
+    where = "the model" if path is None else str(path)
+    check_external_data(model, where)
+    check_model(model, where)
     graph = Graph(model, path, fingerprint(model))
     clean(graph, simplify)
     return graph
@@ -34,15 +38,28 @@ def _read(path: Path) -> ir.Model:
         raise ModelError(f"no model at {path}: there is no such file")
     if path.is_dir():
         raise ModelError(f"{path} is a folder, expected an ONNX file")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty, expected an ONNX file")
     try:
         return ir.load(path)
-    except (DecodeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path} is not an ONNX model, or it is damaged: {error}") from error
+    except PermissionError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # protobuf and onnx_ir raise what they come upon in a damaged file
+        raise ModelError(f"{path} is not an ONNX model, or it is damaged: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _copy(model: object) -> ir.Model:
     if isinstance(model, ir.Model):
         return model.clone()
     if isinstance(model, onnx.ModelProto):
-        return ir.from_proto(model)
+        try:
+            copied = onnx.ModelProto()
+            copied.CopyFrom(model)
+            return ir.serde.deserialize_model(copied)
+        except Exception as error:  # as above: whatever onnx_ir comes upon
+            raise ModelError(f"the model is damaged: {_first_line(error)}") from error
     raise ModelError(f"expected a path, an onnx.ModelProto or an onnx_ir.Model, got {type(model).__name__}")

@@ -1,0 +1,82 @@
+"""Raise the opset of the working model, where quantization needs a newer operator."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.helper
+import onnx.version_converter
+import onnx_ir as ir
+
+from calibrant.core import ModelError
+from calibrant.graph.graph import Graph
+from calibrant.graph.naming import name_nodes
+from calibrant.graph.shapes import infer_shapes
+
+# onnx's converter drops what it does not know of a model, and holds it in one message. So it gets the graph without
+# the larger weights, and only the nodes of its answer are taken.
+SMALL = 1024  # bytes; a converter may want to see small constants, such as axes
+
+
+def raise_opset(graph: Graph, version: int, because: str) -> bool:
+    """Make the working model use at least that opset; says so in the report. Returns whether anything was done.
+
+    Raises ModelError when onnx's converter cannot; the model is then as before.
+    """
+    model = graph.model
+    before = model.opset_imports.get("")
+    if before is None or before >= version:
+        return False
+    try:
+        converted = ir.from_proto(onnx.version_converter.convert_version(_without_weights(model), version))
+    except Exception as error:  # the converter raises RuntimeError, ValueError and its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"the model's opset {before} must be raised to {version} ({because}), which onnx.version_converter "
+            f"cannot: {reason}. Export the model with opset {version}"
+        ) from error
+    _take_nodes(model, converted)
+    model.opset_imports[""] = version
+    minimum = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)], ignore_unknown=True)
+    model.ir_version = max(model.ir_version, minimum)
+    name_nodes(model)
+    infer_shapes(model)
+    graph.forget_index()
+    graph.report.append(f"opset {before} raised to {version}: {because}")
+    return True
+
+
+def _without_weights(model: ir.Model) -> onnx.ModelProto:
+    """The model as a message, its larger initializers turned into inputs."""
+    light = model.clone()
+    for name, value in list(light.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes > SMALL:
+            value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(value.const_value.numpy().shape)
+            value.const_value = None
+            del light.graph.initializers[name]
+            light.graph.inputs.append(value)
+    return ir.to_proto(light)
+
+
+def _take_nodes(model: ir.Model, converted: ir.Model) -> None:
+    """Put the nodes of `converted` in the place of the model's own; inputs, outputs and weights stay."""
+    old, new = model.graph, converted.graph
+    ours: dict[str, ir.Value] = {v.name or "": v for v in (*old.inputs, *old.initializers.values())}
+    outputs = [v.name or "" for v in old.outputs]
+    types = [(v.type, v.shape) for v in old.outputs]
+    for value in (*new.inputs, *new.initializers.values()):
+        theirs = ours.get(value.name or "")
+        if theirs is None:  # a constant that the converter added
+            theirs = ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)
+            old.register_initializer(theirs)
+        value.replace_all_uses_with(theirs, replace_graph_outputs=True)
+    made = {v.name or "": v for v in new.outputs}
+    nodes = list(new)
+    new.outputs.clear()
+    new.remove(nodes)
+    old.outputs.clear()
+    old.remove(list(old))
+    old.extend(nodes)
+    for name, (kind, shape) in zip(outputs, types, strict=True):
+        value = made.get(name) or ours[name]
+        value.type, value.shape = kind or value.type, shape if shape is not None else value.shape
+        old.outputs.append(value)
