@@ -15,6 +15,8 @@ from calibrant.core import (
     QuantizationStates,
     TensorQuantizationConfig,
 )
+from calibrant.observers.cells import Cells
+from calibrant.observers.distribution import Distribution
 from calibrant.sketches import Collector, Extremes, Histogram, Margins, SketchSpec, TensorSketch
 
 
@@ -128,6 +130,10 @@ class BaseTensorObserver:
             raise self._lacks("its histogram")
         return found
 
+    def distributions(self, sketch: TensorSketch) -> list[Distribution]:
+        """What was seen, as far as the sketch tells values apart: one distribution, or per channel one of each."""
+        return list(Distribution.per_channel(Cells.of(self.histogram(sketch), sketch.extremes)))
+
     @property
     def _name(self) -> str:
         return f"value '{self._watch_on}'" if self._watch_on is not None else "the observed value"
@@ -137,9 +143,9 @@ class BaseTensorObserver:
         seen = sketch.extremes
         if seen.size > seen.finite and not self._quant_cfg.detail.get("ignore_nonfinite", False):
             raise ObservationError(
-                f"{self._name}: {seen.nan} NaN, {seen.pos_inf} +Inf and {seen.neg_inf} -Inf among {seen.size} elements. "
-                "Mend the samples or the model, leave the value in float, or set ignore_nonfinite to calibrate on "
-                "the finite ones"
+                f"{self._name}: {seen.nan} NaN, {seen.pos_inf} +Inf and {seen.neg_inf} -Inf among {seen.size} "
+                "elements. Mend the samples or the model, leave the value in float, or set ignore_nonfinite to "
+                "calibrate on the finite ones"
             )
         if seen.finite == 0:
             what = "no finite value" if seen.size else "nothing"

@@ -1,4 +1,4 @@
-"""The observers by name. A built-in one is a file and a row here; a user's own comes by register_calibration_observer."""
+"""The observers by name. A built-in one is a file and a row here; a user's own is registered by the user."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import inspect
 from calibrant.core import SettingError, TensorQuantizationConfig, unknown
 from calibrant.observers.base import BaseTensorObserver, refuse_policy
 from calibrant.observers.minmax import MinmaxObserver
+from calibrant.observers.mse import MseObserver
+from calibrant.observers.percentile import PercentileObserver
 
 _BUILT_IN: dict[str, type[BaseTensorObserver]] = {
     "minmax": MinmaxObserver,
+    "percentile": PercentileObserver,
+    "mse": MseObserver,
 }
 _registered: dict[str, type[BaseTensorObserver]] = {}
 

@@ -1,0 +1,245 @@
+"""The scale and offset with the least squared error, found on pieces.
+
+With levels ..., -s, 0, s, 2s, ... and H(b) the sum of x - b over the values x above b, raising the highest level from
+ks to (k+1)s lowers the sum of squared errors by 2s H((k + 1/2)s): one look-up per level. So for one scale s the error
+of every possible number of levels on either side of zero, which is to say of every offset, costs one look-up per level.
+"""
+
+# mypy: disable-error-code="no-any-return"
+# (to mypy an element of an array is Any)
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from calibrant.observers.cells import Cells
+from calibrant.observers.kernels.jit import jit
+from calibrant.observers.kernels.pieces import F64, I64, Side, make_sides, tail
+
+EXACT_LEVELS = 1024  # beyond, steps are finer than bins: their errors count as uniform
+STEPS_PER_PERIOD = 8  # where all is covered: an atom at x meets a level every time x / s grows by 1
+STEPS_PER_LEVEL = 4  # where the grid clips: candidates are 1 / (4 levels) apart, at most MOST_STEP
+MOST_STEP, LEAST_STEP = 2e-3, 4e-4
+MOST_CANDIDATES = 1 << 14
+STARTS, ROUNDS, CUTS = 8, 4, 16  # the refinement: of so many local minima, so often, each time into so many parts
+
+
+class Grid(NamedTuple):
+    """An integer grid: `span` steps in all, of which `below` lie below zero, least_below <= below <= most_below.
+
+    up, down: what is added to k for the boundary between levels k and k + 1 away from zero, above and below zero:
+    1/2 and 1/2 when rounding to the nearest. spread: the mean squared error of a uniform value, in units of s**2.
+    power_of_2: whether scales are powers of two. smallest, largest: the scales allowed.
+    """
+
+    span: int
+    least_below: int
+    most_below: int
+    up: float
+    down: float
+    spread: float
+    power_of_2: bool
+    smallest: float
+    largest: float
+
+
+@jit
+def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> None:
+    """gains[k], k <= min(levels, EXACT_LEVELS): how much lower the sum of squared errors is with k levels than with 0.
+
+    The look-up of a boundary b is `tail`'s, written out: this is where the search spends its time.
+    """
+    first, left, right, mass = side.first, side.left, side.right, side.mass
+    tail_n, tail_m, top = side.tail_n, side.tail_m, side.top
+    levels, off_centre, bins = min(levels, EXACT_LEVELS), (0.5 - shift) * s, len(side.first) - 1
+    gains[0] = total = 0.0
+    for k in range(levels):
+        b = (k + shift) * s
+        if b >= top:
+            gains[k + 1 : levels + 1] = total
+            return
+        i = (np.float32(b).view(np.int32) >> side.shift) - side.base
+        if i < 0:
+            n, over = tail_n[0], tail_m[0] - b * tail_n[0]
+        elif i >= bins:
+            n, over = 0.0, 0.0
+        else:
+            end = first[i + 1]
+            n = tail_n[end]
+            over = tail_m[end] - b * n
+            for p in range(first[i], end):
+                if b < left[p]:
+                    n += mass[p]
+                    over += mass[p] * ((left[p] + right[p]) / 2 - b)
+                elif b < right[p]:
+                    part = mass[p] * (right[p] - b) / (right[p] - left[p])
+                    n += part
+                    over += part * (right[p] - b) / 2
+        total += 2 * s * (over - off_centre * n)
+        gains[k + 1] = total
+
+
+@jit
+def side_error(side: Side, s: float, levels: int, spread: float, gains: F64) -> float:
+    """The sum of squared errors of one side with that many levels."""
+    if levels <= EXACT_LEVELS:
+        return side.tail_q[0] - gains[levels]
+    start, end = EXACT_LEVELS * s, levels * s
+    n, m, q = tail(side, start)
+    error = side.tail_q[0] - gains[EXACT_LEVELS] - (q - 2 * start * m + start * start * n)
+    clipped, m, q = tail(side, end)
+    return error + (n - clipped) * s * s * spread + (q - 2 * end * m + end * end * clipped)
+
+
+@jit
+def error_of(pos: Side, neg: Side, s: float, below: int, grid: Grid, up: F64, down: F64) -> float:
+    """The sum of squared errors with `below` of the grid's steps below zero; up, down: the gains at s."""
+    error = side_error(pos, s, grid.span - below, grid.spread, up)
+    return error + side_error(neg, s, below, grid.spread, down)
+
+
+@jit
+def best_offset(pos: Side, neg: Side, s: float, grid: Grid, up: F64, down: F64) -> tuple[float, int]:
+    """The least sum of squared errors at scale s, and with how many steps below zero. up, down: scratch."""
+    fill_gains(pos, s, grid.span - grid.least_below, grid.up, up)
+    fill_gains(neg, s, grid.most_below, grid.down, down)
+    first, last = grid.least_below, grid.most_below
+    while last - first > 2 * EXACT_LEVELS:  # so fine a grid differs in what it clips alone, which is convex
+        middle = (first + last) // 2
+        here = error_of(pos, neg, s, middle, grid, up, down)
+        if here < error_of(pos, neg, s, middle + 1, grid, up, down):
+            last = middle
+        else:
+            first = middle
+    best, at = np.inf, first
+    if grid.span > EXACT_LEVELS:
+        for below in range(first, last + 1):
+            error = error_of(pos, neg, s, below, grid, up, down)
+            if error < best:
+                best, at = error, below
+        return best, at
+    most = -np.inf
+    for below in range(first, last + 1):
+        gain = up[grid.span - below] + down[below]
+        if gain > most:
+            most, at = gain, below
+    return pos.tail_q[0] + neg.tail_q[0] - most, at
+
+
+@jit
+def clip_error(pos: Side, neg: Side, s: float, grid: Grid) -> float:
+    """Less than what any offset at scale s, or at a smaller one, must clip away."""
+    top, bottom = (grid.span - grid.least_below) * s, grid.most_below * s
+    n, m, q = tail(pos, top)
+    error = q - 2 * top * m + top * top * n
+    n, m, q = tail(neg, bottom)
+    return error + q - 2 * bottom * m + bottom * bottom * n
+
+
+@jit
+def candidates(pos: Side, neg: Side, grid: Grid) -> F64:
+    """Scales to try, descending: from where all becomes zero, past where all is covered, down to far too small."""
+    top = max(pos.top, neg.top)
+    found = np.empty(MOST_CANDIDATES)
+    n = 0
+    if grid.power_of_2:
+        s = 2.0 ** np.ceil(np.log2(2 * top))
+        while s >= grid.smallest and n < MOST_CANDIDATES:
+            if s <= grid.largest:
+                found[n] = s
+                n += 1
+            s /= 2
+        return found[:n]
+    if grid.least_below == grid.most_below:
+        cover = max(pos.top / max(grid.span - grid.most_below, 0.5), neg.top / max(grid.most_below, 0.5))
+    else:
+        cover = (pos.top + neg.top) / grid.span
+    if grid.span <= EXACT_LEVELS // 2:
+        last = top / cover
+        steps = int(STEPS_PER_PERIOD * last)
+        for i in range(steps):
+            found[n] = top / (0.5 + (last - 0.5) * i / steps)
+            n += 1
+    else:
+        for i in range(32):
+            found[n] = cover * (1 + (32 - i) * 1e-3)
+            n += 1
+    ratio = 1 - min(max(1 / (STEPS_PER_LEVEL * (grid.span + 1)), LEAST_STEP), MOST_STEP)
+    s = cover
+    while n < MOST_CANDIDATES and s >= grid.smallest:
+        found[n] = s
+        n += 1
+        s *= ratio
+    return np.minimum(found[:n], grid.largest)
+
+
+@jit
+def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> tuple[float, int]:
+    """Scale and steps below zero with the least squared error of all; never worse than where it starts."""
+    levels = min(grid.span, EXACT_LEVELS) + 1
+    up, down = np.zeros(levels), np.zeros(levels)
+    scales = candidates(pos, neg, grid)
+    errors = np.full(len(scales), np.inf)
+    least = np.inf
+    for i in range(len(scales)):
+        if clip_error(pos, neg, scales[i], grid) > least:
+            break
+        errors[i], _ = best_offset(pos, neg, scales[i], grid, up, down)
+        least = min(least, errors[i])
+    fill_gains(pos, start, grid.span - start_below, grid.up, up)
+    fill_gains(neg, start, start_below, grid.down, down)
+    best = error_of(pos, neg, start, start_below, grid, up, down) * (1 - 1e-9)
+    scale, below = start, start_below
+    for i in local_minima(errors):
+        s = scales[i]
+        if not grid.power_of_2:
+            s = refine(pos, neg, s, scales[max(i - 1, 0)], scales[min(i + 1, len(scales) - 1)], grid, up, down)
+        s = float(np.float32(s))
+        error, at = best_offset(pos, neg, s, grid, up, down)
+        if error < best:
+            best, scale, below = error, s, at
+    return scale, below
+
+
+@jit
+def local_minima(errors: F64) -> I64:
+    """Where `errors` is least among its neighbours: the STARTS lowest of these, lowest first."""
+    n = len(errors)
+    found = np.empty(n, np.int64)
+    count = 0
+    for i in range(n):
+        left, right = errors[i - 1] if i > 0 else np.inf, errors[i + 1] if i + 1 < n else np.inf
+        if errors[i] < np.inf and errors[i] <= left and errors[i] <= right:
+            found[count] = i
+            count += 1
+    order = np.argsort(errors[found[:count]], kind="mergesort")
+    return found[:count][order[:STARTS]]
+
+
+@jit
+def refine(pos: Side, neg: Side, s: float, high: float, low: float, grid: Grid, up: F64, down: F64) -> float:
+    """The best scale between low and high; s lies between them."""
+    least, _ = best_offset(pos, neg, s, grid, up, down)
+    for _ in range(ROUNDS):
+        step = (high - low) / CUTS
+        for i in range(CUTS + 1):
+            tried = low + i * step
+            error, _ = best_offset(pos, neg, tried, grid, up, down)
+            if error < least:
+                least, s = error, tried
+        low, high = max(low, s - step), min(high, s + step)
+    return s
+
+
+@jit
+def solve_channels(cells: Cells, grid: Grid, scale: F64, below: I64) -> None:
+    """`search` for every channel, in place.
+
+    scale, below: (channels,); what they hold is where the search starts, and a scale of 0 is left alone.
+    """
+    for c in range(len(scale)):
+        if scale[c] > 0:
+            pos, neg, _ = make_sides(cells, c)
+            scale[c], below[c] = search(pos, neg, grid, scale[c], below[c])
