@@ -135,9 +135,17 @@ class ImagePlan:
         parts += [{"rgb": "RGB", "bgr": "BGR", "gray": "grey"}[self.color], self.layout.upper()]
         if self.dtype.kind in "iu":
             return ", ".join([*parts, f"pixels 0..255 as {self.dtype}"])
-        plain = set(self.mean) == {0.0} and set(self.std) == {1.0}
-        scaled = "" if plain else f", minus {_spell(self.mean)}, over {_spell(self.std)}"
+        scaled = "" if self._unscaled else f", minus {_spell(self.mean)}, over {_spell(self.std)}"
         return ", ".join(parts) + f", pixels 0..{self.pixels}{scaled}"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model gets pixels from 0 to 1 as they are: what happens when nothing was said."""
+        return self.dtype.kind == "f" and self.pixels == 1 and self._unscaled
+
+    @property
+    def _unscaled(self) -> bool:
+        return set(self.mean) == {0.0} and set(self.std) == {1.0}
 
     @property
     def _exact(self) -> tuple[int, int]:

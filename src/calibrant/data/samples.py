@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from calibrant.data.paths import count, missing, visible
 from calibrant.data.preprocessing import Preprocessing
 
 log = logging.getLogger("calibrant.data")
+T = TypeVar("T")
 MOST = 512  # samples taken when the user does not say; more hardly move a scale, and cost time
 
 
@@ -26,7 +28,10 @@ class Samples:
     where: what the user named. steps: how many items iteration gives at most.
     taken, available: numbers of samples; available is None when only the function knows.
     notes: how the samples are read, in words. skipped: what `skip_bad` left out during the last iteration.
-    last: what was read last, for messages about it; empty for functions.
+    expected: how many it will be; None while nobody knows (a function that may end at any time).
+
+    Of the last iteration so far: given, how many samples it handed out (of a function: items); seconds, how long
+    reading them took; last, the name of the one read last, for messages about it (empty for functions).
 
     Iterating raises DataError for what cannot be read (unless skip_bad), and when nothing is left.
     """
@@ -36,7 +41,7 @@ class Samples:
         where: str,
         source: Source | FunctionSamples,
         inputs: Sequence[ModelInput],
-        wanted: int,
+        wanted: int | None,
         batch: int,
         skip_bad: bool,
     ) -> None:
@@ -45,28 +50,45 @@ class Samples:
         self.batch = batch
         self.skip_bad = skip_bad
         self.skipped: list[str] = []
+        self.given = 0
+        self.seconds = 0.0
         self.last = ""
         self.notes: list[str] = []
         self.available: int | None = None
-        self.taken = self.steps = wanted
+        self.taken = self.steps = MOST if wanted is None else wanted
+        self.expected = wanted
         self.fixed_batch = any(i.shape and (static(i.shape[0]) or 1) > 1 for i in inputs) and batch > 1
         if not isinstance(source, FunctionSamples):
             self.available = len(source)
-            self.taken = min(wanted, self.available)
-            self.steps = self.taken  # at most: images of different sizes do not share a batch
+            self.taken = self.expected = self.steps = min(self.taken, self.available)
             self.notes += source.notes
 
     def __iter__(self) -> Iterator[Any]:
-        self.skipped = []
-        found = False
-        for item in self.source if isinstance(self.source, FunctionSamples) else self._batches(self.source):
-            found = True
-            yield item
-        if not found:
+        self.skipped, self.given, self.seconds = [], 0, 0.0
+        if isinstance(self.source, FunctionSamples):
+            for item in self._timed(iter(self.source)):
+                self.given += 1
+                yield item
+        else:
+            for batch in self._timed(self._batches(self.source)):
+                self.given += len(batch)
+                yield _joined(batch)
+        if not self.given:
             why = f": none of its {count(self.taken, 'sample')} can be used" if self.taken and self.available else ""
             raise DataError(f"'{self.where}' gave no samples{why}")
 
-    def _batches(self, source: Source) -> Iterator[Sample]:
+    def _timed(self, items: Iterator[T]) -> Iterator[T]:
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - start
+            yield item
+
+    def _batches(self, source: Source) -> Iterator[list[Sample]]:
         waiting: list[Sample] = []
         for sample in self._read(source):
             if waiting and not _alike(waiting[0], sample):
@@ -74,24 +96,25 @@ class Samples:
                 waiting = []
             waiting.append(sample)
             if len(waiting) == self.batch:
-                yield _joined(waiting)
+                yield waiting
                 waiting = []
         yield from self._flush(waiting)
 
-    def _flush(self, waiting: list[Sample]) -> Iterator[Sample]:
+    def _flush(self, waiting: list[Sample]) -> Iterator[list[Sample]]:
         """The batch that did not fill up; one that the model cannot take is reported."""
         if waiting and self.fixed_batch:
             log.warning(
                 "%s left over: the model takes batches of exactly %d", count(len(waiting), "sample"), self.batch
             )
         elif waiting:
-            yield _joined(waiting)
+            yield waiting
 
     def _read(self, source: Source) -> Iterator[Sample]:
         for index in spread(len(source), self.taken):
             try:
                 sample = source[index]
             except DataError as error:
+                self.last = ""
                 if not self.skip_bad:
                     raise DataError(f"{error} (--skip-bad goes on without it)") from error
                 log.warning("skipped: %s", error)
@@ -120,12 +143,13 @@ def open_samples(
     Raises DataError for what is missing, empty or does not fit the inputs; SettingError for options that do not.
     """
     text = str(data)
-    wanted = MOST if samples is None else samples
+    if samples is not None and samples < 1:
+        raise SettingError(f"at least 1 sample must be taken, got {samples}")
     if is_function(text) and not Path(text).exists():
         _refuse(preprocessing, "a function gives samples as the model takes them")
         if batch_size is not None:
             raise SettingError("--batch-size is for files; a function gives batches of the size it likes")
-        return Samples(text, FunctionSamples(text), inputs, wanted, 1, skip_bad)
+        return Samples(text, FunctionSamples(text), inputs, samples, 1, skip_bad)
     path = Path(data)
     if not path.exists():
         nor = "" if "." in path.name else " (nor is it of the form package.module:function)"
@@ -133,7 +157,7 @@ def open_samples(
     source = _folder(path, inputs, preprocessing) if path.is_dir() else _file(path, inputs, preprocessing)
     if not isinstance(source, images.Images):
         _refuse(preprocessing, "arrays are taken as they are")
-    return Samples(text, source, inputs, wanted, _batch(source, inputs, batch_size), skip_bad)
+    return Samples(text, source, inputs, samples, _batch(source, inputs, batch_size), skip_bad)
 
 
 def _file(path: Path, inputs: Sequence[ModelInput], preprocessing: Preprocessing | None) -> Source:

@@ -1,0 +1,139 @@
+"""The typer application: its commands, and how wrong usage is said."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from calibrant import __version__
+from calibrant.cli.console import error_line
+from calibrant.cli.exits import INTERRUPTED, USAGE
+from calibrant.cli.quantize import QUANTIZE_HELP, quantize
+from calibrant.core import closest
+
+
+class Commands(TyperGroup):
+    """A group that says wrong usage in one line, with the nearest name for a mistyped command or option."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        # Not standalone: errors come out as exceptions, for us to say.
+        run = partial(super().main, args, prog_name, complete_var, False, windows_expand_args, **extra)
+        if not standalone_mode:
+            return run()
+        try:
+            code = run()
+        except (KeyboardInterrupt, typer.Abort):
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            # Recent typers carry click's exceptions within, earlier ones import click: what both have is this method.
+            if not hasattr(error, "format_message"):
+                raise
+            _wrong_usage(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            near = closest(name, self.commands)
+            hint = f"did you mean '{near}'?" if near else "known: " + ", ".join(sorted(self.commands))
+            if name.endswith(".onnx"):
+                hint = f"did you mean 'calibrant quantize {name}'?"
+            ctx.fail(f"unknown command '{name}'; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+class Command(TyperCommand):
+    """A command whose --mean and --std take their three numbers with spaces between, as well as with commas."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return list(super().parse_args(ctx, join_numbers(args, ("--mean", "--std"))))
+
+
+def join_numbers(args: list[str], options: tuple[str, ...]) -> list[str]:
+    """`args` with the numbers after each of `options` in one argument.
+
+    >>> join_numbers(["m.onnx", "--mean", "0.4", "0.5", "0.6", "--std", "1"], ("--mean", "--std"))
+    ['m.onnx', '--mean', '0.4,0.5,0.6', '--std', '1']
+    """
+    joined: list[str] = []
+    expecting = False  # after one of the options, or after a number that belongs to it
+    for arg in args:
+        if not (expecting and _is_number(arg)):
+            joined.append(arg)
+            expecting = arg in options
+        elif joined[-1] in options:
+            joined.append(arg)
+        else:
+            joined[-1] += f",{arg}"
+    return joined
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _wrong_usage(error: Any) -> NoReturn:
+    text = str(error.format_message())
+    context = getattr(error, "ctx", None)
+    option = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and context is not None:
+        near = closest(str(option), [name for p in context.command.get_params(context) for name in p.opts])
+        text = f"unknown option '{option}'" + (f"; did you mean '{near}'?" if near else "")
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(text, file=sys.stderr)
+        sys.exit(USAGE)
+    error_line(text[:1].lower() + text[1:] if text[:2].istitle() else text)
+    if context is not None:
+        print(f"Try '{context.command_path} --help'.", file=sys.stderr)
+    sys.exit(USAGE)
+
+
+app = typer.Typer(
+    cls=Commands,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Quantize ONNX models to 8 bits: a float model and a folder of samples in, a calibrated INT8 model out.",
+    epilog="Start with [bold]calibrant quantize MODEL.onnx --data PHOTOS --output MODEL.int8.onnx[/bold]",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"calibrant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _calibrant(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say the version, and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(cls=Command, no_args_is_help=True, help=QUANTIZE_HELP)(quantize)
+
+
+def main() -> None:
+    """The entry point of the command. Ends the process with 0, 1, 2 or 130: see `calibrant.cli.exits`."""
+    app(prog_name="calibrant")

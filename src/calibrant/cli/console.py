@@ -1,0 +1,150 @@
+"""What the command says while it works: log lines, warnings, progress. All of it goes to stderr; results to stdout."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rich.console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+LOGGERS = ("calibrant", "py.warnings")
+WIDE = 10_000  # columns
+PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
+
+
+class Console:
+    """stdout for results, stderr for everything else, at the verbosity that was asked for.
+
+    Warnings are collected in `warnings`, for the summary; with verbose and debug they are also said at once.
+    """
+
+    def __init__(self, verbose: bool = False, quiet: bool = False, debug: bool = False) -> None:
+        self.quiet = quiet
+        self.debug = debug
+        self.live = verbose or debug
+        self.level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+        self.warnings: list[str] = []
+        self.out = _console(sys.stdout)
+        self.err = _console(sys.stderr)
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line on stderr, whatever brackets it holds."""
+        self.err.print(Text(text, style=style), soft_wrap=True)
+
+    def fail(self, message: str) -> None:
+        """The one line of an error, after the warnings that led to it."""
+        if not self.live and not self.quiet:
+            for line in shortened(self.warnings):
+                self.say(f"warning: {line}", "yellow")
+        error_line(message, self.err)
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """While it is open, log records and Python's warnings come here."""
+        handler = _Handler(self)
+        before = [(logging.getLogger(name), logging.getLogger(name).level) for name in LOGGERS]
+        logging.captureWarnings(True)
+        for logger, _ in before:
+            logger.addHandler(handler)
+            logger.setLevel(self.level)
+        try:
+            yield
+        finally:
+            logging.captureWarnings(False)
+            for logger, level in before:
+                logger.removeHandler(handler)
+                logger.setLevel(level)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage().strip()
+        if record.levelno >= logging.WARNING:
+            self.console.warnings.append(text)
+        if self.console.live:
+            style = "yellow" if record.levelno >= logging.WARNING else "dim"
+            self.console.say(f"{record.levelname.lower()}: {text}", style)
+
+
+class Stages:
+    """Where the work stands: a bar with the time left on a terminal, now and then a line elsewhere, nothing if quiet.
+
+    >>> with Stages(Console(quiet=True)) as stages:
+    ...     stages.begin("loading the model")
+    ...     stages.begin("calibrating", total=2)
+    ...     stages.done(2)
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        self.total: int | None = None
+        self.name = ""
+        self.started = self.said = time.monotonic()
+
+    def __enter__(self) -> Stages:
+        if self.console.err.is_terminal and not self.console.quiet:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=self.console.err, transient=True)
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def begin(self, name: str, total: int | None = None) -> None:
+        """Another stage; with `total`, the number of samples that `done` will count up to."""
+        self.name, self.total = name, total
+        self.started = self.said = time.monotonic()
+        if self.bar is not None:
+            if self.task is not None:
+                self.bar.remove_task(self.task)
+            self.task = self.bar.add_task(name, total=total)
+
+    def done(self, count: int) -> None:
+        """So many samples of the stage are done."""
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=count)
+        elif not self.console.quiet and time.monotonic() - self.said >= PLAIN_EVERY:
+            self.said = time.monotonic()
+            self.console.say(self._line(count))
+        if count == self.total:
+            self.begin("finding the scales")
+
+    def _line(self, count: int) -> str:
+        if not self.total or not count:
+            return f"{self.name}: {count} samples"
+        left = (time.monotonic() - self.started) / count * (self.total - count)
+        return f"{self.name}: {count} of {self.total} samples, about {left:.0f} s left"
+
+
+def error_line(message: str, console: rich.console.Console | None = None) -> None:
+    """`error: message` on stderr, on one line whatever the message."""
+    one_line = " ".join(message.split())
+    text = Text.assemble(("error:", "bold red"), " ", one_line)
+    (console or _console(sys.stderr)).print(text, soft_wrap=True)
+
+
+def shortened(lines: list[str], most: int = 8) -> list[str]:
+    """Each line once, the first `most` of them, and how many more there are."""
+    unique = list(dict.fromkeys(lines))
+    more = [f"... and {len(unique) - most} more (--verbose shows all)"] if len(unique) > most else []
+    return unique[:most] + more
+
+
+def _console(file: Any) -> rich.console.Console:
+    """A console that takes text as it is; where there is no terminal no table row is folded."""
+    width = None if file.isatty() else WIDE
+    return rich.console.Console(file=file, highlight=False, emoji=False, markup=False, width=width)

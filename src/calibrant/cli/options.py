@@ -1,0 +1,306 @@
+"""The options, with their help: what several commands share lies here once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from calibrant.cli import parse
+
+DATA, IMAGES, METHOD, LAYERS = "Samples", "Images", "Quantization", "Which layers"
+RUNNING, OUTPUT, MESSAGES = "Running", "Output", "Messages"
+
+
+def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The float model, an .onnx file.", show_default=False)]
+
+Data = Annotated[
+    str | None,
+    _option(
+        "--data",
+        "-d",
+        panel=DATA,
+        metavar="SAMPLES",
+        help="A folder of images; a folder or file of .npy or .npz (a key per input); or package.module:function, "
+        "which returns samples as the model takes them.",
+    ),
+]
+SampleCount = Annotated[
+    int | None,
+    _option(
+        "--samples",
+        "-n",
+        panel=DATA,
+        min=1,
+        metavar="N",
+        help="Take N samples, evenly spread over files; the first N of a function. By default at most 512.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    _option(
+        "--batch-size",
+        panel=DATA,
+        min=1,
+        metavar="N",
+        help="Run N samples of equal shape at once. By default what the model fixes, else 1.",
+    ),
+]
+SkipBad = Annotated[
+    bool, _option("--skip-bad", panel=DATA, help="Leave out files that cannot be read, with a warning for each.")
+]
+Import = Annotated[
+    list[str] | None,
+    _option(
+        "--import",
+        panel=METHOD,
+        metavar="MODULE",
+        help="Import this Python module first; it may register calibration methods of your own. Repeatable.",
+    ),
+]
+
+ResizeTo = Annotated[
+    Any,
+    _option(
+        "--resize",
+        panel=IMAGES,
+        parser=parse.resize,
+        metavar="N|HxW|original",
+        help="N: the shorter side becomes N. HxW: exactly that. By default just enough to cover the model's size.",
+    ),
+]
+Crop = Annotated[
+    Any,
+    _option(
+        "--crop",
+        panel=IMAGES,
+        parser=parse.crop,
+        metavar="N|HxW",
+        help="Crop the centre. By default to the model's size.",
+    ),
+]
+Mean = Annotated[
+    Any,
+    _option(
+        "--mean",
+        panel=IMAGES,
+        parser=parse.numbers,
+        metavar="M|M,M,M",
+        help="Subtracted: one number, or one per channel in the order of --color, such as 0.485,0.456,0.406. "
+        "Above 1 it counts in 0..255, as 127 does; see --pixels.",
+    ),
+]
+Std = Annotated[
+    Any,
+    _option(
+        "--std",
+        panel=IMAGES,
+        parser=parse.numbers,
+        metavar="S|S,S,S",
+        help="Divided by, after --mean; in the same units.",
+    ),
+]
+Pixels = Annotated[
+    Any,
+    _option(
+        "--pixels",
+        panel=IMAGES,
+        parser=parse.one_of("range of pixels", ("1", "255")),
+        metavar="1|255",
+        help="Pixels count from 0 to 1, or from 0 to 255. By default 255 if --mean or --std is above 1, else 1.",
+    ),
+]
+Layout = Annotated[
+    Any,
+    _option(
+        "--layout",
+        panel=IMAGES,
+        parser=parse.one_of("layout", ("nchw", "nhwc")),
+        metavar="nchw|nhwc",
+        help="Channels first or last. By default as the model's input shape has it.",
+    ),
+]
+Color = Annotated[
+    Any,
+    _option(
+        "--color",
+        panel=IMAGES,
+        parser=parse.one_of("color", ("rgb", "bgr", "gray")),
+        metavar="rgb|bgr|gray",
+        help="Order of the channels. By default rgb; gray where the model takes one channel.",
+    ),
+]
+
+Platform = Annotated[
+    Any,
+    _option(
+        "--platform",
+        "-p",
+        panel=METHOD,
+        parser=parse.platform,
+        metavar="NAME",
+        help="The runtime: ONNXRUNTIME (the default), TRT_INT8, OPENVINO_INT8, PPL_CUDA_INT8.",
+    ),
+]
+Method = Annotated[
+    str | None,
+    _option(
+        "--method",
+        "-m",
+        panel=METHOD,
+        metavar="NAME",
+        help="How activation ranges are found: minmax, percentile, mse, kl, isotone, or one of your own (--import). "
+        "By default the platform's.",
+    ),
+]
+Percentile = Annotated[
+    Any,
+    _option(
+        "--percentile",
+        panel=METHOD,
+        parser=parse.share,
+        metavar="P",
+        help="For the percentile method: the share of values inside the range, 0.9999 by default.",
+    ),
+]
+Bits = Annotated[
+    int | None,
+    _option("--bits", panel=METHOD, min=2, max=16, metavar="N", help="Bits of activations: 2 to 16, 8 by default."),
+]
+WeightBits = Annotated[
+    int | None,
+    _option("--weight-bits", panel=METHOD, min=2, max=16, metavar="N", help="Bits of weights: 2 to 16, 8 by default."),
+]
+WeightMethod = Annotated[
+    Any,
+    _option(
+        "--weight-method",
+        panel=METHOD,
+        parser=parse.one_of("weight method", ("minmax", "mse")),
+        metavar="minmax|mse",
+        help="How weight ranges are found. By default the platform's.",
+    ),
+]
+PerChannel = Annotated[
+    bool | None,
+    _option("--per-channel/--per-tensor", panel=METHOD, help="One weight scale per channel (default), or per tensor."),
+]
+PerChannelActivations = Annotated[
+    bool,
+    _option("--per-channel-activations", panel=METHOD, help="One activation scale per channel; few runtimes take it."),
+]
+Symmetric = Annotated[
+    bool | None,
+    _option(
+        "--symmetric/--asymmetric",
+        panel=METHOD,
+        help="Activations without or with a zero point. By default the platform's.",
+    ),
+]
+ActivationType = Annotated[
+    Any,
+    _option(
+        "--activation-type",
+        panel=METHOD,
+        parser=parse.one_of("activation type", ("int8", "uint8")),
+        metavar="int8|uint8",
+        help="How activations are stored. By default the platform's.",
+    ),
+]
+ReduceRange = Annotated[
+    bool,
+    _option(
+        "--reduce-range",
+        panel=METHOD,
+        help="Weights keep one bit less, for x86 processors without VNNI, which saturate.",
+    ),
+]
+PowerOf2 = Annotated[bool, _option("--power-of-2", panel=METHOD, help="Scales are powers of two.")]
+WeightsOnly = Annotated[
+    bool, _option("--weights-only", panel=METHOD, help="Quantize weights, leave activations in float: needs no --data.")
+]
+IgnoreNonfinite = Annotated[
+    bool,
+    _option(
+        "--ignore-nonfinite", panel=METHOD, help="Calibrate on the finite values where activations hold NaN or Inf."
+    ),
+]
+
+LeaveInFloat = Annotated[
+    list[str] | None,
+    _option(
+        "--leave-in-float",
+        panel=LAYERS,
+        metavar="PATTERN",
+        help="Leave these layers in float: a node's name, an operator such as Softmax, or a regular expression. "
+        "Repeatable.",
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    _option(
+        "--only", panel=LAYERS, metavar="PATTERN", help="Quantize these layers alone; patterns as above. Repeatable."
+    ),
+]
+Override = Annotated[
+    list[Any] | None,
+    _option(
+        "--override",
+        panel=LAYERS,
+        parser=parse.override,
+        metavar="VALUE:KEY=...",
+        help="Another way for one value, or for those that a regular expression matches: "
+        "'/head/.*:bits=16,method=minmax,symmetric=true'. Repeatable.",
+    ),
+]
+Setting = Annotated[
+    Path | None,
+    _option(
+        "--setting",
+        panel=LAYERS,
+        metavar="FILE.json",
+        help="A setting saved with QuantizationSetting.to_json; options given beside it come first.",
+    ),
+]
+
+Threads = Annotated[
+    int | None,
+    _option("--threads", panel=RUNNING, min=1, metavar="N", help="By default as many as this process may use."),
+]
+Provider = Annotated[
+    list[str] | None,
+    _option(
+        "--provider",
+        panel=RUNNING,
+        metavar="NAME",
+        help="onnxruntime's execution provider: cpu (the default), cuda, ... Repeatable, the preferred one first.",
+    ),
+]
+MemoryBudget = Annotated[
+    Any,
+    _option(
+        "--memory-budget",
+        panel=RUNNING,
+        parser=parse.size_in_bytes,
+        metavar="SIZE",
+        help="Split batches whose activations would need more than this, such as 512MB. By default 1GiB.",
+    ),
+]
+
+Output = Annotated[
+    Path | None, _option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Where the quantized model goes.")
+]
+Force = Annotated[bool, _option("--force", "-f", panel=OUTPUT, help="Replace the output file if there is one.")]
+DryRun = Annotated[
+    bool,
+    _option("--dry-run", panel=OUTPUT, help="Show what would be quantized and how; reads no samples, writes nothing."),
+]
+
+Verbose = Annotated[bool, _option("--verbose", "-v", panel=MESSAGES, help="Say more, and list everything in full.")]
+Quiet = Annotated[bool, _option("--quiet", "-q", panel=MESSAGES, help="Say nothing but errors.")]
+Debug = Annotated[bool, _option("--debug", panel=MESSAGES, help="Say everything; errors come with their traceback.")]

@@ -1,0 +1,129 @@
+"""What is printed when a model is quantized: what was done, what was not, where it is, and what to try next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.text import Text
+
+from calibrant.api import QuantizationSummary
+from calibrant.cli.console import Console, shortened
+from calibrant.cli.words import Parameters, config_in_words, counted, left_in_float, megabytes
+from calibrant.data import Samples
+from calibrant.data.images import Images
+from calibrant.data.paths import count
+from calibrant.graph import Graph
+from calibrant.settings import QuantizationSetting
+
+LABEL = 13  # columns of the labels
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A quantization that is done and written. seconds: time by stage, in order."""
+
+    model: Path
+    output: Path
+    graph: Graph
+    setting: QuantizationSetting
+    summary: QuantizationSummary
+    samples: Samples | None
+    seconds: dict[str, float]
+    notes: list[str]
+
+
+def show_summary(console: Console, done: Finished) -> None:
+    """Print it on stdout; warnings and notes included. Nothing if quiet."""
+    if console.quiet:
+        return
+    console.out.print(Text(f"{done.model.name}, quantized for {done.summary.platform.name}", style="bold"))
+    for label, text in rows(done, verbose=console.live):
+        console.out.print(Text.assemble((f"  {label:<{LABEL}}", "dim"), text), soft_wrap=True)
+    warnings = done.notes + shortened([] if console.live else console.warnings)
+    for text in warnings:
+        console.out.print(Text.assemble((f"  {'warning':<{LABEL}}", "yellow"), text), soft_wrap=True)
+    for label, text in (("written to", str(done.output)), ("next", next_step(done))):
+        console.out.print(Text.assemble((f"  {label:<{LABEL}}", "bold green"), text), soft_wrap=True)
+
+
+def rows(done: Finished, verbose: bool = False) -> Iterator[tuple[str, str]]:
+    """Label and text of each line, in order."""
+    summary, graph = done.summary, done.graph
+    if done.samples is not None:
+        yield "samples", samples_in_words(done.samples, summary.samples)
+        yield from (("", note) for note in done.samples.notes)
+        kinds = counted(config_in_words(group.config) for group in graph.groups) or "none"
+        methods = counted(word for word, n in summary.methods.items() for _ in range(n)) or "nothing to calibrate"
+        yield "activations", f"{values_in_words(graph)} calibrated by {methods}: {kinds}"
+    else:
+        yield "activations", "in float"
+    yield "weights", str(Parameters.of(graph)) if done.setting.quantize_parameter else "in float"
+    yield from float_rows(graph, verbose)
+    yield from (("note", note) for note in (summary.notes if verbose else alike(summary.notes)))
+    total = sum(done.seconds.values())
+    stages = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in done.seconds.items() if spent >= 0.05)
+    reading = f" (reading samples: {done.samples.seconds:.1f} s)" if done.samples is not None else ""
+    yield "time", f"{total:.1f} s: {stages}{reading}"
+    before, after = size_of(done.model, graph), size_of(done.output)
+    yield "size", f"{megabytes(before)} -> {megabytes(after)} ({before / max(after, 1):.1f} times smaller)"
+
+
+def values_in_words(graph: Graph) -> str:
+    """How many values have a scale, and how many scales those are."""
+    values, scales = sum(len(group.values) for group in graph.groups), len(graph.groups)
+    return count(values, "value") + (f" on {count(scales, 'scale')}" if scales != values else "")
+
+
+def alike(notes: list[str]) -> list[str]:
+    """`notes` with one for all those that differ in names and numbers only.
+
+    >>> alike(["'a' lost 3 rows", "the end", "'b' lost 4 rows"])
+    ["'a' lost 3 rows (and 1 more like this: --verbose)", 'the end']
+    """
+    groups: dict[str, list[str]] = {}
+    for note in notes:
+        groups.setdefault(re.sub(r"'[^']*'|\d+", "", note), []).append(note)
+    return [g[0] + (f" (and {len(g) - 1} more like this: --verbose)" if len(g) > 1 else "") for g in groups.values()]
+
+
+def float_rows(graph: Graph, verbose: bool) -> Iterator[tuple[str, str]]:
+    """What stays in float, a line for each reason."""
+    total = sum(1 for _ in graph.model.graph)
+    left = left_in_float(graph, most=None if verbose else 3)
+    yield "in float", f"{len(graph.left_in_float)} of {count(total, 'operation')}" if left else "nothing"
+    yield from (("", f"{nodes}: {reason}") for reason, nodes in left)
+
+
+def samples_in_words(samples: Samples, used: int) -> str:
+    """How many samples were used, of what, and how many could not be."""
+    text = f"{used} from '{samples.where}'"
+    if samples.available is not None and samples.taken < samples.available:
+        text = f"{used} of the {samples.available} in '{samples.where}', evenly spread"
+    skipped = f", {len(samples.skipped)} skipped because they cannot be read" if samples.skipped else ""
+    return text + skipped
+
+
+def next_step(done: Finished) -> str:
+    """The one thing that most likely helps."""
+    if done.samples is None:
+        return "compare it with the float model on labelled data"
+    source = done.samples.source
+    if isinstance(source, Images) and source.plan.is_plain:
+        return "if the model was trained on normalized images, say so with --mean and --std: it got pixels from 0 to 1"
+    if done.summary.samples < 32:
+        return "give more samples: a few hundred that look like what the model will meet"
+    others = [m for m in ("mse", "percentile", "minmax", "kl") if m not in done.summary.methods]
+    return (
+        "compare it with the float model on samples that were not calibrated on; if it lost too much, "
+        f"try --method {others[0] if others else 'mse'}, or --leave-in-float for the layers that hurt"
+    )
+
+
+def size_of(path: Path, graph: Graph | None = None) -> int:
+    """Bytes of a model with its external data; `graph` says how many there are where their files are not known."""
+    data = path.with_name(path.name + ".data")
+    beside = data.stat().st_size if data.exists() else 0
+    return max(path.stat().st_size + beside, graph.weight_bytes if graph is not None else 0)
