@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from calibrant.core import SettingError
-from calibrant.sketches.arrays import as_floats
-from calibrant.sketches.sketch import TensorSketch
+from calibrant.core import DataError, SettingError
+from calibrant.sketches.arrays import Floats, as_floats
+from calibrant.sketches.bins import LogBins
+from calibrant.sketches.extremes import Extremes
+from calibrant.sketches.histogram import Histogram
+from calibrant.sketches.layout import Layout
+from calibrant.sketches.margins import Margins, MarginTally
+from calibrant.sketches.sketch import TensorSketch, row_channel_axis
 from calibrant.sketches.spec import SketchSpec
+from calibrant.sketches.tally import Tally
+
+LEAST_PART = 1 << 17  # elements, some 0.1 ms of counting: less is not worth handing to another thread
+MOST_THREADS = 64
 
 
 class Collector:
     """Adds tensors to one sketch; the order and the batches in which they come make no difference to its bytes.
 
-    threads: how many to use on large tensors. One thread at a time may call a collector's methods.
+    threads: how many to use on large tensors, 1 to 64. One thread at a time may call a collector's methods; different
+    collectors are independent, and while they count they let other threads run.
     """
 
     def __init__(self, spec: SketchSpec | None = None, threads: int = 1) -> None:
+        if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+            raise SettingError(f"threads must be an integer from 1 to {MOST_THREADS}, got {threads!r}")
         self.spec = spec or SketchSpec()
         self.threads = threads
-        self._sketch = TensorSketch.empty(self.spec)
+        self._tallies: dict[tuple[int, int], Tally] = {}  # by (thread, channels)
+        self._margins = None if self.spec.isotone_axis is None else MarginTally(self.spec.isotone_axis)
+        self._channels: int | None = None
 
     def add(self, x: Any) -> None:
         """Count the values of `x`.
@@ -31,23 +49,103 @@ class Collector:
         x counts nothing. NaN and Inf are counted apart, never as values.
         DataError where x is none of these, lacks an axis of the spec, or has another number of channels than before.
         """
-        self._sketch = self._sketch.merge(TensorSketch.of(x, self.spec))
+        values = as_floats(x)
+        layout = Layout.of(values.shape, self.spec.channel_axis)
+        if values.size:
+            self._check_channels(layout.channels)
+            self._add_rows(values)
+            self._count(values.reshape(-1), layout)
 
     def add_blocked(self, x: Any, channels: int) -> None:
         """Count `x` [N, ceil(channels / B), spatial..., B], onnxruntime's NCHWc layout of [N, channels, spatial...].
 
-        Counts exactly what the plain tensor would; the channels beyond `channels` are padding of any content.
-        Axes of the spec are those of the plain tensor; its channels are axis 1, else SettingError.
+        Counts exactly what the plain tensor would; what lies beyond `channels` is padding of any content. The axes of
+        the spec are those of the plain tensor. DataError where the shape and `channels` do not agree, and as in `add`;
+        SettingError where the spec has its channels elsewhere than on axis 1.
         """
         values = as_floats(x)
-        rank = values.ndim - 1
-        if self.spec.channel_axis not in (None, 1, 1 - rank):
-            raise SettingError(
-                f"a blocked tensor has its channels on axis 1, but channel_axis is {self.spec.channel_axis}"
-            )
-        plain = np.moveaxis(values, -1, 2).reshape(values.shape[0], -1, *values.shape[2:-1])
-        self.add(plain[:, :channels])
+        layout = Layout.of_blocked(values.shape, channels)
+        axis, rank = self.spec.channel_axis, values.ndim - 1
+        if axis not in (None, 1, 1 - rank):
+            raise SettingError(f"a blocked tensor has its channels on axis 1, but channel_axis is {axis}")
+        if values.size:
+            self._check_channels(channels)
+            if self._margins is not None:
+                plain = np.moveaxis(values, -1, 2).reshape(values.shape[0], -1, *values.shape[2:-1])
+                self._add_rows(as_floats(plain[:, :channels]))
+            self._count(values.reshape(-1), layout if axis is not None or layout.padded else layout.merged())
 
     def sketch(self) -> TensorSketch:
         """The sketch of all that was added so far; more may be added afterwards."""
-        return self._sketch
+        spec, sketch = self.spec, TensorSketch.empty(self.spec)
+        for (_, channels), tally in self._tallies.items():
+            extremes = Extremes.from_tally(tally)
+            whole = Histogram.from_cells(LogBins(spec.mantissa_bits), 1, tally.histogram())
+            each = Histogram.from_cells(LogBins(spec.channel_mantissa_bits), channels, tally.channel_histogram())
+            sketch = sketch.merge(
+                TensorSketch(
+                    spec,
+                    extremes.per_tensor() if spec.channel_axis is None else extremes,
+                    whole if spec.histogram else None,
+                    each if spec.per_channel else None,
+                    sketch.margins and Margins.empty(sketch.margins.axis),
+                )
+            )
+        margins = None if self._margins is None else self._margins.margins()
+        return TensorSketch(spec, sketch.extremes, sketch.histogram, sketch.channel_histogram, margins)
+
+    def _check_channels(self, channels: int) -> None:
+        if self.spec.channel_axis is None:
+            return
+        if self._channels not in (None, channels):
+            raise DataError(f"expected {self._channels} channels on axis {self.spec.channel_axis}, got {channels}")
+        self._channels = channels
+
+    def _add_rows(self, values: Floats) -> None:
+        if self._margins is not None:
+            self._margins.add(values, row_channel_axis(values.shape, self.spec))
+
+    def _count(self, values: Floats, layout: Layout) -> None:
+        """Count flat values, in equal parts where they are worth more than one thread."""
+        parts = max(min(self.threads, values.size // LEAST_PART), 1)
+        if parts == 1:
+            self._tally(0, layout.channels).add(values, 0, layout)
+            return
+        places = [values.size * part // parts // layout.lanes * layout.lanes for part in range(parts)] + [values.size]
+        tallies = [self._tally(part, layout.channels) for part in range(parts)]
+
+        def task(part: int) -> Callable[[], None]:
+            start, stop = places[part], places[part + 1]
+            return lambda: tallies[part].add(values[start:stop], start, layout)
+
+        _run_together([task(part) for part in range(parts)])
+
+    def _tally(self, thread: int, channels: int) -> Tally:
+        spec = self.spec
+        if (thread, channels) not in self._tallies:
+            whole = spec.mantissa_bits if spec.histogram else None
+            each = spec.channel_mantissa_bits if spec.per_channel else None
+            self._tallies[thread, channels] = Tally(channels, whole, each)
+        return self._tallies[thread, channels]
+
+
+def _run_together(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run all tasks at once, the last one in this thread; the first error is raised when all are done."""
+    futures = [_pool().submit(task) for task in tasks[:-1]]
+    try:
+        tasks[-1]()
+    finally:
+        errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """The threads of all collectors; they come into being as they are needed."""
+    return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="calibrant-sketches")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child has the pool, but none of its threads

@@ -62,9 +62,10 @@ class Extremes(Canonical):
         """What the tally has counted so far."""
         if tally.size == 0:
             return cls.empty()
-        lo, hi = ordered(tally.lo).view(np.float32), ordered(tally.hi).view(np.float32)
+        lo, hi = ordered(tally.ends).view(np.float32).copy()
+        n_lo, n_hi = tally.hits.copy()
         zeros, nan, pos_inf, neg_inf = (int(tally.totals[i]) for i in (ZEROS, NAN, POS_INF, NEG_INF))
-        return cls(lo, hi, tally.n_lo.copy(), tally.n_hi.copy(), tally.size, zeros, nan, pos_inf, neg_inf)
+        return cls(lo, hi, n_lo, n_hi, tally.size, zeros, nan, pos_inf, neg_inf)
 
     @property
     def channels(self) -> int:

@@ -13,11 +13,12 @@ from calibrant.core import SettingError
 from calibrant.sketches.arrays import Floats, as_floats
 from calibrant.sketches.canonical import Canonical, refuse_difference
 from calibrant.sketches.cells import I32, I64, fold_cells
-from calibrant.sketches.kernels import reference as kernels
+from calibrant.sketches.kernels import cpu as kernels
 from calibrant.sketches.kernels.reference import HIGHEST, LOWEST, ordered
 from calibrant.sketches.layout import positive_axis
 
 LIMIT = 65536  # cells; beyond it the keys are coarsened
+WAITING = 1 << 17  # rows that a tally holds before it folds them
 EXACT, COARSEST = 23, -8  # mantissa_bits: 23 keeps all 32 ordered bits, -8 their sign alone
 
 
@@ -61,32 +62,13 @@ class Margins(Canonical):
 
         DataError where x lacks an axis, SettingError where both axes are the same.
         """
-        values = as_floats(x)
-        if values.size == 0:
-            return cls.empty(axis)
-        along = positive_axis(axis, values.shape, "isotone_axis")
-        channel, channels = _channels_of_rows(values.shape, along, channel_axis)
-        top, second, finite = kernels.top_two(_rows(values, along))
-        if values.shape[along] == 1:
-            single = np.bincount(channel[finite], minlength=channels)
-            return cls.empty(axis).merge(_margins(axis, channels, single=single))
-        tied = finite & (top == second)
-        kept = finite & ~tied
-        names, (counts,) = fold_cells([channel[kept], top[kept], second[kept]], [np.ones(int(kept.sum()), np.int64)])
-        return _margins(axis, channels, names, counts, tied=np.bincount(channel[tied], minlength=channels))._fitted()
+        tally = MarginTally(axis)
+        tally.add(as_floats(x), channel_axis)
+        return tally.margins()
 
     def merge(self, other: Margins) -> Margins:
         """The margins of both. IncompatibleSketches where axes or numbers of channels differ."""
-        refuse_difference("Margins", {"axis": (self.axis, other.axis)})
-        if self.channels == 0 or other.channels == 0:
-            return self if other.channels == 0 else other
-        refuse_difference("Margins", {"channels": (self.channels, other.channels)})
-        bits = min(self.mantissa_bits, other.mantissa_bits)
-        one, two = self._coarsened(bits), other._coarsened(bits)
-        names = [np.concatenate(pair) for pair in zip(one._names, two._names, strict=True)]
-        (channel, top, second), (counts,) = fold_cells(names, [np.concatenate([one.counts, two.counts])])
-        tied, single = self.tied + other.tied, self.single + other.single
-        return Margins(self.axis, bits, self.channels, channel, top, second, counts, tied, single)._fitted()
+        return _joined([self, other])
 
     def values(self, keys: ArrayLike) -> NDArray[np.float64]:
         """The value in the middle of what `keys` (top or second) stand for; the value itself while exact."""
@@ -129,28 +111,62 @@ class Margins(Canonical):
         return Margins(self.axis, mantissa_bits, self.channels, channel, top, second, counts, self.tied, self.single)
 
 
-def _margins(
-    axis: int,
-    channels: int,
-    names: list[I32] | None = None,
-    counts: I64 | None = None,
-    tied: I64 | None = None,
-    single: I64 | None = None,
-) -> Margins:
-    """Exact margins; what is not given is empty."""
-    none, nothing, zero = np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(channels, np.int64)
-    channel, top, second = names or [none, none, none]
-    return Margins(
-        axis,
-        EXACT,
-        channels,
-        channel,
-        top,
-        second,
-        nothing if counts is None else counts,
-        zero if tied is None else tied.astype(np.int64),
-        zero if single is None else single.astype(np.int64),
-    )
+class MarginTally:
+    """Margins in the making: rows wait until there are enough of them to be worth sorting.
+
+    Not safe for use by two threads at once.
+    """
+
+    def __init__(self, axis: int) -> None:
+        self._axis = axis
+        self._folded = Margins.empty(axis)
+        self._waiting: list[Margins] = []
+
+    def add(self, values: Floats, channel_axis: int | None = None) -> None:
+        """Count the rows of `values`. DataError where it lacks an axis, SettingError where both are the same."""
+        along = positive_axis(self._axis, values.shape, "isotone_axis")
+        channel, channels = _channels_of_rows(values.shape, along, channel_axis)
+        if values.size == 0:
+            return
+        top, second, finite = kernels.top_two(_rows(values, along))
+        alone = values.shape[along] == 1
+        equal = finite & (top == second)
+        kept = finite & ~equal
+        equals, none = np.bincount(channel[equal], minlength=channels), np.zeros(channels, np.int64)
+        tied, single = (none, equals) if alone else (equals, none)
+        names = channel[kept], top[kept], second[kept]
+        counts = np.ones(len(names[0]), np.int64)
+        self._waiting.append(Margins(self._axis, EXACT, channels, *names, counts, tied, single))
+        if sum(len(rows.counts) for rows in self._waiting) > WAITING or len(self._waiting) > WAITING >> 8:
+            self._fold()
+
+    def margins(self) -> Margins:
+        """The margins of all rows so far."""
+        self._fold()
+        return self._folded
+
+    def _fold(self) -> None:
+        if self._waiting:
+            self._folded = _joined([self._folded, *self._waiting])
+            self._waiting = []
+
+
+def _joined(parts: list[Margins]) -> Margins:
+    """The margins of all parts, of which those of one row may be unsorted; the first is the one that refuses others."""
+    first = parts[0]
+    parts = [part for part in parts if part.channels]
+    if not parts:
+        return first
+    for part in parts:
+        refuse_difference("Margins", {"axis": (first.axis, part.axis), "channels": (parts[0].channels, part.channels)})
+    bits = min(part.mantissa_bits for part in parts)
+    names = [[column >> (part.mantissa_bits - bits) for column in (part.top, part.second)] for part in parts]
+    channel = np.concatenate([part.channel for part in parts])
+    top, second = (np.concatenate(columns) for columns in zip(*names, strict=True))
+    counts = np.concatenate([part.counts for part in parts])
+    (channel, top, second), (counts,) = fold_cells([channel, top, second], [counts])
+    tied, single = (np.sum([getattr(part, name) for part in parts], axis=0) for name in ("tied", "single"))
+    return Margins(first.axis, bits, parts[0].channels, channel, top, second, counts, tied, single)._fitted()
 
 
 def _rows(values: Floats, along: int) -> I32:

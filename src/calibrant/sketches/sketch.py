@@ -44,13 +44,13 @@ class TensorSketch(Canonical):
     def of(cls, x: Any, spec: SketchSpec | None = None) -> TensorSketch:
         """The sketch of `x` (see `Collector.add` for what it may be). DataError where it lacks an axis of the spec."""
         spec, values = spec or SketchSpec(), as_floats(x)
-        channel_bins = LogBins(spec.channel_mantissa_bits)
+        channel_bins, axis = LogBins(spec.channel_mantissa_bits), spec.isotone_axis
         return cls(
             spec,
             Extremes.of(values, spec.channel_axis),
             Histogram.of(values, LogBins(spec.mantissa_bits)) if spec.histogram else None,
             Histogram.of(values, channel_bins, spec.channel_axis) if spec.per_channel else None,
-            margins_of(values, spec) if spec.isotone_axis is not None else None,
+            None if axis is None else Margins.of(values, axis, row_channel_axis(values.shape, spec)),
         )
 
     def merge(self, other: TensorSketch) -> TensorSketch:
@@ -71,17 +71,13 @@ class TensorSketch(Canonical):
         return head + b"".join(b"-" if part is None else b"+" + part.to_bytes() for part in parts)
 
 
-def margins_of(values: Any, spec: SketchSpec) -> Margins:
-    """The margins of `values`, per channel where the spec asks for it and the rows do not run along the channels."""
-    axis = spec.isotone_axis
-    if axis is None:
-        raise ValueError("the spec asks for no margins")
-    channel_axis = spec.channel_axis if spec.per_channel else None
-    if channel_axis is not None and values.size:
-        along = positive_axis(axis, values.shape, "isotone_axis")
-        if along == positive_axis(channel_axis, values.shape, "channel_axis"):
-            channel_axis = None
-    return Margins.of(values, axis, channel_axis)
+def row_channel_axis(shape: tuple[int, ...], spec: SketchSpec) -> int | None:
+    """The channel axis for the margins of a tensor of that shape: None, for one channel, unless the spec is per
+    channel, and where the rows themselves run along the channels."""
+    if not spec.per_channel or spec.channel_axis is None or spec.isotone_axis is None:
+        return None
+    axis = positive_axis(spec.channel_axis, shape, "channel_axis")
+    return None if axis == positive_axis(spec.isotone_axis, shape, "isotone_axis") else axis
 
 
 def _merged(one: Any, other: Any) -> Any:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import mmap
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calibrant.core import DataError
 from calibrant.sketches.arrays import Floats
 from calibrant.sketches.bins import split_index
 from calibrant.sketches.cells import I32, I64, join_cells
-from calibrant.sketches.kernels import reference as kernels
+from calibrant.sketches.kernels import cpu as kernels
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, U64
 from calibrant.sketches.layout import Layout
 
@@ -25,29 +23,22 @@ class Tally:
     """Counts of one tensor: its extremes per channel, and if asked for its histogram, and a histogram per channel.
 
     channels: how many; mantissa_bits, channel_mantissa_bits: of the histograms, None where not wanted.
+    size: how many elements were counted. ends, hits, totals: see `kernels.reference.count`.
     Not safe for use by two threads at once; use one Tally per thread and merge what they give.
     """
 
     def __init__(self, channels: int, mantissa_bits: int | None, channel_mantissa_bits: int | None) -> None:
         self.channels = channels
         self.size = 0
-        self.lo = np.full(channels, NONE_LO, np.int32)
-        self.hi = np.full(channels, NONE_HI, np.int32)
-        self.n_lo = np.zeros(channels, np.int64)
-        self.n_hi = np.zeros(channels, np.int64)
+        self.ends = np.repeat(np.array([[NONE_LO], [NONE_HI]], np.int32), channels, axis=1)
+        self.hits = np.zeros((2, channels), np.int64)
         self.totals = np.zeros(4, np.int64)
-        self._bits = 0 if mantissa_bits is None else mantissa_bits
-        self._channel_bits = 0 if channel_mantissa_bits is None else channel_mantissa_bits
-        self._tables = lazy_tables(0 if mantissa_bits is None else 1, self._bits)
-        self._channel_tables = lazy_tables(0 if channel_mantissa_bits is None else channels, self._channel_bits)
-        self._cells: Cells = _no_cells()
-        self._channel_cells: Cells = _no_cells()
+        self._histogram = _Table(1, kernels.COPIES, mantissa_bits)
+        self._channel_histogram = _Table(channels, 1, channel_mantissa_bits)
         self._pending = 0
 
     def add(self, values: Floats, base: int, layout: Layout) -> None:
         """Count `values`, a flat stretch of a tensor's memory that begins at its element `base` (see `Layout`)."""
-        if layout.channels != self.channels:
-            raise DataError(f"expected {self.channels} channels as before, got {layout.channels}")
         step = FLUSH_LIMIT if values.dtype == np.float32 else min(WIDEN, FLUSH_LIMIT)
         step = max(step - step % layout.lanes, layout.lanes)
         for start in range(0, values.size, step):
@@ -55,60 +46,60 @@ class Tally:
             if self._pending + part.size > FLUSH_LIMIT:
                 self._flush()
             self._pending += part.size
-            self.size += part.size
-            bits = np.asarray(part, np.float32).view(np.int32)
-            kernels.count(
-                bits,
+            self.size += kernels.count(
+                np.asarray(part, np.float32).view(np.int32),
                 base + start,
                 *layout,
-                self.lo,
-                self.hi,
-                self.n_lo,
-                self.n_hi,
+                self.ends,
+                self.hits,
                 self.totals,
-                self._tables,
-                self._bits,
-                self._channel_tables,
-                self._channel_bits,
+                *self._histogram.arguments,
+                *self._channel_histogram.arguments,
             )
 
     def histogram(self) -> Cells:
         """Cells (channel, signed key), (count, position sum) of the whole tensor; channel is 0 throughout."""
         self._flush()
-        return self._cells
+        return self._histogram.cells
 
     def channel_histogram(self) -> Cells:
         """The same for each channel."""
         self._flush()
-        return self._channel_cells
+        return self._channel_histogram.cells
 
     def _flush(self) -> None:
-        if len(self._tables):
-            index, counts, positions = kernels.harvest(self._tables)
-            found = [np.zeros(len(index), np.int32), split_index(index, self._bits)]
-            self._cells = join_cells(self._cells, (found, [counts, positions]))
-        for channel in range(len(self._channel_tables)):
-            index, counts, positions = kernels.harvest(self._channel_tables[channel : channel + 1])
-            found = [np.full(len(index), channel, np.int32), split_index(index, self._channel_bits)]
-            self._channel_cells = join_cells(self._channel_cells, (found, [counts, positions]))
+        self._histogram.flush()
+        self._channel_histogram.flush()
         self._pending = 0
 
 
-def lazy_tables(rows: int, mantissa_bits: int) -> U64:
-    """Zeros (rows, 2**(9 + mantissa_bits)) that take memory only where they are written.
+class _Table:
+    """Dense packed cells for the kernel, emptied now and then into sparse ones; nothing where mantissa_bits is None."""
+
+    def __init__(self, groups: int, copies: int, mantissa_bits: int | None) -> None:
+        self._mantissa_bits = mantissa_bits or 0
+        self._packed = lazy_zeros(0 if mantissa_bits is None else groups, copies, 1 << (9 + self._mantissa_bits))
+        self.arguments = (self._packed.reshape(-1, self._packed.shape[2]), self._mantissa_bits)  # of the kernel
+        none, nothing = np.zeros(0, np.int32), np.zeros(0, np.int64)
+        self.cells: Cells = [none, none], [nothing, nothing]
+
+    def flush(self) -> None:
+        if not len(self._packed):
+            return
+        group, index, counts, positions = kernels.harvest(self._packed)
+        found = [group.astype(np.int32), split_index(index, self._mantissa_bits)]
+        self.cells = join_cells(self.cells, (found, [counts, positions]))
+
+
+def lazy_zeros(*shape: int) -> U64:
+    """Zeros that take memory only where they are written.
 
     From the system's mapping, not from numpy's allocator, which may hand out recycled memory and then must clear it,
     or ask for huge pages; either makes the whole table resident, and a model has hundreds of tables.
     """
-    cells = 1 << (9 + mantissa_bits)
-    if rows == 0:
-        return np.zeros((0, cells), np.uint64)
-    size = rows * cells * 8
+    size = int(np.prod(shape)) * 8
+    if size == 0:
+        return np.zeros(shape, np.uint64)
     private = getattr(mmap, "MAP_PRIVATE", None)  # not on Windows, where an anonymous mapping needs no flags
     memory = mmap.mmap(-1, size) if private is None else mmap.mmap(-1, size, private | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(memory, np.uint64).reshape(rows, cells)
-
-
-def _no_cells() -> Cells:
-    none: NDArray[np.int32] = np.zeros(0, np.int32)
-    return [none, none], [np.zeros(0, np.int64), np.zeros(0, np.int64)]
+    return np.frombuffer(memory, np.uint64).reshape(shape)

@@ -29,21 +29,20 @@ def count(
     inner: int,
     lanes: int,
     channels: int,
-    lo: I32,
-    hi: I32,
-    n_lo: I64,
-    n_hi: I64,
+    ends: I32,
+    hits: I64,
     totals: I64,
     tables: U64,
     mantissa_bits: int,
     channel_tables: U64,
     channel_mantissa_bits: int,
-) -> None:
-    """Count a stretch of a tensor's memory into extremes and tables.
+) -> int:
+    """Count a stretch of a tensor's memory into extremes and tables; return how many elements it has, padding left out.
 
     bits: 1-d; its first element is number `base` of the memory, whose layout (blocks, inner, lanes, channels) is that
-        of `Layout`; base is a multiple of lanes. Padding is left out.
-    lo, hi (channels,): ordered bits of the finite extremes so far; n_lo, n_hi: how many elements equal them.
+        of `Layout`; base and the number of bits are multiples of lanes.
+    ends (2, channels): ordered bits of the lowest and of the highest finite value so far.
+    hits (2, channels): how many elements equal them.
     totals (4,): zeros, NaN, +Inf, -Inf.
     tables (copies, 2**(9 + mantissa_bits)): packed cells by bits >> (23 - mantissa_bits); their sum is what counts.
     channel_tables (channels, 2**(9 + channel_mantissa_bits)): the same for each channel.
@@ -59,21 +58,23 @@ def count(
     totals += [(values == 0).sum(), np.isnan(values).sum(), (values == np.inf).sum(), (values == -np.inf).sum()]
     bits, channel = np.where(bits == np.int32(-(2**31)), np.int32(0), bits)[finite], channel[finite]
     for c in np.unique(channel):
-        _extremes(ordered(bits[channel == c]), lo[c : c + 1], hi[c : c + 1], n_lo[c : c + 1], n_hi[c : c + 1])
+        _extremes(ordered(bits[channel == c]), ends[:, c], hits[:, c])
     if len(tables):
         np.add.at(tables[0], _index(bits, mantissa_bits), _packed(bits, mantissa_bits))
     if len(channel_tables):
         cell = (channel, _index(bits, channel_mantissa_bits))
         np.add.at(channel_tables, cell, _packed(bits, channel_mantissa_bits))
+    return int(real.sum())
 
 
-def harvest(tables: U64) -> tuple[I64, I64, I64]:
-    """Empty the tables: (cell, count, sum of positions) of every cell that is not empty, tables added up."""
-    total = tables.sum(axis=0, dtype=np.uint64)
-    cell = np.flatnonzero(total)
-    packed = total[cell]
-    tables[:, cell] = 0
-    return cell, (packed >> np.uint64(32)).astype(np.int64), (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)
+def harvest(tables: U64) -> tuple[I64, I64, I64, I64]:
+    """Empty the tables (groups, copies, cells), the copies added up: group, cell, count and sum of positions of every
+    cell that is not empty, in the order of (group, cell). Only cells that are not empty are written."""
+    total = tables.sum(axis=1, dtype=np.uint64)
+    group, cell = np.nonzero(total)
+    packed = total[group, cell]
+    tables[tables != 0] = 0
+    return group, cell, (packed >> np.uint64(32)).astype(np.int64), (packed & np.uint64(2**32 - 1)).astype(np.int64)
 
 
 def top_two(bits: I32) -> tuple[I32, I32, NDArray[np.bool_]]:
@@ -87,15 +88,14 @@ def top_two(bits: I32) -> tuple[I32, I32, NDArray[np.bool_]]:
     return keys[:, -1].reshape(-1), second.reshape(-1), finite.reshape(-1)
 
 
-def _extremes(keys: I32, lo: I32, hi: I32, n_lo: I64, n_hi: I64) -> None:
-    """One channel, finite values only; lo and hi are its places in the state."""
+def _extremes(keys: I32, ends: I32, hits: I64) -> None:
+    """One channel, finite values only; ends (2,) and hits (2,) are its part of the state."""
     least, most = keys.min(), keys.max()
-    if least < lo[0]:
-        lo[0], n_lo[0] = least, 0
-    if most > hi[0]:
-        hi[0], n_hi[0] = most, 0
-    n_lo += (keys == lo[0]).sum()
-    n_hi += (keys == hi[0]).sum()
+    if least < ends[0]:
+        ends[0], hits[0] = least, 0
+    if most > ends[1]:
+        ends[1], hits[1] = most, 0
+    hits += [(keys == ends[0]).sum(), (keys == ends[1]).sum()]
 
 
 def _index(bits: I32, mantissa_bits: int) -> I64:
