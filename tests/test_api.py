@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_refused(small_model, small_samples):
     setting.quantize_activation_setting.calib_algorithm = "entropie"
     with pytest.raises(SettingError, match="unknown method 'entropie'"):
         quantize(setting=setting)
-    with pytest.raises(SettingError, match="FP32|platform"):
+    with pytest.raises(SettingError, match=r"FP32|platform"):
         quantize(platform=TargetPlatform.FP32)
 
 
