@@ -37,7 +37,7 @@ class Splitter:
         if rows <= fitting:
             yield feed
             return
-        self._once(f"batches are run in parts of {fitting} rows, so that their values fit the memory budget")
+        self._once("split", f"batches are run in parts of {fitting} row(s), so that their values fit the memory budget")
         for start in range(0, rows, fitting):
             yield _rows(feed, start, start + fitting)
 
@@ -50,8 +50,9 @@ class Splitter:
         if taken > self._limit and (rows <= 1 or per_row > self._limit):
             why = "one row alone is that large" if rows else "its inputs do not share a first axis of free size"
             self._once(
+                "whole",
                 f"a batch's values took {taken / MIB:.0f} MiB, the memory budget allows {self._limit / MIB:.0f}, "
-                f"and it could not be split: {why}"
+                f"and it could not be split: {why}",
             )
 
     def _fitting(self, feed: Feed, bytes_of: Callable[[Feed], int]) -> int:
@@ -72,8 +73,7 @@ class Splitter:
         counts = {array.shape[0] for array in feed.values()} if self._free else set()
         return counts.pop() if len(counts) == 1 else 0
 
-    def _once(self, message: str) -> None:
-        kind = message.split(" ")[0]
+    def _once(self, kind: str, message: str) -> None:
         if kind not in self._noted:
             self._noted.add(kind)
             self._note(message)

@@ -33,7 +33,7 @@ class WorkingModel:
             return bytes(model.SerializeToString())
         saved = self._folder / "model.onnx"
         if not saved.exists():
-            self._graph.save_float(saved)
+            ir.save(self._graph.model, saved, external_data="model.weights")  # wherever the weights are now
         model = onnx.load(saved, load_external_data=False)
         set_outputs(model, names)
         exposed = self._folder / "exposed.onnx"  # external data is looked for beside it

@@ -1,0 +1,107 @@
+"""Batches beyond the memory budget: the same sketch from parts, or a word about why not."""
+
+import numpy as np
+import pytest
+
+from calibrant.core import SettingError
+from calibrant.engines import InputSpec, OnnxruntimeExecutor
+from calibrant.engines.splitting import Splitter
+from calibrant.sketches import Collector, SketchSpec
+
+ROW = 3 * 4 * 4  # bytes that sum, product and out take for one row
+WANTED = dict.fromkeys(["sum", "product", "out"], SketchSpec(channel_axis=1))
+FREE = [InputSpec("x", np.dtype(np.float32), ("N", None))]
+
+
+def batch(count, seed=0, other=None):
+    rng = np.random.default_rng(seed)
+    return {
+        "x": rng.normal(size=(count, 4)).astype(np.float32),
+        "y": rng.normal(size=(other or count, 1)).astype(np.float32),
+    }
+
+
+@pytest.fixture
+def added(monkeypatch):
+    """How many rows each call of a collector was given."""
+    sizes: list[int] = []
+    add = Collector.add
+
+    def spy(self, x):
+        sizes.append(len(x))
+        add(self, x)
+
+    monkeypatch.setattr(Collector, "add", spy)
+    return sizes
+
+
+def test_parts_give_the_same_sketch(elementwise, added):
+    samples = [batch(n, seed=n) for n in (7, 1, 20, 3)]
+    whole = OnnxruntimeExecutor(elementwise, threads=2).collect(samples, WANTED)
+    assert max(added) == 20
+    added.clear()
+    executor = OnnxruntimeExecutor(elementwise, threads=2, memory_budget=2 * 3 * ROW)
+    parts = executor.collect(samples, WANTED)
+    assert max(added) == 3  # two batches are alive at once, so each gets half of the budget
+    assert parts == whole
+    assert executor.report == ["batches are run in parts of 3 row(s), so that their values fit the memory budget"]
+
+
+def test_a_batch_that_fits_is_run_whole(elementwise, added):
+    executor = OnnxruntimeExecutor(elementwise, threads=2, memory_budget=2 * 20 * ROW)
+    executor.collect([batch(20), batch(5)], WANTED)
+    assert set(added) == {20, 5}
+    assert executor.report == []
+
+
+def test_one_row_too_large_is_said(elementwise):
+    executor = OnnxruntimeExecutor(elementwise, threads=2, memory_budget=8)
+    executor.collect([batch(3), batch(1)], WANTED)
+    assert len(executor.report) == 2
+    assert "parts of 1 row(s)" in " ".join(executor.report)
+    assert "could not be split: one row alone" in " ".join(executor.report)
+
+
+def test_inputs_that_share_no_axis_are_run_whole_and_that_is_said(elementwise, added):
+    executor = OnnxruntimeExecutor(elementwise, threads=2, memory_budget=2 * ROW)
+    executor.collect([batch(3, other=1)] * 2, WANTED)
+    assert set(added) == {3}
+    (said,) = executor.report
+    assert "could not be split" in said
+    assert "share a first axis" in said
+
+
+def test_a_batch_size_built_into_the_model(models, added):
+    graph = models["parse"](
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[2, 8] out) '
+        "{ shape = Constant <value = int64[2] {2, 8}> () a = Neg(x) out = Reshape(a, shape) }"
+    )
+    sample = {"x": np.arange(16, dtype=np.float32).reshape(4, 4)}
+    executor = OnnxruntimeExecutor(graph, threads=2, memory_budget=16)
+    found = executor.collect([sample] * 2, {"a": SketchSpec()})
+    assert set(added) == {4}
+    assert found["a"].extremes.size == 32
+    assert "could not be split" in executor.report[0]
+
+
+def test_other_shapes_are_estimated_from_those_seen():
+    notes: list[str] = []
+    splitter = Splitter(1000, FREE, notes.append)
+
+    def bytes_of(feed):
+        return 10 * sum(array.size for array in feed.values())
+
+    def rows_of(count, width):
+        feed = {"x": np.zeros((count, width), np.float32)}
+        return [len(part["x"]) for part in splitter.parts(feed, bytes_of)]
+
+    assert rows_of(25, 10) == [10, 10, 5]  # measured: 100 bytes a row
+    assert rows_of(25, 20) == [5] * 5  # estimated: twice as long, twice the bytes
+    splitter.record({"x": np.zeros((5, 20), np.float32)}, 2500)
+    assert rows_of(6, 20) == [2, 2, 2]  # seen since: 500 bytes a row
+    assert len(notes) == 1
+
+
+def test_the_budget_is_positive(elementwise):
+    with pytest.raises(SettingError, match="memory_budget"):
+        OnnxruntimeExecutor(elementwise, memory_budget=0)
