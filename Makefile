@@ -1,0 +1,63 @@
+# make demo      EfficientNet-Lite0 to INT8 on real photos; the models are left in demo-output/
+# make test      every test that is not long, and the examples in the docstrings
+# make test-all  the long tests. Together with `make test`: all of them
+# make lint      ruff and mypy
+# make bench     the benchmarks; PHOTOS, LINES, TEXT and MINILM say where their data are (benchmarks/README.md)
+# make clean     removes what the others made
+#
+# Each makes the environment that it needs in .venv; Python 3.11 or newer (PYTHON=...) and make are all that must be there.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_FLAGS ?= -n auto
+
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m demo --output demo-output
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not long" tests
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) --doctest-modules src
+
+test-all: $(VENV)/.dev $(VENV)/.demo
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m long tests
+
+lint: $(VENV)/.dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+bench: $(VENV)/.dev $(VENV)/.demo $(VENV)/.bench
+	$(BIN)/python -m benchmarks.calibration $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m benchmarks.integer_run $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m benchmarks.accuracy $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LINES),--lines $(LINES)) $(if $(TEXT),--text $(TEXT)) $(if $(MINILM),--minilm $(MINILM))
+
+clean:
+	rm -rf $(VENV) demo-output build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+# One stamp for each set of packages. pyproject.toml decides what is in them.
+$(VENV)/.core: pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 ...' or 0)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.core demo/requirements.txt
+	$(PIP) --no-deps --requirement demo/requirements.txt
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.core benchmarks/requirements.txt
+	$(PIP) --no-deps --requirement benchmarks/requirements.txt
+	touch $@
