@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from calibrant.core import SettingError
 from calibrant.data.paths import missing
 from calibrant.settings import QuantizationSetting
@@ -39,7 +37,7 @@ class Choices:
         """The setting of the file, or the default one, changed by the options.
 
         --leave-in-float, --only and --override are added to the file's. Raises SettingError for a file that cannot be
-        read or has an unknown key, BadParameter for an option that would have no effect.
+        read or has an unknown key, and for an option that would have no effect.
         """
         setting = self._from_file()
         activations, weights = setting.quantize_activation_setting, setting.quantize_parameter_setting
@@ -79,9 +77,7 @@ class Choices:
         methods = [setting.quantize_activation_setting.calib_algorithm]
         methods += [changes.get("calib_algorithm") for changes in setting.overrides.values()]
         if self.percentile is not None and "percentile" not in methods:
-            raise typer.BadParameter(
-                "it is for the percentile method: add --method percentile", param_hint="--percentile"
-            )
+            raise SettingError("--percentile is for the percentile method: add --method percentile")
         if not self.weights_only:
             return
         for option, value in (
@@ -92,9 +88,7 @@ class Choices:
             ("--override", self.overrides),
         ):
             if value:
-                raise typer.BadParameter(
-                    "it is about activations, and --weights-only leaves those in float", param_hint=option
-                )
+                raise SettingError(f"{option} is about activations, and --weights-only leaves those in float")
 
 
 def merged(overrides: list[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -91,7 +91,8 @@ class Stages:
         self.task: TaskID | None = None
         self.total: int | None = None
         self.name = ""
-        self.started = self.said = time.monotonic()
+        self.said = time.monotonic()
+        self.first: tuple[float, int] | None = None
 
     def __enter__(self) -> Stages:
         if self.console.err.is_terminal and not self.console.quiet:
@@ -106,8 +107,8 @@ class Stages:
 
     def begin(self, name: str, total: int | None = None) -> None:
         """Another stage; with `total`, the number of samples that `done` will count up to."""
-        self.name, self.total = name, total
-        self.started = self.said = time.monotonic()
+        self.name, self.total, self.first = name, total, None
+        self.said = time.monotonic()
         if self.bar is not None:
             if self.task is not None:
                 self.bar.remove_task(self.task)
@@ -115,6 +116,7 @@ class Stages:
 
     def done(self, count: int) -> None:
         """So many samples of the stage are done."""
+        self.first = self.first or (time.monotonic(), count)  # the first takes longer: sessions start, kernels compile
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=count)
         elif not self.console.quiet and time.monotonic() - self.said >= PLAIN_EVERY:
@@ -124,9 +126,10 @@ class Stages:
             self.begin("finding the scales")
 
     def _line(self, count: int) -> str:
-        if not self.total or not count:
+        since, before = self.first or (0.0, count)
+        if not self.total or count == before:
             return f"{self.name}: {count} samples"
-        left = (time.monotonic() - self.started) / count * (self.total - count)
+        left = (time.monotonic() - since) / (count - before) * (self.total - count)
         return f"{self.name}: {count} of {self.total} samples, about {left:.0f} s left"
 
 

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from calibrant.api import check_methods, export_graph, load_onnx_graph, quantize
 from calibrant.cli.choices import Choices
 from calibrant.cli.console import Console, Stages
 from calibrant.cli.dry_run import show_plan
 from calibrant.cli.output import check_model, check_output
 from calibrant.cli.summary import Finished, show_summary
-from calibrant.core import DataError, TargetPlatform
+from calibrant.core import DataError, SettingError, TargetPlatform
 from calibrant.data import Preprocessing, Samples, open_samples
 from calibrant.data.functions import load_module
 from calibrant.data.inputs import ModelInput
@@ -84,13 +82,13 @@ class Job:
     def run(self, console: Console) -> None:
         """Quantize, write the file, print the summary. What can be refused is refused before the work starts."""
         started = time.perf_counter()
-        if self.output is None:
-            raise typer.BadParameter("where does the quantized model go? (or --dry-run)", param_hint="--output")
         check_model(self.model)
+        if self.output is None:
+            raise SettingError("--output is missing: say where the quantized model goes (or --dry-run)")
         output = check_output(self.output, self.model, self.force)
         setting = self._setting()
         if setting.quantize_activation and self.reading.data is None:
-            raise typer.BadParameter("calibration needs samples (or --weights-only)", param_hint="--data")
+            raise SettingError("--data is missing: calibration needs samples (or --weights-only)")
         with Stages(console) as stages:
             stages.begin("loading the model")
             graph = load_onnx_graph(self.model)

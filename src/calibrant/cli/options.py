@@ -9,12 +9,20 @@ import typer
 
 from calibrant.cli import parse
 
-DATA, IMAGES, METHOD, LAYERS = "Samples", "Images", "Quantization", "Which layers"
-RUNNING, OUTPUT, MESSAGES = "Running", "Output", "Messages"
+DATA, IMAGES, ACTIVATIONS, WEIGHTS = "Samples", "Images", "Activations", "Weights"
+METHOD, LAYERS, RUNNING, OUTPUT, MESSAGES = "Quantization", "Layers", "Running", "Output", "Messages"
 
 
 def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+def _flag(*names: str, panel: str, help: str) -> Any:
+    return _option(*names, panel=panel, help=help, metavar=" ")
+
+
+def _whole(*names: str, panel: str, help: str, least: int = 1, most: int | None = None) -> Any:
+    return _option(*names, panel=panel, help=help, metavar="N", parser=parse.whole(least, most))
 
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The float model, an .onnx file.", show_default=False)]
@@ -31,28 +39,24 @@ Data = Annotated[
     ),
 ]
 SampleCount = Annotated[
-    int | None,
-    _option(
+    Any,
+    _whole(
         "--samples",
         "-n",
         panel=DATA,
-        min=1,
-        metavar="N",
         help="Take N samples, evenly spread over files; the first N of a function. By default at most 512.",
     ),
 ]
 BatchSize = Annotated[
-    int | None,
-    _option(
+    Any,
+    _whole(
         "--batch-size",
         panel=DATA,
-        min=1,
-        metavar="N",
         help="Run N samples of equal shape at once. By default what the model fixes, else 1.",
     ),
 ]
 SkipBad = Annotated[
-    bool, _option("--skip-bad", panel=DATA, help="Leave out files that cannot be read, with a warning for each.")
+    bool, _flag("--skip-bad", panel=DATA, help="Leave out files that cannot be read, with a warning for each.")
 ]
 Import = Annotated[
     list[str] | None,
@@ -152,7 +156,7 @@ Method = Annotated[
     _option(
         "--method",
         "-m",
-        panel=METHOD,
+        panel=ACTIVATIONS,
         metavar="NAME",
         help="How activation ranges are found: minmax, percentile, mse, kl, isotone, or one of your own (--import). "
         "By default the platform's.",
@@ -162,25 +166,25 @@ Percentile = Annotated[
     Any,
     _option(
         "--percentile",
-        panel=METHOD,
+        panel=ACTIVATIONS,
         parser=parse.share,
         metavar="P",
         help="For the percentile method: the share of values inside the range, 0.9999 by default.",
     ),
 ]
 Bits = Annotated[
-    int | None,
-    _option("--bits", panel=METHOD, min=2, max=16, metavar="N", help="Bits of activations: 2 to 16, 8 by default."),
+    Any,
+    _whole("--bits", panel=ACTIVATIONS, least=2, most=16, help="Bits of activations: 2 to 16, 8 by default."),
 ]
 WeightBits = Annotated[
-    int | None,
-    _option("--weight-bits", panel=METHOD, min=2, max=16, metavar="N", help="Bits of weights: 2 to 16, 8 by default."),
+    Any,
+    _whole("--weight-bits", panel=WEIGHTS, least=2, most=16, help="Bits of weights: 2 to 16, 8 by default."),
 ]
 WeightMethod = Annotated[
     Any,
     _option(
         "--weight-method",
-        panel=METHOD,
+        panel=WEIGHTS,
         parser=parse.one_of("weight method", ("minmax", "mse")),
         metavar="minmax|mse",
         help="How weight ranges are found. By default the platform's.",
@@ -188,17 +192,17 @@ WeightMethod = Annotated[
 ]
 PerChannel = Annotated[
     bool | None,
-    _option("--per-channel/--per-tensor", panel=METHOD, help="One weight scale per channel (default), or per tensor."),
+    _flag("--per-channel/--per-tensor", panel=WEIGHTS, help="One weight scale per channel (default), or per tensor."),
 ]
 PerChannelActivations = Annotated[
     bool,
-    _option("--per-channel-activations", panel=METHOD, help="One activation scale per channel; few runtimes take it."),
+    _flag("--per-channel-activations", panel=METHOD, help="A scale per channel of activations; few runtimes can."),
 ]
 Symmetric = Annotated[
     bool | None,
-    _option(
+    _flag(
         "--symmetric/--asymmetric",
-        panel=METHOD,
+        panel=ACTIVATIONS,
         help="Activations without or with a zero point. By default the platform's.",
     ),
 ]
@@ -206,7 +210,7 @@ ActivationType = Annotated[
     Any,
     _option(
         "--activation-type",
-        panel=METHOD,
+        panel=ACTIVATIONS,
         parser=parse.one_of("activation type", ("int8", "uint8")),
         metavar="int8|uint8",
         help="How activations are stored. By default the platform's.",
@@ -214,20 +218,22 @@ ActivationType = Annotated[
 ]
 ReduceRange = Annotated[
     bool,
-    _option(
+    _flag(
         "--reduce-range",
-        panel=METHOD,
+        panel=WEIGHTS,
         help="Weights keep one bit less, for x86 processors without VNNI, which saturate.",
     ),
 ]
-PowerOf2 = Annotated[bool, _option("--power-of-2", panel=METHOD, help="Scales are powers of two.")]
+PowerOf2 = Annotated[bool, _flag("--power-of-2", panel=METHOD, help="Scales are powers of two.")]
 WeightsOnly = Annotated[
-    bool, _option("--weights-only", panel=METHOD, help="Quantize weights, leave activations in float: needs no --data.")
+    bool, _flag("--weights-only", panel=WEIGHTS, help="Quantize weights, leave activations in float: needs no --data.")
 ]
 IgnoreNonfinite = Annotated[
     bool,
-    _option(
-        "--ignore-nonfinite", panel=METHOD, help="Calibrate on the finite values where activations hold NaN or Inf."
+    _flag(
+        "--ignore-nonfinite",
+        panel=ACTIVATIONS,
+        help="Where values are NaN or Inf, calibrate on the finite ones.",
     ),
 ]
 
@@ -255,22 +261,22 @@ Override = Annotated[
         parser=parse.override,
         metavar="VALUE:KEY=...",
         help="Another way for one value, or for those that a regular expression matches: "
-        "'/head/.*:bits=16,method=minmax,symmetric=true'. Repeatable.",
+        "'/head/.*:bits=16,symmetric=true'. Repeatable.",
     ),
 ]
 Setting = Annotated[
     Path | None,
     _option(
         "--setting",
-        panel=LAYERS,
+        panel=METHOD,
         metavar="FILE.json",
         help="A setting saved with QuantizationSetting.to_json; options given beside it come first.",
     ),
 ]
 
 Threads = Annotated[
-    int | None,
-    _option("--threads", panel=RUNNING, min=1, metavar="N", help="By default as many as this process may use."),
+    Any,
+    _whole("--threads", panel=RUNNING, help="By default as many as this process may use."),
 ]
 Provider = Annotated[
     list[str] | None,
@@ -295,12 +301,12 @@ MemoryBudget = Annotated[
 Output = Annotated[
     Path | None, _option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Where the quantized model goes.")
 ]
-Force = Annotated[bool, _option("--force", "-f", panel=OUTPUT, help="Replace the output file if there is one.")]
+Force = Annotated[bool, _flag("--force", "-f", panel=OUTPUT, help="Replace the output file if there is one.")]
 DryRun = Annotated[
     bool,
-    _option("--dry-run", panel=OUTPUT, help="Show what would be quantized and how; reads no samples, writes nothing."),
+    _flag("--dry-run", panel=OUTPUT, help="Show what would be quantized and how; reads no samples, writes nothing."),
 ]
 
-Verbose = Annotated[bool, _option("--verbose", "-v", panel=MESSAGES, help="Say more, and list everything in full.")]
-Quiet = Annotated[bool, _option("--quiet", "-q", panel=MESSAGES, help="Say nothing but errors.")]
-Debug = Annotated[bool, _option("--debug", panel=MESSAGES, help="Say everything; errors come with their traceback.")]
+Verbose = Annotated[bool, _flag("--verbose", "-v", panel=MESSAGES, help="Say more, and list everything in full.")]
+Quiet = Annotated[bool, _flag("--quiet", "-q", panel=MESSAGES, help="Say nothing but errors.")]
+Debug = Annotated[bool, _flag("--debug", panel=MESSAGES, help="Say everything; errors come with their traceback.")]

@@ -24,6 +24,23 @@ OVERRIDE_KEYS = {
 }
 
 
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A parser of whole numbers, both ends included.
+
+    >>> whole(2, 16)("8")
+    8
+    """
+
+    def parse(text: str) -> int:
+        value = int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else None
+        if value is None or value < least or (most is not None and value > most):
+            expected = f"from {least} to {most}" if most is not None else f"from {least}"
+            raise typer.BadParameter(f"'{text}' is not a whole number {expected}")
+        return value
+
+    return parse
+
+
 def one_of(what: str, choices: Sequence[str]) -> Callable[[str], str]:
     """A parser that takes these words, in any case.
 

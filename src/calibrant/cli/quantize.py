@@ -69,7 +69,7 @@ def quantize(
 ) -> None:
     """The command's body; typer makes the options of its signature."""
     if quiet and (verbose or debug):
-        raise typer.BadParameter("it contradicts --verbose and --debug", param_hint="--quiet")
+        raise typer.BadParameter("--quiet contradicts --verbose and --debug")
     console = Console(verbose, quiet, debug)
     choices = Choices(
         setting=setting,

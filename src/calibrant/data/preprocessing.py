@@ -221,11 +221,10 @@ def _sizes(
             raise SettingError(
                 f"input '{name}' has {side} {wanted}, the images would have {got}: change --resize or --crop"
             )
-    if crop and (resize.how == "exact" and (resize.height < crop[0] or resize.width < crop[1])):
-        raise SettingError(f"images {resize} are smaller than the {crop[0]}x{crop[1]} that input '{name}' takes")
-    if crop and resize.how == "short" and resize.height < min(crop):
+    small = resize.how == "exact" and crop and (resize.height < crop[0] or resize.width < crop[1])
+    if crop and (small or (resize.how == "short" and resize.height < min(crop))):
         raise SettingError(
-            f"images with their {resize} are smaller than the {crop[0]}x{crop[1]} that input '{name}' takes: "
+            f"--resize makes the images smaller ({resize}) than the {crop[0]}x{crop[1]} that input '{name}' takes: "
             f"give --resize {max(crop)} or more"
         )
     return resize, crop

@@ -152,8 +152,9 @@ def open_samples(
         return Samples(text, FunctionSamples(text), inputs, samples, 1, skip_bad)
     path = Path(data)
     if not path.exists():
-        nor = "" if "." in path.name else " (nor is it of the form package.module:function)"
-        raise DataError(missing(path, "the data") + nor)
+        said = missing(path, "the data")
+        plain = "." not in path.name and "did you mean" not in said
+        raise DataError(said + (", and is not of the form package.module:function" if plain else ""))
     source = _folder(path, inputs, preprocessing) if path.is_dir() else _file(path, inputs, preprocessing)
     if not isinstance(source, images.Images):
         _refuse(preprocessing, "arrays are taken as they are")
