@@ -51,7 +51,6 @@ class _Insertion:
         self.top = self.model.graph
         self.opset = self.model.opset_imports.get("", 0)
         self.names = Names(self.model)
-        self.first = next(iter(self.top), None)
         self.parameters: dict[int, list[ir.Value]] = {}
         nodes = {node.name: node for node in self.top}
         self.own = {(nodes[name], index): config for (name, index), config in graph.edges.items()}
@@ -273,8 +272,8 @@ class _Insertion:
     def _place(self, nodes: list[ir.Node], producer: ir.Node | None) -> None:
         if producer is not None:
             self.top.insert_after(producer, nodes)
-        elif self.first is not None:
-            self.top.insert_before(self.first, nodes)
+        else:  # made of inputs and initializers alone
+            self.top.insert_before(self.top[0], nodes)
 
     def _check_float(self, value: ir.Value, name: str) -> None:
         if value.dtype not in (None, ir.DataType.FLOAT):
