@@ -6,6 +6,7 @@ import inspect
 
 from calibrant.core import SettingError, TensorQuantizationConfig, unknown
 from calibrant.observers.base import BaseTensorObserver, refuse_policy
+from calibrant.observers.kl import KlObserver
 from calibrant.observers.minmax import MinmaxObserver
 from calibrant.observers.mse import MseObserver
 from calibrant.observers.percentile import PercentileObserver
@@ -14,6 +15,7 @@ _BUILT_IN: dict[str, type[BaseTensorObserver]] = {
     "minmax": MinmaxObserver,
     "percentile": PercentileObserver,
     "mse": MseObserver,
+    "kl": KlObserver,
 }
 _registered: dict[str, type[BaseTensorObserver]] = {}
 
