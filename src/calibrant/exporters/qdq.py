@@ -57,10 +57,14 @@ class _Insertion:
         self.configs = {name: g.config for g in graph.groups for name in g.values if g.config.state not in IGNORED}
 
     def run(self) -> ir.Model:
+        constants = [value for value in self.top.initializers.values() if value.uses()]
         for value in list(self._values()):
             self._activation(value, self.configs.get(str(value.name)))
-        for value in list(self.top.initializers.values()):
+        for value in constants:
             self._constant(value)
+        for value in constants:
+            if not (value.uses() or value.is_graph_input() or value.is_graph_output()):
+                del self.top.initializers[str(value.name)]  # it is read as integers now, or by a Clip that is gone
         return self.model
 
     def _values(self) -> Iterable[ir.Value]:
@@ -182,8 +186,6 @@ class _Insertion:
                 self._attach(value, config, readers, self.names.fresh(f"{value.name}_dequantized"))
             else:
                 self._store(value, config, readers)
-        if by_config and not value.uses() and not value.is_graph_input() and not value.is_graph_output():
-            del self.top.initializers[str(value.name)]
 
     def _stays(self, node: ir.Node, index: int, config: Config) -> bool:
         """Whether this constant stays in float: those of Clip and Pad, and biases where the runtime wants them so."""
@@ -199,10 +201,15 @@ class _Insertion:
         array: NDArray[Any] = np.asarray(value.const_value.numpy())
         name = str(value.name)
         stored = self._initializer(f"{name}_quantized", integers(array, config))
-        scale, zero = self._scale(config, name)
-        inputs = [stored, scale] if config.num_of_bits == BIAS_BITS else [stored, scale, zero]  # DQ of int32 takes none
         nodes: list[ir.Node] = []
-        out = self._node("DequantizeLinear", inputs, config, name, value.shape or ir.Shape(array.shape), nodes)
+        out = self._node(
+            "DequantizeLinear",
+            [stored, *self._scale(config, name)],
+            config,
+            name,
+            value.shape or ir.Shape(array.shape),
+            nodes,
+        )
         self._place(nodes, None)
         for node, index in readers:
             node.replace_input_with(index, out)
@@ -210,13 +217,16 @@ class _Insertion:
     # --- nodes and values
 
     def _scale(self, config: Config, name: str) -> list[ir.Value]:
-        """Scale and zero point as initializers, one pair for each config however many values share it."""
+        """Scale and zero point as initializers, one pair for each config however many values share it.
+
+        A bias has no zero point: the standard wants it 0 or, better, left out for int32.
+        """
         if id(config) not in self.parameters:
             scale, zero = scale_and_zero_point(config)
-            self.parameters[id(config)] = [
-                self._initializer(f"{name}_scale", scale),
-                self._initializer(f"{name}_zero_point", zero),
-            ]
+            made = [self._initializer(f"{name}_scale", scale)]
+            if config.num_of_bits != BIAS_BITS:
+                made.append(self._initializer(f"{name}_zero_point", zero))
+            self.parameters[id(config)] = made
         return self.parameters[id(config)]
 
     def _node(

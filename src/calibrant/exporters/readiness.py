@@ -98,7 +98,9 @@ def parameter_configs(graph: Graph) -> Iterator[tuple[ir.Node, int, TensorQuanti
 def _check_bias(graph: Graph, node: ir.Node, index: int, config: TensorQuantizationConfig) -> None:
     expected: NDArray[np.float32] = np.ones((), np.float32)
     for value, i in zip(node.inputs[:2], (0, 1), strict=True):
-        read = graph.edges.get((str(node.name), i)) or graph.config_of(str(value.name) if value else "")
+        read = graph.edges.get((str(node.name), i))
+        if read is None or read.state is QuantizationStates.OVERLAPPED:
+            read = graph.config_of(str(value.name) if value else "")
         if read is None or read.scale is None:
             raise StateError(
                 f"cannot export: the bias of '{node.name}' is an integer, but input {i} of the node has no scale: "

@@ -55,9 +55,14 @@ def parameter_of(node: ir.Node, index: int) -> NDArray[Any] | None:
 
 
 def reader_config(graph: Graph, node: ir.Node, index: int) -> TensorQuantizationConfig | None:
-    """What `node` reads at input `index` with: its own config on that edge, else the value's; None for float."""
+    """What `node` reads at input `index` with: its own config on that edge, else the value's; None for float.
+
+    An edge in state OVERLAPPED leaves the decision to the value's config.
+    """
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
         return None
-    own = graph.edges.get((str(node.name), index)) or graph.config_of(str(value.name))
-    return None if own is None or own.state is QuantizationStates.FP32 else own
+    config = graph.edges.get((str(node.name), index))
+    if config is None or config.state is QuantizationStates.OVERLAPPED:
+        config = graph.config_of(str(value.name))
+    return None if config is None or config.state is QuantizationStates.FP32 else config

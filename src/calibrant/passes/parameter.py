@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 F32 = NDArray[np.float32]
 COARSE = np.geomspace(1.02, 1 / 16, 96)  # of the full range; above 1: the full range may clip its end by half a step
 FINE = np.linspace(COARSE[2] / COARSE[1], COARSE[1] / COARSE[2], 17)  # around the best: to the neighbours and between
+FOR_SAMPLES = ("kl", "percentile", "isotone")
 BLOCK = 1 << 15  # elements worked on at a time, so that the temporaries stay in the cache
 
 
@@ -40,6 +41,8 @@ class ParameterQuantizePass(QuantizationPass):
 
     Per channel or per tensor, as the config says; the same initializer may be read with different configs (axes).
     - mse looks at the raw values (see `least_error`); the others observe the weight as they would an activation.
+    - kl, percentile and isotone as a config's own method are meant for what is only sampled (a constant that an Add
+      reads has the method of its activations): a constant is known as a whole, and gets mse instead.
     - A channel of zeros has no scale of its own. It takes the largest of the others, 1 where there are none: any
       scale holds zeros, but a bias is stored in steps of input scale x weight scale, and coarse steps would spoil it.
 
@@ -60,7 +63,7 @@ class ParameterQuantizePass(QuantizationPass):
                 solved[id(weight.config)] = weight.solved(self.method)
         for weight in solved.values():
             weight.config.scale, weight.config.offset = weight.scale, weight.offset
-            weight.config.observer_algorithm = self.method or weight.config.observer_algorithm
+            weight.config.observer_algorithm = weight.method
             baked = QuantizationStates.BAKED if self.baking_parameter else QuantizationStates.ACTIVATED
             weight.config.state = baked
         log.info("%s: %d weights", self.name, len(solved))
@@ -75,10 +78,13 @@ class Weight:
     config: TensorQuantizationConfig
     scale: F32 | None = None
     offset: F32 | None = None
+    method: str = ""
 
     def solved(self, method: str | None) -> Weight:
         """This weight with its scale and offset; the config is not touched."""
-        draft = self.config.clone(scale=None, offset=None, observer_algorithm=method or self.config.observer_algorithm)
+        own = self.config.observer_algorithm
+        known_whole = "mse" if own.casefold() in FOR_SAMPLES else own
+        draft = self.config.clone(scale=None, offset=None, observer_algorithm=method or known_whole)
         self._check()
         if draft.observer_algorithm.casefold() == "mse":
             draft.scale, draft.offset = least_error(self.values, draft)
@@ -90,7 +96,7 @@ class Weight:
         dead = ~rows.any(axis=1).reshape(scale.shape)
         if dead.any() and not dead.all():
             scale[dead] = scale[~dead].max()
-        return Weight(self.name, self.values, self.config, scale, draft.offset)
+        return Weight(self.name, self.values, self.config, scale, draft.offset, draft.observer_algorithm)
 
     def _check(self) -> None:
         bad = self.values.size - int(np.isfinite(self.values).sum())
