@@ -54,6 +54,7 @@ class Graph:
         self.source_inputs = [v.name or "" for v in model.graph.inputs]
         self.source_outputs = [v.name or "" for v in model.graph.outputs]
         self.report: list[str] = []
+        self._notes: list[str] = []
         self._index: dict[str, ir.Value] = {}
         self._nodes: dict[str, ir.Node] = {}
         self.clear_quantization()
@@ -61,12 +62,19 @@ class Graph:
     def clear_quantization(self) -> None:
         """Forget every config: the model is as it was loaded."""
         self.platform = None
+        self.report = [line for line in self.report if line not in self._notes]
+        self._notes = []
         self.configs: dict[str, TensorQuantizationConfig] = {}
         self.groups: list[ScaleGroup] = []
         self.edges: dict[tuple[str, int], TensorQuantizationConfig] = {}
         self.left_in_float: dict[str, str] = {}
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}
+
+    def note(self, sentence: str) -> None:
+        """Add to the report what holds for this quantization; `clear_quantization` takes it out again."""
+        self.report.append(sentence)
+        self._notes.append(sentence)
 
     @property
     def opset(self) -> int:

@@ -1,46 +1,60 @@
-"""ONNXRUNTIME: QDQ models for onnxruntime's CPU kernels.
+"""ONNXRUNTIME: QDQ models that onnxruntime's CPU kernels run on integers.
 
-Rows after onnxruntime's documentation "Quantize ONNX models" (QDQ format, data type selection, transformer-based
-models) and the patterns its QDQ selectors fuse (onnxruntime/core/optimizer/qdq_transformer): Conv, Gemm and Add run
-on integers from DQ to Q; MatMul takes integers and gives float; moving operators sit between DQ and Q of one scale.
+After onnxruntime's documentation "Quantize ONNX models" (QDQ format; data type selection: int8 activations and
+weights; transformers: MatMul and Gemm), and after the patterns that it turns into integer kernels, named in the source
+of its QDQ selectors (onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc):
+
+    DQ, DQ[, DQ] -> Conv, Gemm -> Q     QLinearConv, QGemm: output quantized, or the node runs in float
+    DQ, DQ -> MatMul                    MatMulIntegerToFloat: integers in, float out
+    DQ, DQ -> Add -> Q                  QLinearAdd
+    DQ ... -> Concat -> Q               QLinearConcat
+    DQ -> AveragePool -> Q              QLinearAveragePool, with scales of its own; GlobalAveragePool likewise
+    DQ -> Reshape ... -> Q              the operator on integers, where both scales are equal
+    Relu, Clip -> Q                     removed where the integers saturate just there (relu_/clip_quantizelinear.cc)
+
+Sigmoid, LeakyRelu, Softmax and Mul have integer kernels as well; they are left in float: in networks with gates and in
+transformers they cost accuracy (a squeeze-excite gate, attention weights) and hardly any time.
 """
 
 from calibrant.core import TargetPlatform
-from calibrant.quantizers.rows import Grid, Kind, Role, Row, Table
+from calibrant.quantizers.rows import B, C, D, Grid, Kind, O, Row, Table, W, passing
 
-_D, _W, _B, _C, _O = Role.DATA, Role.WEIGHT, Role.BIAS, Role.CONSTANT, Role.OTHER
 _FUSES = ("Relu", "Clip")
+_NORMALIZES = "normalization: a mean and a variance need more than 8 bits"
+_CURVED = "a curved function; onnxruntime runs it in float"
 
 TABLE = Table(
     platform=TargetPlatform.ONNXRUNTIME,
     method="mse",
-    activation=Grid(signed=False),  # with int8, 1.32 leaves Add, and the Convs around it, in float
+    activation=Grid(),
     weight=Grid(symmetric=True, narrow=True),
+    most_bits=16,
+    fuses_by_grid=True,
     rows={
-        "Conv": Row(Kind.COMPUTE, (_D, _W, _B), fuses=_FUSES),
-        "ConvTranspose": Row(Kind.COMPUTE, (_D, _W, _B), fuses=_FUSES),
-        "Gemm": Row(Kind.COMPUTE, (_D, _W, _B), fuses=_FUSES),
-        "MatMul": Row(Kind.COMPUTE, (_D, _W), output=False),
-        "Add": Row(Kind.JOIN, (_D, _D), fuses=_FUSES),
+        "Conv": Row(Kind.COMPUTE, (D, W, B), fuses=_FUSES),
+        "ConvTranspose": Row(Kind.COMPUTE, (D, W, B), fuses=_FUSES),
+        "Gemm": Row(Kind.COMPUTE, (D, W, B), fuses=_FUSES),
+        "MatMul": Row(Kind.COMPUTE, (D, W), output=False),
+        "Add": Row(Kind.JOIN, fuses=_FUSES),
+        "AveragePool": Row(Kind.JOIN),
+        "GlobalAveragePool": Row(Kind.JOIN),
         "Concat": Row(Kind.ALIGN),
-        "AveragePool": Row(Kind.RESCALE),
-        "GlobalAveragePool": Row(Kind.RESCALE),
-        "MaxPool": Row(Kind.PASS),
-        "Reshape": Row(Kind.PASS, (_D, _O)),
-        "Transpose": Row(Kind.PASS),
-        "Flatten": Row(Kind.PASS),
-        "Squeeze": Row(Kind.PASS, (_D, _O)),
-        "Unsqueeze": Row(Kind.PASS, (_D, _O)),
-        "Slice": Row(Kind.PASS, (_D, _O)),
-        "Split": Row(Kind.PASS, (_D, _O)),
-        "Gather": Row(Kind.PASS, (_D, _O)),
-        "Resize": Row(Kind.PASS, (_D, _O)),
-        "Pad": Row(Kind.PASS, (_D, _O, _C, _O)),
-        "DepthToSpace": Row(Kind.PASS),
-        "SpaceToDepth": Row(Kind.PASS),
-        "Expand": Row(Kind.PASS, (_D, _O)),
-        "Tile": Row(Kind.PASS, (_D, _O)),
-        "Identity": Row(Kind.PASS),
-        "Dropout": Row(Kind.PASS, (_D, _O)),
+        "Pad": Row(Kind.PASS, (D, O, C, O)),
+        **passing("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather"),
+        **passing("GatherElements", "Resize", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Identity", "Dropout"),
+    },
+    float_because={
+        "LayerNormalization": _NORMALIZES,
+        "InstanceNormalization": _NORMALIZES,
+        "GroupNormalization": _NORMALIZES,
+        "BatchNormalization": "not behind a Conv or Gemm into which it could be folded",
+        "Softmax": "attention weights and probabilities lose their order on 256 levels",
+        "Mul": "gates and decomposed activations lose accuracy on integers",
+        "LSTM": "recurrent: errors of one step add up in the next",
+        "GRU": "recurrent: errors of one step add up in the next",
+        "RNN": "recurrent: errors of one step add up in the next",
+        **dict.fromkeys(("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Elu", "Mish"), _CURVED),
+        **dict.fromkeys(("Pow", "Sqrt", "ReduceMean", "Sub", "Div"), "part of a normalization or an activation"),
+        **dict.fromkeys(("Relu", "Clip"), "not directly behind an integer operator that could hold it"),
     },
 )

@@ -1,132 +1,199 @@
-"""quantize_graph: walk the model once, in order, and give every value that the platform quantizes its config."""
+"""quantize_graph: from the plan to configs on the values and edges of the graph."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
 
-from calibrant.core import QuantizationStates, TargetPlatform, TensorQuantizationConfig
+from calibrant.core import ModelError, SettingError, TargetPlatform, TensorQuantizationConfig
 from calibrant.graph import Graph, ScaleGroup
+from calibrant.graph.axes import channel_axis
+from calibrant.graph.opset import raise_opset
 from calibrant.quantizers import configs
-from calibrant.quantizers.rows import Kind, Role, Row
+from calibrant.quantizers.choice import kept_in_float, matching
+from calibrant.quantizers.plan import Options, Plan, Scale, keep_what_is_read, make_plan
+from calibrant.quantizers.rows import Kind, Role, Table
 from calibrant.quantizers.tables import table_of
+from calibrant.settings import QuantizationSetting
 
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+SIXTEEN_BIT_OPSET = 21
+FLOAT16_OPSET = 19
 
 
-def quantize_graph(graph: Graph, platform: TargetPlatform, setting: Any) -> None:
-    """Fill `graph` with configs for that platform: activations and weights INITIAL, biases PASSIVE_INIT."""
+def quantize_graph(graph: Graph, platform: TargetPlatform, setting: QuantizationSetting | None = None) -> None:
+    """Give every value, weight and bias that `platform` quantizes its config; what was there before is forgotten.
+
+    Activations and weights get state INITIAL, biases and constants beside them PASSIVE_INIT. Fills `graph.groups`,
+    `configs`, `edges`, `left_in_float`, and adds to `report`.
+
+    Raises SettingError for a platform without a table, for a pattern of the setting that fits nothing, and for a wish
+    that the platform cannot fulfil. The graph is then without quantization.
+    """
+    setting = setting or QuantizationSetting()
+    table = table_of(platform)
     graph.clear_quantization()
+    _raise_for_wide_values(graph, table, setting)
+    symmetric = configs.activation_grid(table, setting).symmetric
+    per_channel = setting.quantize_activation_setting.per_channel
+    options = Options(setting.quantize_activation, setting.fusion, symmetric, per_channel)
+    plan = make_plan(graph, table, kept_in_float(graph, table, setting), options)
+    if table.outputs_when_read:
+        keep_what_is_read(plan)
+    filling = _Filling(graph, table, setting, plan)
+    filling.activations()
+    filling.parameters()
+    graph.left_in_float = {node.name or "": reason for node, reason in plan.reasons.items()}
     graph.platform = platform
-    _Walk(graph, platform, setting).run()
 
 
-class _Walk:
-    """State of one walk. `home`: values quantized at their producer, with their group."""
+class _Filling:
+    """Writes the configs of a plan into the graph."""
 
-    def __init__(self, graph: Graph, platform: TargetPlatform, setting: Any) -> None:
-        self.graph = graph
-        self.table = table_of(platform)
-        self.setting = setting
-        self.home: dict[ir.Value, ScaleGroup] = {}
-        self.read: dict[ir.Value, ScaleGroup] = {}
-        self.tails: set[ir.Value] = set()
-        self.fused: set[ir.Node] = set()
-        self.quantized: set[ir.Node] = set()
+    def __init__(self, graph: Graph, table: Table, setting: QuantizationSetting, plan: Plan) -> None:
+        self._graph, self._table, self._setting, self._plan = graph, table, setting, plan
+        self._weights: dict[tuple[ir.Value, int | None], TensorQuantizationConfig] = {}
+        self._changes = _changes(graph, plan, setting)
 
-    def run(self) -> None:
-        for node in self.graph.model.graph:
-            row = self.table.rows.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-            if node in self.fused:
+    def activations(self) -> None:
+        unknown: list[str] = []
+        for scale in self._plan.scales:
+            if not scale.values:
                 continue
-            if row is None or not self._decide(node, row):
-                if any(v.dtype in FLOATS for v in node.outputs):
-                    self.graph.left_in_float[node.name or ""] = "the platform runs it in float"
-        self._float_readers()
+            axis = self._axis(scale, unknown)
+            config = configs.activation_config(self._table, self._setting, axis, self._changes_of(scale))
+            self._graph.groups.append(ScaleGroup(config, _names(scale.values), _names(scale.roots)))
+            for value in scale.values:
+                self._place(value, config)
+        if unknown:
+            self._graph.report.append(
+                f"{len(unknown)} values have no fixed number of channels and are quantized per tensor: "
+                + ", ".join(unknown)
+            )
 
-    def _decide(self, node: ir.Node, row: Row) -> bool:
-        data = [v for i, v in enumerate(node.inputs) if v is not None and row.role(i) is Role.DATA]
-        if row.kind is Kind.COMPUTE:
-            self._inputs(node, row)
-            if row.output:
-                self._own(self._tail(node, row))
-            self.quantized.add(node)
+    def _axis(self, scale: Scale, unknown: list[str]) -> int | None:
+        if not self._setting.quantize_activation_setting.per_channel:
+            return None
+        axis = channel_axis(scale.values[0])
+        if axis is None:
+            unknown += _names(scale.values)
+        return axis
+
+    def _place(self, value: ir.Value, config: TensorQuantizationConfig) -> None:
+        """Put the config on the value, or, where others must have the float value under its name, on its readers."""
+        keeps_float = value in self._plan.read or self._table.outputs_when_read
+        captured = any(use.node.graph is not self._graph.model.graph for use in value.uses())
+        on_readers = keeps_float and (value.is_graph_output() or captured)
+        if not on_readers:
+            self._graph.configs[value.name or ""] = config
+        for use in value.uses():
+            integer = self._plan.reads_integers(use.node, use.idx)
+            if use.node.graph is not self._graph.model.graph or integer is not on_readers:
+                continue
+            if integer or keeps_float:
+                own = config if integer else configs.float_config()
+                self._graph.edges[use.node.name or "", use.idx] = own
+
+    def parameters(self) -> None:
+        float_biases = 0
+        for node, row in self._plan.rows.items():
+            weight: TensorQuantizationConfig | None = None
+            for index, value in enumerate(node.inputs):
+                if value is None or value.const_value is None:
+                    continue
+                role = row.role(index)
+                if role in (Role.DATA, Role.WEIGHT) and row.kind is Kind.COMPUTE and self._setting.quantize_parameter:
+                    weight = self._weight(node, index, value)
+                elif role is Role.BIAS and weight is not None:
+                    float_biases += not self._bias(node, index, weight)
+                elif role is Role.CONSTANT and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+                    self._constant(node, index)
+        if float_biases:
+            self._graph.report.append(
+                f"{float_biases} biases are left in float: their scale does not follow from weights"
+            )
+
+    def _weight(self, node: ir.Node, index: int, value: ir.Value) -> TensorQuantizationConfig:
+        axis = configs.weight_axis(node, index)
+        key = (value, axis)
+        if key not in self._weights:
+            changes = self._changes.get(value.name or "", {})
+            self._weights[key] = configs.weight_config(self._table, self._setting, axis, changes)
+            if axis is None and index and self._setting.quantize_parameter_setting.per_channel:
+                self._graph.report.append(f"the weight of '{node.name}' ({node.op_type}) is quantized per tensor")
+        self._graph.edges[node.name or "", index] = self._weights[key]
+        return self._weights[key]
+
+    def _bias(self, node: ir.Node, index: int, weight: TensorQuantizationConfig) -> bool:
+        """Give the bias a config where platform and setting want one; False where it would not fit."""
+        wanted = self._table.integer_bias and self._setting.quantize_parameter_setting.quantize_passive_parameter
+        if not wanted or not self._setting.quantize_activation:
             return True
-        if not data or any(v not in self.home for v in data):
+        data = self._config_read(node, 0)
+        if data is None or data.is_per_channel or not configs.takes_integer_bias(node, weight):
             return False
-        self.quantized.add(node)
-        if row.kind in (Kind.JOIN, Kind.RESCALE):
-            self._own(self._tail(node, row))
-            return True
-        group = self.home[data[0]]
-        for other in data[1:]:
-            group = self._merge(group, self.home[other])
-        for output in node.outputs:
-            self._share(output, group)
+        self._graph.edges[node.name or "", index] = configs.bias_config(weight)
         return True
 
-    def _inputs(self, node: ir.Node, row: Row) -> None:
-        weight: TensorQuantizationConfig | None = None
-        for index, value in enumerate(node.inputs):
-            if value is None:
-                continue
-            role = row.role(index)
-            if role is Role.BIAS:
-                if weight is not None and value.const_value is not None and self.table.bias_is_integer:
-                    self.graph.edges[node.name or "", index] = configs.bias_config(weight)
-            elif value.const_value is not None:
-                axis = configs.weight_axis(node, index, len(value.shape or ()))
-                weight = configs.weight_config(self.table, self.setting, axis)
-                self.graph.edges[node.name or "", index] = weight
-            elif value not in self.home and value not in self.read:
-                group = self._new_group(value)
-                self.read[value] = group
-                self.graph.configs[value.name or ""] = group.config
+    def _constant(self, node: ir.Node, index: int) -> None:
+        made = self._graph.configs.get(node.outputs[0].name or "")
+        if made is not None and made is self._config_read(node, 0):
+            self._graph.edges[node.name or "", index] = configs.constant_config(made)
 
-    def _new_group(self, value: ir.Value) -> ScaleGroup:
-        config = configs.activation_config(self.table, self.setting)
-        group = ScaleGroup(config, [value.name or ""], [value.name or ""])
-        self.graph.groups.append(group)
-        return group
+    def _config_read(self, node: ir.Node, index: int) -> TensorQuantizationConfig | None:
+        value = node.inputs[index]
+        own = self._graph.edges.get((node.name or "", index))
+        return own if own is not None or value is None else self._graph.configs.get(value.name or "")
 
-    def _own(self, value: ir.Value) -> None:
-        self.home[value] = self._new_group(value)
-        self.graph.configs[value.name or ""] = self.home[value].config
-
-    def _share(self, value: ir.Value, group: ScaleGroup) -> None:
-        self.home[value] = group
-        group.values.append(value.name or "")
-        self.graph.configs[value.name or ""] = group.config
-
-    def _merge(self, one: ScaleGroup, other: ScaleGroup) -> ScaleGroup:
-        if one is other:
-            return one
-        one.values += other.values
-        one.roots += other.roots
-        for value, group in self.home.items():
-            if group is other:
-                self.home[value] = one
-        for name in other.values:
-            self.graph.configs[name] = one.config
-        self.graph.groups.remove(other)
-        return one
-
-    def _tail(self, node: ir.Node, row: Row) -> ir.Value:
-        value = node.outputs[0]
-        if not self.setting.fusion or value.is_graph_output() or len(value.uses()) != 1:
-            return value
-        reader = value.uses()[0].node  # type: ignore[index]
-        if reader.op_type not in row.fuses or reader.graph is not node.graph:
-            return value
-        self.fused.add(reader)
-        return reader.outputs[0]
-
-    def _float_readers(self) -> None:
-        for value in self.read:
-            for use in value.uses():
-                if use.node not in self.quantized:
-                    self.graph.edges[use.node.name or "", use.idx] = configs.float_config()
+    def _changes_of(self, scale: Scale) -> Mapping[str, Any]:
+        """The overrides for this scale. Raises SettingError when its values are given different ones."""
+        wanted = {name: self._changes[name] for name in _names(scale.values) if name in self._changes}
+        first = next(iter(wanted), None)
+        for name, changes in wanted.items():
+            if first is not None and changes != wanted[first]:
+                raise SettingError(
+                    f"overrides: '{first}' and '{name}' share one scale, and are given {wanted[first]} and {changes}: "
+                    "give both the same"
+                )
+        return wanted[first] if first is not None else {}
 
 
-__all__ = ["QuantizationStates", "quantize_graph"]
+def _changes(graph: Graph, plan: Plan, setting: QuantizationSetting) -> dict[str, dict[str, Any]]:
+    """Value name -> its overrides; a later pattern adds to, and wins over, an earlier one."""
+    if not setting.overrides:
+        return {}
+    scales = [name for scale in plan.scales for name in _names(scale.values)]
+    weights = [
+        v.name or ""
+        for node, row in plan.rows.items()
+        for i, v in enumerate(node.inputs)
+        if v is not None and v.const_value is not None and row.role(i) in (Role.DATA, Role.WEIGHT)
+    ]
+    known = [*scales, *dict.fromkeys(weights)]
+    found: dict[str, dict[str, Any]] = {}
+    for pattern, changes in setting.overrides.items():
+        if pattern not in known and any(v.name == pattern for v in graph.values()):
+            raise SettingError(
+                f"overrides: value '{pattern}' is not quantized: it is left in float, or lies within a fused operator"
+            )
+        for name in matching("overrides", pattern, known):
+            found[name] = found.get(name, {}) | changes
+    return found
+
+
+def _names(values: list[ir.Value]) -> list[str]:
+    return [v.name or "" for v in values]
+
+
+def _raise_for_wide_values(graph: Graph, table: Table, setting: QuantizationSetting) -> None:
+    """Raise the opset where the numbers wanted need a newer QuantizeLinear."""
+    asked = [setting.quantize_activation_setting.num_of_bits, setting.quantize_parameter_setting.num_of_bits]
+    asked += [changes.get("num_of_bits", 8) for changes in setting.overrides.values()]
+    if max(asked) > 8 and table.most_bits > 8:
+        try:
+            raise_opset(graph, SIXTEEN_BIT_OPSET, "16-bit QuantizeLinear needs it")
+        except ModelError as error:
+            graph.report.append(f"16-bit values are exported with onnxruntime's own operators: {error}")
+    if any(v.dtype == ir.DataType.FLOAT16 for v in graph.model.graph.initializers.values()):
+        raise_opset(graph, FLOAT16_OPSET, "QuantizeLinear of float16 needs it")

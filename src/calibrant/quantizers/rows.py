@@ -10,13 +10,20 @@ from calibrant.core import TargetPlatform
 
 
 class Role(Enum):
-    """What an input is to its operator."""
+    """What an input is to its operator.
 
-    DATA = "data"  # an activation: quantized with its own or its producer's scale
-    WEIGHT = "weight"  # a parameter: quantized per channel; where it is no constant, an activation
-    BIAS = "bias"  # a parameter added to the products: int32, input scale x weight scale, where the platform wants it
-    CONSTANT = "constant"  # a constant on the scale of the data: the filling of a Pad
-    OTHER = "other"  # shapes, indices, parameters that stay as they are
+    DATA      an activation: on a scale of its own or its producer's; a constant in its place is a weight per tensor
+    WEIGHT    a parameter, quantized per channel; where it is not constant, an activation
+    BIAS      a parameter added to the products: int32, input scale x weight scale, where the platform wants it
+    CONSTANT  a constant on the scale of the data: the filling of a Pad
+    OTHER     shapes, indices, parameters that stay as they are
+    """
+
+    DATA = "data"
+    WEIGHT = "weight"
+    BIAS = "bias"
+    CONSTANT = "constant"
+    OTHER = "other"
 
 
 class Kind(Enum):
@@ -24,29 +31,34 @@ class Kind(Enum):
 
     COMPUTE   runs on integers whatever stands around it: its inputs are quantized, its output if the row says so
     JOIN      runs on integers when all its data inputs are quantized already; its output has a scale of its own
-    ALIGN     like JOIN, and all its inputs and its output share one scale
+    LEVEL     like JOIN, and its inputs share one scale
+    ALIGN     like LEVEL, and its output is on that scale too
     PASS      moves or picks numbers: its output has the scale of its input, if that is quantized already
-    RESCALE   like PASS, with a scale of its own
     """
 
     COMPUTE = "compute"
     JOIN = "join"
+    LEVEL = "level"
     ALIGN = "align"
     PASS = "pass"
-    RESCALE = "rescale"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One operator. roles: of its inputs, in order; the last one repeats. output: whether COMPUTE quantizes it.
+    """One operator.
 
-    fuses: activations that the runtime runs inside this operator; the value between them is never quantized.
+    roles: of its inputs, in order; the last one repeats.
+    output: whether COMPUTE gives integers; without it the output is float.
+    fuses: activations that the runtime runs inside this operator: ONNX operators, and those of `fusion.PATTERNS`; the
+        values between it and them are never quantized.
+    one_input: of a JOIN whose inputs nobody else wants quantized, one is enough (see TRT_INT8).
     """
 
     kind: Kind
     roles: tuple[Role, ...] = (Role.DATA,)
     output: bool = True
     fuses: tuple[str, ...] = ()
+    one_input: bool = False
 
     def role(self, index: int) -> Role:
         """The role of input `index`."""
@@ -55,9 +67,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """The integers of a tensor of 8 bits, and whether 0 is real 0.
+    """Which integers a tensor of so many bits uses. narrow: without the lowest, so that -x is there for every x.
 
-    narrow: a symmetric grid without its lowest integer, -127..127, so that -x is there for every x.
+    >>> Grid(narrow=True).limits(8), Grid(signed=False).limits(8)
+    ((-127, 127), (0, 255))
     """
 
     signed: bool = True
@@ -65,11 +78,7 @@ class Grid:
     narrow: bool = False
 
     def limits(self, bits: int) -> tuple[int, int]:
-        """quant_min and quant_max with that many bits.
-
-        >>> Grid(narrow=True).limits(8), Grid(signed=False).limits(8)
-        ((-127, 127), (0, 255))
-        """
+        """quant_min and quant_max."""
         if not self.signed:
             return 0, (1 << bits) - 1
         half = 1 << (bits - 1)
@@ -80,8 +89,12 @@ class Grid:
 class Table:
     """A platform.
 
-    method: the calibration method that serves it best. rows: by operator. float_because: what to tell the user about
-    operators without a row. outputs_when_read: outputs are quantized only where a quantized operator reads them.
+    method: the calibration method it is given unless the user says otherwise. activation, weight: their grids.
+    rows: by operator. float_because: what to tell the user about operators that have no row.
+    symmetric_only: the runtime has no zero points. most_bits: the widest activations it can run.
+    integer_bias: biases become int32. outputs_when_read: an output is quantized only where an integer operator reads
+        it, and float readers take the float value; otherwise every output of an integer operator is quantized.
+    fuses_by_grid: Relu and Clip are fused only where the integers saturate just there: asymmetric grids, from 0 up.
     """
 
     platform: TargetPlatform
@@ -89,6 +102,17 @@ class Table:
     activation: Grid
     weight: Grid
     rows: Mapping[str, Row]
-    bias_is_integer: bool = True
-    outputs_when_read: bool = False
     float_because: Mapping[str, str] = field(default_factory=dict)
+    symmetric_only: bool = False
+    most_bits: int = 8
+    integer_bias: bool = True
+    outputs_when_read: bool = False
+    fuses_by_grid: bool = False
+
+
+def passing(*op_types: str) -> dict[str, Row]:
+    """PASS rows of operators whose first input is the data, and the others shapes or indices."""
+    return {op_type: Row(Kind.PASS, (Role.DATA, Role.OTHER)) for op_type in op_types}
+
+
+D, W, B, C, O = Role.DATA, Role.WEIGHT, Role.BIAS, Role.CONSTANT, Role.OTHER  # noqa: E741 (a table wants short words)

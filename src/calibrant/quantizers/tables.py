@@ -1,10 +1,11 @@
 """The platforms that can be quantized for. A new one is one file and one line here."""
 
 from calibrant.core import SettingError, TargetPlatform
-from calibrant.quantizers import onnxruntime
+from calibrant.quantizers import onnxruntime, openvino, ppl_cuda, tensorrt
 from calibrant.quantizers.rows import Table
 
-TABLES: dict[TargetPlatform, Table] = {t.platform: t for t in (onnxruntime.TABLE,)}
+_ALL = (onnxruntime.TABLE, tensorrt.TABLE, openvino.TABLE, ppl_cuda.TABLE)
+TABLES: dict[TargetPlatform, Table] = {table.platform: table for table in _ALL}
 
 
 def table_of(platform: TargetPlatform) -> Table:
