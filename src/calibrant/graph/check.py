@@ -93,6 +93,8 @@ def _check_values(model: ir.Model, where: str) -> None:
         if twice is not None:
             raise ModelError(f"{where} is damaged: {made[twice]} nodes make a value named '{twice}'")
         for node in graph:
+            if "sparse_value" in node.attributes:
+                raise ModelError(f"{where} has a sparse constant, '{node.outputs[0].name}': export it as a dense one")
             for value in node.inputs:
                 if value is not None and _comes_from_nowhere(value):
                     raise ModelError(

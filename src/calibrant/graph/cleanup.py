@@ -28,14 +28,13 @@ def clean(graph: Graph, simplify: bool) -> None:
     """
     model = graph.model
     if model.functions:
-        inlined = len(model.functions)
+        graph.report.append(f"{counted(len(model.functions), 'function')} of the model inlined")
         common.InlinePass()(model)
-        graph.report.append(f"{inlined} functions of the model inlined")
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     overridable = [v for v in model.graph.inputs if v.is_initializer()]
     if overridable:
         common.RemoveInitializersFromInputsPass()(model)
-        graph.report.append(f"{len(overridable)} weights were inputs with a default; they are constants now")
+        graph.report.append(f"{counted(len(overridable), 'input')} with a default made constant")
         model.ir_version = max(model.ir_version, 4)  # before, every initializer had to be an input
     graph.source_inputs = graph.input_names
     model.graph.sort()
@@ -53,7 +52,7 @@ def _simplify(graph: Graph) -> None:
     drop_identities(model.graph)
     folded = fold_constants(model)
     if folded:
-        graph.report.append(f"{folded} nodes on constants folded")
+        graph.report.append(f"{counted(folded, 'node')} on constants folded")
     for (what, into), count in sorted(fold_affine(model.graph).items()):
         graph.report.append(f"{count} {what} folded into {into}")
     common.RemoveUnusedNodesPass()(model)
@@ -80,7 +79,12 @@ def _report_bodies(graph: Graph) -> None:
         if inside:
             bodies[node.op_type] += inside
     for op_type, inside in sorted(bodies.items()):
-        graph.report.append(f"the {inside} nodes inside {op_type} are left in float")
+        graph.report.append(f"left in float: {counted(inside, 'node')} inside {op_type}")
+
+
+def counted(number: int, what: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def body_graphs(node: ir.Node) -> list[ir.Graph]:

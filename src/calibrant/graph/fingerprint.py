@@ -4,9 +4,15 @@ import hashlib
 
 import onnx_ir as ir
 
+from calibrant.core import ModelError
+
 
 def fingerprint(model: ir.Model) -> str:
-    """sha256 over operators, names, attributes, types and weights, wherever the weights are stored."""
+    """sha256 over operators, names, attributes, types and weights, wherever the weights are stored.
+
+    Reads every weight once. Raises ModelError for one whose bytes are not those of its shape, OSError and ValueError
+    for a file of weights that cannot be read.
+    """
     digest = hashlib.sha256()
     for domain, version in sorted(model.opset_imports.items()):
         digest.update(f"{domain}={version};".encode())
@@ -35,4 +41,11 @@ def _add_tensor(digest: "hashlib._Hash", name: str, tensor: ir.TensorProtocol | 
     if tensor is None:
         return
     digest.update(f"{name} {tensor.dtype} {tensor.shape};".encode())
-    digest.update(tensor.tobytes())
+    if isinstance(tensor, ir.StringTensor):
+        for text in tensor.string_data():
+            digest.update(f"{len(text)} ".encode() + text)
+        return
+    data = tensor.tobytes()
+    if len(data) != tensor.nbytes:
+        raise ModelError(f"weight '{name}' is damaged: {len(data)} bytes, expected {tensor.nbytes} for {tensor.shape}")
+    digest.update(data)

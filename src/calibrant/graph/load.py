@@ -28,7 +28,11 @@ def load_onnx_graph(path_or_model: str | Path | onnx.ModelProto | ir.Model, simp
     where = "the model" if path is None else str(path)
     check_external_data(model, where)
     check_model(model, where)
-    graph = Graph(model, path, fingerprint(model))
+    try:
+        known_by = fingerprint(model)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the weights of {where} cannot be read: {_first_line(error)}") from error
+    graph = Graph(model, path, known_by)
     clean(graph, simplify)
     return graph
 

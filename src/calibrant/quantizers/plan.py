@@ -124,20 +124,21 @@ class _Walk:
                 return f"it computes in {value.dtype.name.lower()}, not in float32 or float16"
             if value in self._not_numbers:
                 return f"one of its inputs {self._not_numbers[value]}"
-        for index, value in enumerate(node.inputs):
-            if row.role(index) is Role.BIAS and value is not None and value.const_value is None:
-                return "its bias is no constant of the model"
-        return None
+        biases = [v for i, v in enumerate(node.inputs) if v is not None and row.role(i) is Role.BIAS]
+        return "its bias is no constant of the model" if any(v.const_value is None for v in biases) else None
 
     def _follow_refusal(self, node: ir.Node, row: Row) -> str | None:
         if not self._options.activations:
             return "weights alone are quantized"
         for value in _data(node, row):
-            if value.const_value is not None:
-                return "one of its inputs is a constant"
-            if value not in self.plan.home:
-                producer = value.producer()
-                return "reads " + (f"what {producer.op_type} makes in float" if producer else "an input of the model")
+            if value in self.plan.home:
+                continue
+            if row.kind is Kind.PASS:
+                return "moves constants" if value.const_value is not None else "moves float values"
+            producer = value.producer()
+            if producer is not None:
+                return f"one of its inputs is float (from {producer.op_type})"
+            return f"one of its inputs is {'a constant' if value.const_value is not None else 'an input of the model'}"
         return None
 
     # What then
@@ -162,7 +163,7 @@ class _Walk:
             self._own(node, row)
             return
         for output in node.outputs:
-            if output.name and output.dtype != ir.DataType.BOOL:
+            if output.name and output.dtype != ir.DataType.BOOL and output not in self._not_numbers:
                 scale.values.append(output)
                 self.plan.home[output] = scale
 
@@ -172,7 +173,8 @@ class _Walk:
         fused = self._fused(made, row)
         self.plan.inside.update(fused)
         tail = fused[-1].outputs[0] if fused else made
-        self.plan.home[tail] = Scale([tail], [tail])
+        if tail not in self._not_numbers:
+            self.plan.home[tail] = Scale([tail], [tail])
         for other in node.outputs[1:]:  # a JOIN has one output; a PASS on scales of its own may have more
             if other.name and other.dtype in FLOATS and row.kind is Kind.PASS:
                 self.plan.home[other] = Scale([other], [other])

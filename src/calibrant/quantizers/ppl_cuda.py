@@ -4,7 +4,8 @@ Rows after PPQ's PPLCUDAQuantizer: its quantized operators; int8 symmetric per t
 weights symmetric per channel, minmax; its passive operators (Resize, MaxPool, GlobalMaxPool, Reshape, Slice, Pad,
 Split, Transpose, Clip), which keep the scale of their input; its fusions behind a Conv (Relu, Clip, LeakyRelu, Sigmoid,
 and Sigmoid-Mul, Swish), and behind Gemm and ConvTranspose (Relu, Clip); its alignment of what an Add, Sub or Concat
-brings together. Biases stay in float: the runtime quantizes them itself.
+brings together; MatMul as in its later quantizers, with the output in float as on the other platforms. Biases stay in
+float: the runtime quantizes them itself.
 """
 
 from calibrant.core import TargetPlatform
@@ -24,6 +25,7 @@ TABLE = Table(
         "Conv": Row(Kind.COMPUTE, (D, W, B), fuses=_CONV_FUSES),
         "ConvTranspose": Row(Kind.COMPUTE, (D, W, B), fuses=_LINEAR),
         "Gemm": Row(Kind.COMPUTE, (D, W, B), fuses=_LINEAR),
+        "MatMul": Row(Kind.COMPUTE, (D, W), output=False),
         "Add": Row(Kind.LEVEL, fuses=_LINEAR),
         "Sub": Row(Kind.LEVEL, fuses=_LINEAR),
         "Mul": Row(Kind.JOIN),
@@ -41,7 +43,6 @@ TABLE = Table(
         **passing("Identity", "Dropout"),
     },
     float_because={
-        "MatMul": "PPL.NN's CUDA kernels for it are float; Gemm runs on integers",
         "Softmax": "PPL.NN runs it in float",
     },
 )

@@ -41,9 +41,13 @@ def quantize_graph(graph: Graph, platform: TargetPlatform, setting: Quantization
     plan = make_plan(graph, table, kept_in_float(graph, table, setting), options)
     if table.outputs_when_read:
         keep_what_is_read(plan)
-    filling = _Filling(graph, table, setting, plan)
-    filling.activations()
-    filling.parameters()
+    try:
+        filling = _Filling(graph, table, setting, plan)
+        filling.activations()
+        filling.parameters()
+    except SettingError:
+        graph.clear_quantization()
+        raise
     graph.left_in_float = {node.name or "": reason for node, reason in plan.reasons.items()}
     graph.platform = platform
 
@@ -67,7 +71,7 @@ class _Filling:
             for value in scale.values:
                 self._place(value, config)
         if unknown:
-            self._graph.report.append(
+            self._graph.note(
                 f"{len(unknown)} values have no fixed number of channels and are quantized per tensor: "
                 + ", ".join(unknown)
             )
@@ -110,9 +114,7 @@ class _Filling:
                 elif role is Role.CONSTANT and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
                     self._constant(node, index)
         if float_biases:
-            self._graph.report.append(
-                f"{float_biases} biases are left in float: their scale does not follow from weights"
-            )
+            self._graph.note(f"{float_biases} biases are left in float: their scale does not follow from weights")
 
     def _weight(self, node: ir.Node, index: int, value: ir.Value) -> TensorQuantizationConfig:
         axis = configs.weight_axis(node, index)
@@ -121,7 +123,7 @@ class _Filling:
             changes = self._changes.get(value.name or "", {})
             self._weights[key] = configs.weight_config(self._table, self._setting, axis, changes)
             if axis is None and index and self._setting.quantize_parameter_setting.per_channel:
-                self._graph.report.append(f"the weight of '{node.name}' ({node.op_type}) is quantized per tensor")
+                self._graph.note(f"the weight of '{node.name}' ({node.op_type}) is quantized per tensor")
         self._graph.edges[node.name or "", index] = self._weights[key]
         return self._weights[key]
 
@@ -194,6 +196,6 @@ def _raise_for_wide_values(graph: Graph, table: Table, setting: QuantizationSett
         try:
             raise_opset(graph, SIXTEEN_BIT_OPSET, "16-bit QuantizeLinear needs it")
         except ModelError as error:
-            graph.report.append(f"16-bit values are exported with onnxruntime's own operators: {error}")
+            graph.note(f"16-bit values are exported with onnxruntime's own operators: {error}")
     if any(v.dtype == ir.DataType.FLOAT16 for v in graph.model.graph.initializers.values()):
         raise_opset(graph, FLOAT16_OPSET, "QuantizeLinear of float16 needs it")
