@@ -21,7 +21,7 @@ def fold_cells(names: Sequence[I32], weights: Sequence[I64]) -> tuple[list[I32],
     """
     if len(names[0]) == 0:
         return [n.copy() for n in names], [w.copy() for w in weights]
-    order = np.lexsort(tuple(reversed(names)))
+    order = _order(names)
     in_order = [n[order] for n in names]
     new = np.zeros(len(order), bool)
     new[0] = True
@@ -38,3 +38,13 @@ def join_cells(
     names = [np.concatenate(pair) for pair in zip(one[0], other[0], strict=True)]
     weights = [np.concatenate(pair) for pair in zip(one[1], other[1], strict=True)]
     return fold_cells(names, weights)
+
+
+def _order(names: Sequence[I32]) -> NDArray[np.intp]:
+    """The stable order of the cells by name. Two columns become one of 64 bits, which sorts several times faster, and
+    in no time where it consists of a few sorted runs, as it does when sketches are merged."""
+    varying = [column for column in names if column[0] != column[-1] or (column != column[0]).any()]
+    if len(varying) > 2:
+        return np.lexsort(tuple(reversed(varying)))
+    one, other = [np.zeros_like(names[0])] * (2 - len(varying)) + varying
+    return np.argsort((one.astype(np.int64) << 32) + other, kind="stable")

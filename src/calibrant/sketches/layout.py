@@ -48,6 +48,12 @@ class Layout(NamedTuple):
         """Whether some lanes of the last block are padding."""
         return self.blocks * self.lanes != self.channels
 
+    def most_of_one_channel(self, base: int, size: int) -> int:
+        """At most so many of `size` elements from number `base` on are in the same channel."""
+        period = self.blocks * self.inner * self.lanes
+        touched = (base + size - 1) // period - base // period + 1
+        return min(size, touched * self.inner)
+
     def merged(self) -> Layout:
         """The same memory with all channels as one. Not for a padded layout: its padding must stay known."""
         return Layout(1, self.blocks * self.inner * self.lanes, 1, 1)

@@ -35,7 +35,6 @@ class Tally:
         self.totals = np.zeros(4, np.int64)
         self._histogram = _Table(1, kernels.COPIES, mantissa_bits)
         self._channel_histogram = _Table(channels, 1, channel_mantissa_bits)
-        self._pending = 0
 
     def add(self, values: Floats, base: int, layout: Layout) -> None:
         """Count `values`, a flat stretch of a tensor's memory that begins at its element `base` (see `Layout`)."""
@@ -43,9 +42,8 @@ class Tally:
         step = max(step - step % layout.lanes, layout.lanes)
         for start in range(0, values.size, step):
             part = values[start : start + step]
-            if self._pending + part.size > FLUSH_LIMIT:
-                self._flush()
-            self._pending += part.size
+            self._histogram.make_room(part.size)
+            self._channel_histogram.make_room(layout.most_of_one_channel(base + start, part.size))
             self.size += kernels.count(
                 np.asarray(part, np.float32).view(np.int32),
                 base + start,
@@ -59,36 +57,41 @@ class Tally:
 
     def histogram(self) -> Cells:
         """Cells (channel, signed key), (count, position sum) of the whole tensor; channel is 0 throughout."""
-        self._flush()
-        return self._histogram.cells
+        return self._histogram.emptied()
 
     def channel_histogram(self) -> Cells:
         """The same for each channel."""
-        self._flush()
-        return self._channel_histogram.cells
-
-    def _flush(self) -> None:
-        self._histogram.flush()
-        self._channel_histogram.flush()
-        self._pending = 0
+        return self._channel_histogram.emptied()
 
 
 class _Table:
-    """Dense packed cells for the kernel, emptied now and then into sparse ones; nothing where mantissa_bits is None."""
+    """Dense packed cells for the kernel, emptied now and then into sparse ones; nothing where mantissa_bits is None.
+
+    groups: of cells, one for each channel or one for all; copies: of each group's table, which add up.
+    """
 
     def __init__(self, groups: int, copies: int, mantissa_bits: int | None) -> None:
         self._mantissa_bits = mantissa_bits or 0
         self._packed = lazy_zeros(0 if mantissa_bits is None else groups, copies, 1 << (9 + self._mantissa_bits))
         self.arguments = (self._packed.reshape(-1, self._packed.shape[2]), self._mantissa_bits)  # of the kernel
         none, nothing = np.zeros(0, np.int32), np.zeros(0, np.int64)
-        self.cells: Cells = [none, none], [nothing, nothing]
+        self._cells: Cells = [none, none], [nothing, nothing]
+        self._pending = 0  # elements that the fullest table of a group may hold
 
-    def flush(self) -> None:
-        if not len(self._packed):
-            return
-        group, index, counts, positions = kernels.harvest(self._packed)
-        found = [group.astype(np.int32), split_index(index, self._mantissa_bits)]
-        self.cells = join_cells(self.cells, (found, [counts, positions]))
+    def make_room(self, elements: int) -> None:
+        """Be ready for so many more elements in one group."""
+        if self._pending + elements > FLUSH_LIMIT:
+            self.emptied()
+        self._pending += elements
+
+    def emptied(self) -> Cells:
+        """All cells so far; the table is left empty."""
+        if len(self._packed):
+            group, index, counts, positions = kernels.harvest(self._packed)
+            found = [group.astype(np.int32), split_index(index, self._mantissa_bits)]
+            self._cells = join_cells(self._cells, (found, [counts, positions]))
+        self._pending = 0
+        return self._cells
 
 
 def lazy_zeros(*shape: int) -> U64:

@@ -12,7 +12,7 @@ ones would be checked for counting from the end, and slices counted as reference
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,11 +25,13 @@ __all__ = ["COPIES", "count", "harvest", "top_two"]
 
 BLOCK = 8192  # elements: 32 KiB, so that a block and the busy part of a table stay in the first two caches
 WIDTH = 256  # elements side by side where channels take turns: few channels are repeated until they fill it
+STRIP = 256  # cells of a table that are looked at together; every table has a multiple of it
 COPIES = 4  # of the table: in a run of equal values each add would else wait for the one before to be stored
 
 _TOP, _BOTTOM = np.int32(2**31 - 1), np.int32(-(2**31))  # _BOTTOM is also the bits of -0.0
 _MAGNITUDE, _ALL, _SIGN = np.int32(0x7FFFFFFF), np.int32(-1), np.int32(31)
 _ZERO, _NEGATIVE_ZERO = np.int32(0), np.int32(-1)  # as ordered bits
+_FIRST, _SINGLE = cast(int, np.int64(0)), cast(int, np.int64(1))  # of a type, where a literal would be compiled anew
 _COUNT, _BYTE, _EIGHT = np.uint64(1 << 32), np.uint32(255), np.uint32(8)
 
 
@@ -55,7 +57,7 @@ def count(
     step = max(BLOCK // lanes, 1) * lanes
     room = np.empty(step if padded else 0, np.int32)
     scratch = np.empty((2, max(WIDTH, lanes)), np.int32)
-    at, counted = 0, 0
+    at, counted = _FIRST, 0
     while at < bits.size:
         place, width, start, stop, block = base + at, lanes, at, min(at + step, bits.size), bits
         at = stop
@@ -63,7 +65,7 @@ def count(
             at = stop = min(stop, start + row - place % row)
             width = min(lanes, channels - place // row % blocks * lanes)
             if width < lanes:
-                start, stop, block = 0, _without_padding(bits, start, stop, lanes, width, room), room
+                start, stop, block = _FIRST, _without_padding(bits, start, stop, lanes, width, room), room
         where = (place, row, blocks, lanes, width)
         counted += stop - start
         least, most, zeros = _scan(block, start, stop)
@@ -73,7 +75,7 @@ def count(
         else:
             totals[ZEROS] += zeros
             if channels == 1:
-                _widen(block, start, stop, least, most, 0, ends, hits)
+                _widen(block, start, stop, least, most, _FIRST, ends, hits)
             elif lanes == 1:
                 _rows(block, start, stop, where, ends, hits)
             else:
@@ -81,7 +83,7 @@ def count(
         if len(tables):
             _tabulate(block, start, stop, finite, tables, mantissa_bits)
         if len(channel_tables):
-            _tabulate_channels(block, start, stop, where, channel_tables, channel_mantissa_bits)
+            _tabulate_channels(block, start, stop, where, finite, channel_tables, channel_mantissa_bits)
     return counted
 
 
@@ -96,20 +98,31 @@ def harvest(tables: U64) -> tuple[I64, I64, I64, I64]:
     counts, positions = np.empty(most, np.int64), np.empty(most, np.int64)
     found = 0
     for g in range(groups):
-        for cell in range(cells):
-            total = empty
-            for copy in range(copies):
-                if tables[g, copy, cell] != empty:  # what is never written takes no memory
-                    total += tables[g, copy, cell]
-                    tables[g, copy, cell] = empty
-            if total != empty:
-                group[found], index[found] = g, cell
-                counts[found], positions[found] = (
-                    np.int64(total >> np.uint64(32)),
-                    np.int64(total & np.uint64(2**32 - 1)),
-                )
-                found += 1
+        for start in range(0, cells, STRIP):
+            if not _any(tables, g, start):
+                continue
+            for cell in range(start, start + STRIP):
+                total = empty
+                for copy in range(copies):
+                    if tables[g, copy, cell] != empty:  # what is never written takes no memory
+                        total += tables[g, copy, cell]
+                        tables[g, copy, cell] = empty
+                if total != empty:
+                    group[found], index[found] = g, cell
+                    counts[found] = np.int64(total >> np.uint64(32))
+                    positions[found] = np.int64(total & np.uint64(2**32 - 1))
+                    found += 1
     return group[:found], index[:found], counts[:found], positions[:found]
+
+
+@compiled
+def _any(tables: U64, g: int, start: int) -> bool:
+    """Whether a strip of a group's tables holds anything."""
+    seen = np.uint64(0)
+    for copy in range(tables.shape[1]):
+        for cell in _range(start, start + STRIP):
+            seen |= tables[g, copy, cell]
+    return bool(seen != np.uint64(0))
 
 
 @compiled
@@ -287,14 +300,12 @@ def _without_padding(bits: I32, start: int, stop: int, lanes: int, width: int, r
 def _tabulate(bits: I32, start: int, stop: int, finite: bool, tables: U64, mantissa_bits: int) -> None:
     """Add a block to a table, to its copies in turn where values repeat."""
     if not finite:
-        _add_interleaved(bits, start, stop, 1, tables, 0, mantissa_bits)
+        _add_interleaved(bits, start, stop, _SINGLE, tables, _FIRST, mantissa_bits)
         return
     below_zero = 1 << (8 + mantissa_bits)  # the cell of the negative values nearest to 0, and for a moment of -0.0
     before = tables[:, below_zero].sum()
-    if len(tables) == COPIES and _repeats(bits, start, stop) > (stop - start) >> 4:
-        _add(bits, start, stop, tables, 1, mantissa_bits)
-    else:
-        _add(bits, start, stop, tables, 0, mantissa_bits)
+    in_turn = len(tables) == COPIES and _repeats(bits, start, stop) > (stop - start) >> 4
+    _add(bits, start, stop, tables, _SINGLE if in_turn else _FIRST, mantissa_bits)
     if tables[:, below_zero].sum() != before:
         negative_zeros = np.uint64(_same(bits, start, stop, _BOTTOM, _ALL)) * _COUNT
         tables[0, below_zero] -= negative_zeros
@@ -324,14 +335,17 @@ def _add(bits: I32, start: int, stop: int, tables: U64, turn: int, mantissa_bits
 
 @compiled
 def _tabulate_channels(
-    bits: I32, start: int, stop: int, where: tuple[int, ...], tables: U64, mantissa_bits: int
+    bits: I32, start: int, stop: int, where: tuple[int, ...], finite: bool, tables: U64, mantissa_bits: int
 ) -> None:
     """Add a block to the tables of its channels."""
     place, row, blocks, lanes, width = where
     block, after = place // row % blocks, start + (row - place % row) // lanes * width
     while start < stop:
         after = min(after, stop)
-        _add_interleaved(bits, start, after, width, tables, block * lanes, mantissa_bits)
+        if lanes == 1:
+            _tabulate(bits, start, after, finite, tables[block : block + 1], mantissa_bits)
+        else:
+            _add_interleaved(bits, start, after, width, tables, block * lanes, mantissa_bits)
         block, start, after = block + 1 if block + 1 < blocks else 0, after, after + row // lanes * width
 
 

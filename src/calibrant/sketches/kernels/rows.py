@@ -29,7 +29,9 @@ def top_two(bits: I32) -> tuple[I32, I32, NDArray[np.bool_]]:
             least[o], top[o], second[o] = _of_row(flat, start, start + length)
         else:
             _of_columns(flat, start, length, inner, o * inner, least, top, second)
-    finite = (least >= LOWEST) & (top <= HIGHEST)
+    finite = np.empty(rows, np.bool_)
+    for r in range(rows):
+        finite[r] = least[r] >= LOWEST and top[r] <= HIGHEST
     return top, second, finite
 
 
@@ -68,4 +70,5 @@ def _of_columns(bits: I32, start: int, length: int, inner: int, at: int, least: 
             top[row] = max(top[row], key)
             least[row] = min(least[row], key)
     if length == 1:
-        second[at : at + inner] = top[at : at + inner]
+        for i in range(at, at + inner):
+            second[i] = top[i]
