@@ -14,7 +14,8 @@ from calibrant.cli.console import Console, Stages
 from calibrant.cli.dry_run import show_plan
 from calibrant.cli.output import check_model, check_output
 from calibrant.cli.summary import Finished, show_summary
-from calibrant.core import DataError, SettingError, TargetPlatform
+from calibrant.cli.words import left_in_float
+from calibrant.core import DataError, ModelError, QuantizationStates, SettingError, TargetPlatform
 from calibrant.data import Preprocessing, Samples, open_samples
 from calibrant.data.functions import load_module
 from calibrant.data.inputs import ModelInput
@@ -99,6 +100,7 @@ class Job:
                 stages.begin("calibrating", samples.expected)
             loaded = time.perf_counter()
             graph, summary = _named(samples, graph, self.platform, setting, executor, stages)
+            refuse_nothing(graph, self.platform)
             exporting = time.perf_counter()
             stages.begin("writing")
             export_graph(graph, self.platform, output)
@@ -116,6 +118,14 @@ class Job:
         setting = self.choices.to_setting()
         check_methods(setting)
         return setting
+
+
+def refuse_nothing(graph: Graph, platform: TargetPlatform) -> None:
+    """Raise ModelError when no value and no weight of the graph is quantized: the file would be the float model."""
+    if graph.groups or any(config.state is not QuantizationStates.FP32 for config in graph.edges.values()):
+        return
+    why = "; ".join(f"{nodes}: {reason}" for reason, nodes in left_in_float(graph))
+    raise ModelError(f"nothing in the model is quantized for {platform.name}" + (f" ({why})" if why else ""))
 
 
 def _named(

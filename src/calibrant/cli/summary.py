@@ -66,7 +66,7 @@ def rows(done: Finished, verbose: bool = False) -> Iterator[tuple[str, str]]:
     total = sum(done.seconds.values())
     stages = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in done.seconds.items() if spent >= 0.05)
     reading = f" (reading samples: {done.samples.seconds:.1f} s)" if done.samples is not None else ""
-    yield "time", f"{total:.1f} s: {stages}{reading}"
+    yield "time", f"{total:.1f} s" + (f": {stages}{reading}" if stages else "")
     before, after = size_of(done.model, graph), size_of(done.output)
     yield "size", f"{megabytes(before)} -> {megabytes(after)} ({before / max(after, 1):.1f} times smaller)"
 

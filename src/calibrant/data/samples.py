@@ -156,6 +156,8 @@ def open_samples(
         plain = "." not in path.name and "did you mean" not in said
         raise DataError(said + (", and is not of the form package.module:function" if plain else ""))
     source = _folder(path, inputs, preprocessing) if path.is_dir() else _file(path, inputs, preprocessing)
+    if not len(source):
+        raise DataError(f"'{text}' holds no samples, expected at least one")
     if not isinstance(source, images.Images):
         _refuse(preprocessing, "arrays are taken as they are")
     return Samples(text, source, inputs, samples, _batch(source, inputs, batch_size), skip_bad)

@@ -1,0 +1,80 @@
+"""The command as a process: interrupts, start-up, streams."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "calibrant.cli"]
+
+SLOW = """
+import pathlib, time
+import numpy as np
+
+def samples():
+    for i in range(1000):
+        yield np.full((1, 3, 16, 16), i, np.float32)
+        pathlib.Path("started").touch()
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT goes to one process on POSIX only")
+def test_ctrl_c_leaves_nothing_and_ends_with_130(here):
+    (here / "slow.py").write_text(SLOW)
+    (here / "tmp").mkdir()
+    before = {*here.files(), "started"}
+    environment = {**os.environ, "TMPDIR": str(here / "tmp")}
+    process = subprocess.Popen(
+        [*COMMAND, "quantize", "model.onnx", "--data", "slow:samples", "--output", "out.onnx"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (here / "started").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "error: interrupted; nothing was written"
+    assert "Traceback" not in err
+    assert out == ""
+    assert set(here.files()) == before
+    assert not list((here / "tmp").glob("*calibrant*"))
+
+
+def test_help_starts_without_the_heavy_imports():
+    code = (
+        "import sys; sys.argv = ['calibrant', 'quantize', '--help']\n"
+        "from calibrant.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'onnxruntime', 'numba', 'onnx', 'onnx_ir', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    for words in ("--data", "--leave-in-float", "--dry-run", "Samples", "Images"):
+        assert words in result.stdout
+
+
+def test_version_and_exit_codes_of_the_process():
+    from calibrant import __version__
+
+    good = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, timeout=60)
+    assert (good.returncode, good.stdout.strip()) == (0, f"calibrant {__version__}")
+    bad = subprocess.run([*COMMAND, "--verion"], capture_output=True, text=True, timeout=60)
+    assert bad.returncode == 2
+    assert bad.stdout == ""
+    assert "did you mean '--version'?" in bad.stderr
