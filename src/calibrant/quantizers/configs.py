@@ -37,11 +37,12 @@ def activation_grid(table: Table, setting: QuantizationSetting, symmetric: bool 
 
 
 def activation_config(
-    table: Table, setting: QuantizationSetting, axis: int | None, changes: Mapping[str, Any]
+    table: Table, setting: QuantizationSetting, axis: int | None, changes: Mapping[str, Any], method: str
 ) -> TensorQuantizationConfig:
     """A config for an activation, state INITIAL.
 
     axis: of its channels, for one scale each; None: per tensor. changes: the overrides for this value.
+    method: the platform's own for it.
     """
     asked = setting.quantize_activation_setting
     grid = activation_grid(table, setting, changes.get("symmetric"))
@@ -55,10 +56,16 @@ def activation_config(
         num_of_bits=bits,
         quant_min=low,
         quant_max=high,
-        observer_algorithm=changes.get("calib_algorithm") or asked.calib_algorithm or table.method,
+        observer_algorithm=changes.get("calib_algorithm") or _asked_method(setting) or method,
         detail={"percentile": asked.percentile, "ignore_nonfinite": asked.ignore_nonfinite},
         channel_axis=axis,
     )
+
+
+def _asked_method(setting: QuantizationSetting) -> str | None:
+    """The user's method for all values; not isotone, which RuntimeCalibrationPass gives to those that carry an order."""
+    asked = setting.quantize_activation_setting.calib_algorithm
+    return None if asked is None or asked.casefold() == "isotone" else asked
 
 
 def weight_config(

@@ -1,7 +1,7 @@
 """ONNXRUNTIME: QDQ models that onnxruntime's CPU kernels run on integers.
 
-After onnxruntime's documentation "Quantize ONNX models" (QDQ format; data type selection: int8 activations and
-weights; transformers: MatMul and Gemm), and after the patterns that it turns into integer kernels, named in the source
+After onnxruntime's documentation "Quantize ONNX models" (QDQ format; data type selection: uint8 activations with
+int8 weights on x86; transformers: MatMul and Gemm), and after the patterns that it turns into integer kernels, named in the source
 of its QDQ selectors (onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc):
 
     DQ, DQ[, DQ] -> Conv, Gemm -> Q     QLinearConv, QGemm: output quantized, or the node runs in float
@@ -14,6 +14,10 @@ of its QDQ selectors (onnxruntime/core/optimizer/qdq_transformer/selectors_actio
 
 Sigmoid, LeakyRelu, Softmax and Mul have integer kernels as well; they are left in float: in networks with gates and in
 transformers they cost accuracy (a squeeze-excite gate, attention weights) and hardly any time.
+
+Activations are uint8: with int8 ones, onnxruntime 1.32 leaves Add, and the Convs around it, in float (seen in the
+optimized model). Methods, by benchmarks/accuracy.md: what Convs read is calibrated best without its rarest values
+(percentile); what MatMul and Gemm read has outliers that carry meaning (mse); outputs are not clipped (minmax).
 """
 
 from calibrant.core import TargetPlatform
@@ -25,8 +29,10 @@ _CURVED = "a curved function; onnxruntime runs it in float"
 
 TABLE = Table(
     platform=TargetPlatform.ONNXRUNTIME,
-    method="mse",
-    activation=Grid(),
+    method="percentile",
+    reader_methods={"MatMul": "mse", "Gemm": "mse"},
+    output_method="minmax",
+    activation=Grid(signed=False),
     weight=Grid(symmetric=True, narrow=True),
     most_bits=16,
     fuses_by_grid=True,

@@ -66,7 +66,8 @@ class _Filling:
             if not scale.values:
                 continue
             axis = self._axis(scale, unknown)
-            config = configs.activation_config(self._table, self._setting, axis, self._changes_of(scale))
+            changes, method = self._changes_of(scale), self._method(scale)
+            config = configs.activation_config(self._table, self._setting, axis, changes, method)
             self._graph.groups.append(ScaleGroup(config, _names(scale.values), _names(scale.roots)))
             for value in scale.values:
                 self._place(value, config)
@@ -75,6 +76,14 @@ class _Filling:
                 f"{len(unknown)} values have no fixed number of channels and are quantized per tensor: "
                 + ", ".join(unknown)
             )
+
+    def _method(self, scale: Scale) -> str:
+        """The platform's own calibration method for these values."""
+        if self._table.output_method and any(v.is_graph_output() for v in scale.values):
+            return self._table.output_method
+        readers = {use.node.op_type for v in scale.values for use in v.uses() if use.node in self._plan.rows}
+        special = sorted(self._table.reader_methods[r] for r in readers if r in self._table.reader_methods)
+        return special[0] if special else self._table.method
 
     def _axis(self, scale: Scale, unknown: list[str]) -> int | None:
         if not self._setting.quantize_activation_setting.per_channel:

@@ -89,7 +89,8 @@ class Grid:
 class Table:
     """A platform.
 
-    method: the calibration method it is given unless the user says otherwise. activation, weight: their grids.
+    method: the calibration method it is given unless the user says otherwise. reader_methods: by operator, that of the
+        values it reads. output_method: that of the model's outputs. activation, weight: their grids.
     rows: by operator. float_because: what to tell the user about operators that have no row.
     symmetric_only: the runtime has no zero points. most_bits: the widest activations it can run.
     integer_bias: biases become int32. outputs_when_read: an output is quantized only where an integer operator reads
@@ -105,6 +106,8 @@ class Table:
     float_because: Mapping[str, str] = field(default_factory=dict)
     symmetric_only: bool = False
     most_bits: int = 8
+    reader_methods: Mapping[str, str] = field(default_factory=dict)
+    output_method: str | None = None
     integer_bias: bool = True
     outputs_when_read: bool = False
     fuses_by_grid: bool = False
