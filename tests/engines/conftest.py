@@ -1,6 +1,7 @@
 """Small models, and what plain onnxruntime makes of them."""
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -31,7 +32,7 @@ def convolutions(channels: Iterable[int] = (3, 20, 33, 8, 16, 1)) -> Graph:
     rng = np.random.default_rng(5)
     sizes = list(channels)
     nodes, weights, last = [], [], "x"
-    for i, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
+    for i, (before, after) in enumerate(pairwise(sizes), 1):
         values = rng.normal(0, before**-0.5, (after, before, 3, 3)), rng.normal(0, 0.3, after)
         weights += [numpy_helper.from_array(v.astype(np.float32), f"{k}{i}") for k, v in zip("wb", values, strict=True)]
         nodes.append(helper.make_node("Conv", [last, f"w{i}", f"b{i}"], [f"c{i}"], f"conv{i}", pads=[1, 1, 1, 1]))

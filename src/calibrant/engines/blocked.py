@@ -9,6 +9,7 @@ What is read here (node name, domain, attributes) is no promise of onnxruntime's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Executor
 from itertools import repeat
@@ -80,11 +81,14 @@ def _same(plain: Array, blocked: Array, channels: int, block: int) -> bool:
     n, padded, *spatial = blocked.shape
     if padded % block or not 0 <= padded - channels < block or plain.shape != (n, channels, *spatial):
         return False
-    blocks = as_blocks(blocked, block)
-    for lane in range(min(block, channels)):
-        lanes = plain[:, lane::block]
-        if not np.array_equal(blocks[:, : lanes.shape[1], ..., lane], lanes, equal_nan=True):
-            return False
+    pixels, bits = math.prod(spatial), f"u{plain.itemsize}"  # as integers: a NaN equals itself
+    blocks = as_blocks(blocked, block).view(bits).reshape(n, padded // block, pixels, block)
+    planes = plain.view(bits).reshape(n, channels, pixels)
+    for image, expected in zip(blocks, planes, strict=True):
+        for first, lanes in zip(range(0, channels, block), image, strict=True):
+            wanted = expected[first : first + block]
+            if not np.array_equal(lanes.T[: len(wanted)], wanted):
+                return False
     return True
 
 

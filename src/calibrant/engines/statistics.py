@@ -24,6 +24,7 @@ class Statistics:
         self._collectors = collectors
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="calibrant-statistics")
+        self._batch: list[Taken] = []
         self._queue: deque[Taken] = deque()
         self._running: list[Future[None]] = []
 
@@ -34,6 +35,7 @@ class Statistics:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._queue.clear()
+        self._batch = []
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def takes(self, name: str) -> bool:
@@ -42,7 +44,9 @@ class Statistics:
 
     def start(self, batch: Iterable[Taken]) -> None:
         """Begin with a batch; the one before must have been waited for."""
-        self._queue.extend(sorted(batch, key=lambda taken: -taken.array.nbytes))
+        # Held as a whole until `wait`: let go one by one, it would depend on timing how much memory is in use at most.
+        self._batch = sorted(batch, key=lambda taken: -taken.array.nbytes)
+        self._queue.extend(self._batch)
         threads = min(self._threads, len(self._queue))
         self._running = [self._pool.submit(self._work) for _ in range(threads)]
 
@@ -51,7 +55,7 @@ class Statistics:
         wait(self._running)
         for done in self._running:
             done.result()
-        self._running = []
+        self._running, self._batch = [], []
 
     def _work(self) -> None:
         while True:
