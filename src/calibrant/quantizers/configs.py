@@ -87,7 +87,7 @@ def weight_config(
         num_of_bits=bits,
         quant_min=low,
         quant_max=high,
-        observer_algorithm=changes.get("calib_algorithm") or asked.calib_algorithm or "minmax",
+        observer_algorithm=changes.get("calib_algorithm") or asked.calib_algorithm or table.weight_method,
         channel_axis=axis,
     )
 

@@ -32,6 +32,7 @@ TABLE = Table(
     method="percentile",
     reader_methods={"MatMul": "mse", "Gemm": "mse"},
     output_method="minmax",
+    weight_method="mse",
     activation=Grid(signed=False),
     weight=Grid(symmetric=True, narrow=True),
     most_bits=16,

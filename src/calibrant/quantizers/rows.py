@@ -90,7 +90,8 @@ class Table:
     """A platform.
 
     method: the calibration method it is given unless the user says otherwise. reader_methods: by operator, that of the
-        values it reads. output_method: that of the model's outputs. activation, weight: their grids.
+        values it reads. output_method: that of the model's outputs. weight_method: that of weights.
+    activation, weight: their grids.
     rows: by operator. float_because: what to tell the user about operators that have no row.
     symmetric_only: the runtime has no zero points. most_bits: the widest activations it can run.
     integer_bias: biases become int32. outputs_when_read: an output is quantized only where an integer operator reads
@@ -108,6 +109,7 @@ class Table:
     most_bits: int = 8
     reader_methods: Mapping[str, str] = field(default_factory=dict)
     output_method: str | None = None
+    weight_method: str = "minmax"
     integer_bias: bool = True
     outputs_when_read: bool = False
     fuses_by_grid: bool = False
