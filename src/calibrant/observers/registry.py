@@ -6,6 +6,7 @@ import inspect
 
 from calibrant.core import SettingError, TensorQuantizationConfig, unknown
 from calibrant.observers.base import BaseTensorObserver, refuse_policy
+from calibrant.observers.isotone import IsotoneObserver
 from calibrant.observers.kl import KlObserver
 from calibrant.observers.minmax import MinmaxObserver
 from calibrant.observers.mse import MseObserver
@@ -16,6 +17,7 @@ _BUILT_IN: dict[str, type[BaseTensorObserver]] = {
     "percentile": PercentileObserver,
     "mse": MseObserver,
     "kl": KlObserver,
+    "isotone": IsotoneObserver,
 }
 _registered: dict[str, type[BaseTensorObserver]] = {}
 

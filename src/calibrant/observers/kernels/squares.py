@@ -23,6 +23,7 @@ STEPS_PER_PERIOD = 8  # where all is covered: an atom at x meets a level every t
 STEPS_PER_LEVEL = 4  # where the grid clips: candidates are 1 / (4 levels) apart, at most MOST_STEP
 MOST_STEP, LEAST_STEP = 2e-3, 4e-4
 MOST_CANDIDATES = 1 << 14
+FEW = 16  # offsets that are all tried
 STARTS, ROUNDS, CUTS = 8, 4, 16  # the refinement: of so many local minima, so often, each time into so many parts
 
 
@@ -106,7 +107,7 @@ def best_offset(pos: Side, neg: Side, s: float, grid: Grid, up: F64, down: F64) 
     fill_gains(pos, s, grid.span - grid.least_below, grid.up, up)
     fill_gains(neg, s, grid.most_below, grid.down, down)
     first, last = grid.least_below, grid.most_below
-    while last - first > 2 * EXACT_LEVELS:  # so fine a grid differs in what it clips alone, which is convex
+    while grid.span > EXACT_LEVELS and last - first > FEW:  # ever higher levels gain ever less: the error is convex
         middle = (first + last) // 2
         here = error_of(pos, neg, s, middle, grid, up, down)
         if here < error_of(pos, neg, s, middle + 1, grid, up, down):
@@ -196,7 +197,7 @@ def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> 
         s = scales[i]
         if not grid.power_of_2:
             s = refine(pos, neg, s, scales[max(i - 1, 0)], scales[min(i + 1, len(scales) - 1)], grid, up, down)
-        s = float(np.float32(s))
+        s = np.float64(np.float32(s))
         error, at = best_offset(pos, neg, s, grid, up, down)
         if error < best:
             best, scale, below = error, s, at
