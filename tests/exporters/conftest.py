@@ -163,10 +163,16 @@ def fake(values: np.ndarray, config: TensorQuantizationConfig) -> np.ndarray:
     return (np.rint(values.astype(np.float64) / config.scale) * config.scale).astype(np.float32)
 
 
-def session(path: Path, optimized: bool, save: Path | None = None) -> onnxruntime.InferenceSession:
-    """onnxruntime with its optimizations off (the simulation) or on (the integer run)."""
+def session(
+    path: Path, optimized: bool, save: Path | None = None, int8_allowed: bool = False
+) -> onnxruntime.InferenceSession:
+    """onnxruntime with its optimizations off (the simulation) or on (the integer run).
+
+    int8_allowed: int8 activations stay int8, as on ARM; on x86 they become uint8 where nothing forks, float elsewhere.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.qdqisint8allowed", str(int(int8_allowed)))
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
     if save is not None:
@@ -174,9 +180,11 @@ def session(path: Path, optimized: bool, save: Path | None = None) -> onnxruntim
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def outputs(path: Path, samples: Sequence[Mapping[str, np.ndarray]], optimized: bool = False) -> list[np.ndarray]:
+def outputs(
+    path: Path, samples: Sequence[Mapping[str, np.ndarray]], optimized: bool = False, int8_allowed: bool = False
+) -> list[np.ndarray]:
     """The first output for each sample."""
-    run = session(path, optimized)
+    run = session(path, optimized, None, int8_allowed)
     return [run.run(None, dict(sample))[0] for sample in samples]
 
 

@@ -52,21 +52,18 @@ def test_simulation_is_the_numpy_simulation(grid, kit, small_graph, samples, tmp
     assert np.abs(np.subtract(got, floats)).max() > 0.1 * step  # it is quantized at all
 
 
-@pytest.mark.parametrize("grid", ["uint8", "symmetric", "7 bits"])
-def test_integer_run_is_integer_and_agrees_with_the_simulation(grid, kit, small_graph, samples, tmp_path):
-    if grid == "symmetric":  # of unsigned storage: int8 next to int8 is fused on ARM, on x86 only where nothing forks
-        GRIDS[grid] = {"symmetric": True}
+@pytest.mark.parametrize(
+    ("grid", "int8_allowed"), [("uint8", False), ("7 bits", False), ("int8", True), ("symmetric", True)]
+)
+def test_integer_run_is_integer_and_agrees_with_the_simulation(grid, int8_allowed, kit, small_graph, samples, tmp_path):
     graph = small_graph(lambda: kit.activation(**GRIDS[grid]))
     export(graph, tmp_path / "q.onnx")
-    kit.session(tmp_path / "q.onnx", True, tmp_path / "optimized.onnx")
+    kit.session(tmp_path / "q.onnx", True, tmp_path / "optimized.onnx", int8_allowed)
     ops = kit.op_types(tmp_path / "optimized.onnx")
-    if grid != "symmetric":
-        assert (ops["QLinearConv"], ops["QLinearAdd"], ops["QGemm"]) == (3, 1, 1), ops
-        assert ops["Conv"] == ops["Relu"] == 0
-        assert ops["QuantizeLinear"] == ops["DequantizeLinear"] == 1, ops  # of the input, and of the output
-    else:
-        assert ops["Relu"] == 0
-    simulated, integer = (kit.outputs(tmp_path / "q.onnx", samples, o) for o in (False, True))
+    assert (ops["QLinearConv"], ops["QLinearAdd"], ops["QGemm"]) == (3, 1, 1), ops
+    assert ops["Conv"] == ops["Relu"] == 0
+    assert ops["QuantizeLinear"] == ops["DequantizeLinear"] == 1, ops  # of the input, and of the output
+    simulated, integer = (kit.outputs(tmp_path / "q.onnx", samples, o, int8_allowed) for o in (False, True))
     step = graph.config_of("logits").scale
     assert off_by_more_than_a_step(integer, simulated, step) == 0
     assert np.mean(np.abs(np.subtract(integer, simulated)) > 0.01 * step) < 0.05

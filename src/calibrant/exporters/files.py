@@ -52,13 +52,13 @@ def external_name(target: Path) -> Path:
     return target.with_name(target.name + ".data")
 
 
-def save_model(model: ir.Model, place: Path, limit: int = PROTOBUF_LIMIT - HEADROOM) -> None:
-    """Write `model` to `place`; its tensors to `external_name(place)` when they have more than `limit` bytes.
+def save_model(model: ir.Model, place: Path) -> None:
+    """Write `model` to `place`; its tensors to `external_name(place)` when it would pass protobuf's limit.
 
     Tensors that the source model kept in files of its own are taken along: the new file stands alone.
     """
     size = sum(tensor.nbytes for graph in model.graphs() for tensor in _tensors(graph))
-    if size > limit:
+    if size > PROTOBUF_LIMIT - HEADROOM:
         ir.save(model, place, external_data=external_name(place).name)
     else:
         ir.save(ir.external_data.load_to_model(model), place)

@@ -29,6 +29,7 @@ F32 = NDArray[np.float32]
 COARSE = np.geomspace(1.02, 1 / 16, 96)  # of the full range; above 1: the full range may clip its end by half a step
 FINE = np.linspace(COARSE[2] / COARSE[1], COARSE[1] / COARSE[2], 17)  # around the best: to the neighbours and between
 FOR_SAMPLES = ("kl", "percentile", "isotone")
+MORE = 1 << 16  # evaluations of a value that a row of few values is searched with beside
 BLOCK = 1 << 15  # elements worked on at a time, so that the temporaries stay in the cache
 
 
@@ -40,7 +41,7 @@ class ParameterQuantizePass(QuantizationPass):
         a Q/DQ pair.
 
     Per channel or per tensor, as the config says; the same initializer may be read with different configs (axes).
-    - mse looks at the raw values (see `least_error`); the others observe the weight as they would an activation.
+    - minmax and mse look at the raw values (see `least_error`), other observers at the weight as at an activation.
     - kl, percentile and isotone as a config's own method are meant for what is only sampled (a constant that an Add
       reads has the method of its activations): a constant is known as a whole, and gets mse instead.
     - A channel of zeros has no scale of its own. It takes the largest of the others, 1 where there are none: any
@@ -86,8 +87,9 @@ class Weight:
         known_whole = "mse" if own.casefold() in FOR_SAMPLES else own
         draft = self.config.clone(scale=None, offset=None, observer_algorithm=method or known_whole)
         self._check()
-        if draft.observer_algorithm.casefold() == "mse":
-            draft.scale, draft.offset = least_error(self.values, draft)
+        found = _BY_NAME.get(draft.observer_algorithm.casefold())
+        if found is not None:
+            draft.scale, draft.offset = found(self.values, draft)
         else:
             observer = build_observer(draft, watch_on=self.name)
             observer.observe(self.values)
@@ -126,24 +128,42 @@ def rows_of(values: NDArray[Any], config: TensorQuantizationConfig) -> F32:
     )
 
 
+def full_range(values: NDArray[Any], config: TensorQuantizationConfig) -> tuple[F32, F32]:
+    """minmax: scale and offset that cover every value; see `calibrant.core.affine`."""
+    rows = rows_of(values, config)
+    scale, offset = affine(rows.min(axis=1, initial=0.0), rows.max(axis=1, initial=0.0), config)
+    return _shaped(scale, offset, config)
+
+
 def least_error(values: NDArray[Any], config: TensorQuantizationConfig) -> tuple[F32, F32]:
     """Scale and offset with the least squared error of the raw values: 0-d per tensor, (channels,) per channel.
 
     Searched are ranges [r lo, r hi] for 96 ratios r from 1.02 down to 1/16, evenly apart in their logarithm (3 %),
-    then 17 around the best one (0.4 %). Asymmetric: after the ratio common to both ends, each end is searched by
-    itself, the other held, twice. The full range (minmax) is a candidate, so the result is never worse than that.
+    then 17 around the best one (0.4 %). Of few values the error jumps from scale to scale: a row of K values is
+    searched at min(1000, 65536 / K) more ratios, evenly between 0.3 and 1.02. Asymmetric: after the ratio common to
+    both ends, each end is searched by itself, the other held, twice.
+    The full range (minmax) is a candidate, so the result is never worse than that. Against 1,000 to 3,000 evenly
+    spaced ratios it was within 1 % at 4 bits, and within 6 % at 8 bits, where the error is small and jagged.
     """
     rows = rows_of(values, config)
     search = _Search(rows, config)
     search.along(COARSE, low=True, high=True)
     search.along(FINE, low=True, high=True)
+    search.along(np.linspace(0.3, 1.02, min(1000, MORE // max(1, rows.shape[1]))), low=True, high=True, anew=True)
     if not config.is_symmetric:
         for _ in range(2):
             for low in (True, False):
                 search.along(COARSE, low=low, high=not low, anew=True)
                 search.along(FINE, low=low, high=not low)
+    return _shaped(search.scale, search.offset, config)
+
+
+_BY_NAME = {"minmax": full_range, "mse": least_error}
+
+
+def _shaped(scale: F32, offset: F32, config: TensorQuantizationConfig) -> tuple[F32, F32]:
     shape = (-1,) if config.is_per_channel else ()
-    return search.scale.reshape(shape), search.offset.reshape(shape)
+    return scale.reshape(shape), offset.reshape(shape)
 
 
 class _Search:
