@@ -52,13 +52,27 @@ def _read(path: Path) -> ir.Model:
         raise ModelError(f"{path} is not an ONNX model, or it is damaged: {_first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def _own_constants(clone: ir.Model) -> ir.Model:
+    """A clone shares tensors with the original; those of Constant nodes get new names later, so they are wrapped."""
+    for node in clone.graph.all_nodes():
+        attribute = node.attributes.get("value") if node.op_type == "Constant" else None
+        if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
+            tensor = attribute.as_tensor()
+            if not isinstance(tensor, ir.StringTensor):
+                node.attributes["value"] = ir.AttrTensor("value", ir.tensor(tensor.numpy(), dtype=tensor.dtype))
+    return clone
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong at the bottom, in one line: onnx_ir wraps its errors in where it was."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _copy(model: object) -> ir.Model:
     if isinstance(model, ir.Model):
-        return model.clone()
+        return _own_constants(model.clone())
     if isinstance(model, onnx.ModelProto):
         try:
             copied = onnx.ModelProto()

@@ -14,7 +14,7 @@ MASK = "is a mask"
 MASKED = "carries scores in which some are masked out by a huge number"
 
 HUGE = 1e30  # no network computes with such numbers; masks do
-LARGE = 9999.0  # -1e4 is the usual mask of float16 models; counted only in a constant of at most two values
+LARGE = 9999.0  # -1e4 is the usual mask of float16 models; counted only in a constant with no other number but 0
 
 # Inputs that are shapes, sizes, positions.
 _SHAPE_INPUTS: dict[str, tuple[int, ...]] = {
@@ -115,4 +115,4 @@ def _is_huge(value: ir.Value) -> bool:
         return False
     numbers = tensor.numpy()
     top = max(abs(float(np.fmax.reduce(numbers, axis=None))), abs(float(np.fmin.reduce(numbers, axis=None))))
-    return top >= HUGE or (top >= LARGE and np.unique(numbers).size <= 2)
+    return top >= HUGE or (top >= LARGE and np.unique(numbers[numbers != 0]).size == 1)
