@@ -22,14 +22,22 @@ class Run:
     milliseconds: float
 
 
-def session(path: str | Path, threads: int | None = None, *, optimized: bool = True) -> ort.InferenceSession:
-    """An onnxruntime session on the CPU. threads None: onnxruntime's choice."""
+def session(
+    path: str | Path, threads: int | None = None, *, optimized: bool = True, integer_kernels: bool = True
+) -> ort.InferenceSession:
+    """An onnxruntime session on the CPU.
+
+    threads None: onnxruntime's choice. optimized False: every node runs as it is written. integer_kernels False:
+    optimized, but between DequantizeLinear and QuantizeLinear all is float.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not integer_kernels:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

@@ -1,0 +1,221 @@
+"""What each real model is given and how its answers are judged. Data lie in folders that the command line names.
+
+A task splits its data once, by a fixed seed: calibration never sees what is measured on.
+
+    photos  a folder of images. Classifiers: agreement with FP32 in top-1, and SQNR of the logits
+    lines   a folder of images of text lines with labels.csv (file, text). The recogniser: exact match, character errors
+    text    a .csv with a column `text`. The sentence encoder: SQNR of sentence embeddings and of token vectors
+"""
+
+import argparse
+import csv
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.wordpiece import WordPiece
+from demo.data import PHOTOS
+from demo.measure import agreement, session, sqnr_db
+
+Array = NDArray[Any]
+Sample = Array | dict[str, Array]
+SEED = 0
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+class Task(ABC):
+    """Data and judgement for one model. `calibration` and `measuring` share no item."""
+
+    columns: Sequence[str]  # of the measures, in order
+
+    @abstractmethod
+    def calibration(self) -> list[Sample]:
+        """Samples to calibrate with."""
+
+    @abstractmethod
+    def measure(self, float_model: Path, model: Path) -> tuple[dict[str, float], int]:
+        """The measures of `model` against the float model or the truth, and on how many items."""
+
+
+def split(items: Sequence[Any], calibration: int) -> tuple[list[Any], list[Any]]:
+    """`calibration` items, half of them at most, and the others; shuffled by a fixed seed. Two items are the least."""
+    if calibration < 1 or len(items) < 2:
+        raise ValueError(f"cannot calibrate on {calibration} of {len(items)} items and measure on the others")
+    calibration = min(calibration, len(items) // 2)
+    shuffled = list(items)
+    random.Random(SEED).shuffle(shuffled)
+    return shuffled[:calibration], shuffled[calibration:]
+
+
+def images(folder: Path) -> list[Path]:
+    """The images in a folder and below it, by name. FileNotFoundError where there are none."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
+    if not found:
+        raise FileNotFoundError(f"no images in {folder}")
+    return found
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """(pixel - mean) / std, of pixels 0..255; a number, or one for red, green and blue."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+LITE = Normalization((127,), (128,))
+IMAGENET = Normalization((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255))
+
+
+def classifier_input(path: Path, normalization: Normalization, size: int = 224) -> Array:
+    """[1, 3, size, size] float32: shorter side to size / 0.875, centre crop, RGB on white, normalized."""
+    with Image.open(path) as opened:
+        photo = opened.convert("RGBA")
+    ground = Image.new("RGBA", photo.size, "white")
+    ground.alpha_composite(photo)
+    photo = ground.convert("RGB")
+    ratio = round(size / 0.875) / min(photo.size)
+    photo = photo.resize(
+        (max(size, round(photo.width * ratio)), max(size, round(photo.height * ratio))), Image.Resampling.BICUBIC
+    )
+    left, top = (photo.width - size) // 2, (photo.height - size) // 2
+    pixels = np.asarray(photo.crop((left, top, left + size, top + size)), np.float32)
+    normal = (pixels - np.float32(normalization.mean)) / np.float32(normalization.std)
+    return np.ascontiguousarray(normal.transpose(2, 0, 1)[None])
+
+
+def logits(model: Path, inputs: Sequence[Array], *, optimized: bool = True, integer_kernels: bool = True) -> Array:
+    """What a classifier says, (inputs, classes), in onnxruntime; `session` has the two switches."""
+    running = session(model, optimized=optimized, integer_kernels=integer_kernels)
+    name = running.get_inputs()[0].name
+    return np.concatenate([running.run(None, {name: x})[0] for x in inputs])
+
+
+class Classifier(Task):
+    """An ImageNet classifier on photos; no labels are needed."""
+
+    columns = ("logits SQNR, dB", "top-1 agreement")
+
+    def __init__(self, photos: Path, normalization: Normalization, calibration: int) -> None:
+        self._normalization = normalization
+        self._calibration, self._measuring = split(images(photos), calibration)
+
+    def calibration(self) -> list[Sample]:
+        return [classifier_input(path, self._normalization) for path in self._calibration]
+
+    def measure(self, float_model: Path, model: Path) -> tuple[dict[str, float], int]:
+        inputs = [classifier_input(path, self._normalization) for path in self._measuring]
+        wanted, found = logits(float_model, inputs), logits(model, inputs)
+        values = (sqnr_db(wanted, found), agreement(wanted, found))
+        return dict(zip(self.columns, values, strict=True)), len(inputs)
+
+
+class Recogniser(Task):
+    """The PP-OCRv4 recogniser on images of text lines. Exact match and character error rate leave spaces out."""
+
+    columns = ("exact match", "character error rate")
+
+    def __init__(self, lines: Path, calibration: int) -> None:
+        with open(lines / "labels.csv", newline="", encoding="utf-8") as file:
+            rows = [(lines / row["file"], row["text"].replace(" ", "")) for row in csv.DictReader(file)]
+        self._calibration, self._measuring = split(rows, calibration)
+
+    def calibration(self) -> list[Sample]:
+        return [line_input(path) for path, _ in self._calibration]
+
+    def measure(self, float_model: Path, model: Path) -> tuple[dict[str, float], int]:
+        characters = recogniser_characters(float_model)
+        running = session(model)
+        name = running.get_inputs()[0].name
+        exact = wrong = total = 0
+        for path, text in self._measuring:
+            probabilities = running.run(None, {name: line_input(path)})[0][0]
+            read = best_path(probabilities, characters).replace(" ", "")
+            exact += read == text
+            wrong += edit_distance(read, text)
+            total += len(text)
+        values = (exact / len(self._measuring), wrong / total)
+        return dict(zip(self.columns, values, strict=True)), len(self._measuring)
+
+
+def line_input(path: Path, height: int = 48, width: int = 320) -> Array:
+    """[1, 3, 48, W] float32: height 48, ratio kept, BGR, -1..1; filled up with zeros to W = 320 where it is shorter."""
+    with Image.open(path) as opened:
+        line = opened.convert("RGB")
+    scaled = math.ceil(height * line.width / line.height)
+    pixels = np.asarray(line.resize((scaled, height), Image.Resampling.BILINEAR), np.float32)[:, :, ::-1]
+    x = np.zeros((1, 3, height, max(width, scaled)), np.float32)
+    x[0, :, :, :scaled] = (pixels / 127.5 - 1).transpose(2, 0, 1)
+    return x
+
+
+def recogniser_characters(model: Path) -> list[str]:
+    """What each class of the recogniser stands for; class 0 is the blank. The model's metadata say it."""
+    metadata = {entry.key: entry.value for entry in onnx.load(model, load_external_data=False).metadata_props}
+    return ["", *metadata["character"].split("\n"), " "]
+
+
+def best_path(probabilities: Array, characters: Sequence[str]) -> str:
+    """The text of [steps, classes]: the likeliest class of each step, repeats joined, blanks dropped (CTC)."""
+    best = probabilities.argmax(-1)
+    starts = np.concatenate([[True], best[1:] != best[:-1]])
+    return "".join(characters[c] for c in best[starts & (best != 0)] if c < len(characters))
+
+
+def edit_distance(a: str, b: str) -> int:
+    """How many characters must be inserted, deleted or changed to make b of a (Levenshtein)."""
+    distances = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        diagonal, distances[0] = distances[0], i
+        for j, y in enumerate(b, 1):
+            diagonal, distances[j] = distances[j], min(distances[j] + 1, distances[j - 1] + 1, diagonal + (x != y))
+    return distances[-1]
+
+
+class Encoder(Task):
+    """The MiniLM-L6 sentence encoder on short texts, one at a time, padded to a fixed length: so the mask matters."""
+
+    columns = ("embedding SQNR, dB", "token vectors SQNR, dB")
+    MEASURED = 200
+
+    def __init__(self, text: Path, vocabulary: Path, calibration: int, length: int = 64) -> None:
+        with open(text, newline="", encoding="utf-8") as file:
+            texts = [row["text"] for row in csv.DictReader(file)]
+        self._words, self._length = WordPiece(vocabulary), length
+        self._calibration, measuring = split(texts, calibration)
+        self._measuring = measuring[: self.MEASURED]
+
+    def calibration(self) -> list[Sample]:
+        return [self._words.inputs(text, self._length) for text in self._calibration]
+
+    def measure(self, float_model: Path, model: Path) -> tuple[dict[str, float], int]:
+        inputs = [self._words.inputs(text, self._length) for text in self._measuring]
+        wanted, found = self._vectors(float_model, inputs), self._vectors(model, inputs)
+        means = [np.stack([v.mean(0) for v in vectors]) for vectors in (wanted, found)]
+        values = (sqnr_db(*means), sqnr_db(np.concatenate(wanted), np.concatenate(found)))
+        return dict(zip(self.columns, values, strict=True)), len(inputs)
+
+    @staticmethod
+    def _vectors(model: Path, inputs: Sequence[dict[str, Array]]) -> list[Array]:
+        """The last hidden state of each text, of its own tokens alone."""
+        running = session(model)
+        return [running.run(None, x)[0][0][x["attention_mask"][0] == 1] for x in inputs]
+
+
+def add_data_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """The options that say where the data of these names lie."""
+    if "photos" in names:
+        parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of images (default: the demo's few)")
+    if "lines" in names:
+        parser.add_argument("--lines", type=Path, help="folder of text lines with labels.csv: file, text")
+    if "text" in names:
+        parser.add_argument("--text", type=Path, help=".csv file with a column named text")
