@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -13,6 +15,9 @@ from calibrant.sketches import Extremes, Histogram, TensorSketch
 
 F64 = NDArray[np.float64]
 MOST_BITS = 8
+UNSOUND = 0.5  # of the values clipped: worth a warning
+
+log = logging.getLogger(__name__)
 
 
 class KlObserver(BaseTensorObserver):
@@ -20,8 +25,8 @@ class KlObserver(BaseTensorObserver):
 
     Symmetric: bins of |x| over [0, max], merged into as many groups as the grid has non-negative integers (128 for
     int8); every number of bins from that on is tried. Asymmetric: bins of x over [min, max], widened to hold 0, merged
-    into as many groups as the grid has integers; both ends are searched, coarse to fine, by the same divergence. The
-    bin of 0 never votes with its zeros. POWER_OF_2: the scale among powers of two, by the divergence of its range.
+    into as many groups as the grid has integers; both ends are searched, coarse to fine, by the same divergence, among
+    the windows that hold half of the values or more. The bin of 0 never votes with its zeros. POWER_OF_2: the scale among powers of two, by the divergence of its range.
 
     2 to 8 bits, else ConfigError: with more levels than that, 2048 bins have nothing to merge.
     """
@@ -50,27 +55,35 @@ class KlObserver(BaseTensorObserver):
         if config.is_power_of_2:
             scale, offset = _power_of_2(cells, low, high, plain_scale.astype(np.float64).reshape(-1), config)
         else:
-            scale, offset = (part.astype(np.float64) for part in affine(*_window(cells, low, high, config), config))
+            scale, offset = (part.astype(np.float64) for part in affine(*self._window(cells, low, high), config))
         return (
             np.where(choice, scale.reshape(lo.shape), plain_scale),
             np.where(choice, offset.reshape(lo.shape), plain_offset),
         )
 
+    def _window(self, cells: Cells, low: F64, high: F64) -> tuple[F64, F64]:
+        """The ends of the range with the least divergence, of each channel."""
+        from calibrant.observers.kernels.entropy import asymmetric_ends, symmetric_tops
+
+        config = self._quant_cfg
+        if not config.is_symmetric:
+            asymmetric_ends(cells, _levels(config), low, high)
+            return low, high
+        clipped = symmetric_tops(cells, _levels(config), high)
+        if clipped.max() > UNSOUND:
+            log.warning(
+                "%s: kl clips %.0f %% of the values%s: values far from 0 leave its histogram of |x| empty where it "
+                "starts, and one full bin diverges from nothing; choose an asymmetric policy, or mse",
+                self._name,
+                100 * clipped.max(),
+                f" of channel {clipped.argmax()}" if config.is_per_channel else "",
+            )
+        return (-high if config.is_signed else low), high
+
 
 def _levels(config: TensorQuantizationConfig) -> int:
     """Into how many groups the bins are merged."""
     return config.quant_max + 1 if config.is_symmetric else config.levels
-
-
-def _window(cells: Cells, low: F64, high: F64, config: TensorQuantizationConfig) -> tuple[F64, F64]:
-    """The ends of the range with the least divergence, of each channel."""
-    from calibrant.observers.kernels.entropy import asymmetric_ends, symmetric_tops
-
-    if config.is_symmetric:
-        symmetric_tops(cells, _levels(config), high)
-        return (-high if config.is_signed else low), high
-    asymmetric_ends(cells, _levels(config), low, high)
-    return low, high
 
 
 def _power_of_2(cells: Cells, low: F64, high: F64, scale: F64, config: TensorQuantizationConfig) -> tuple[F64, F64]:

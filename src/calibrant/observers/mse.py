@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from calibrant.observers.kernels.squares import Grid
 
 FINEST = 1 << 16  # levels
+CHANNEL_FINENESS = 0.25  # of the search per channel
 LARGEST_SCALE = float(np.finfo(np.float32).max)
 
 
@@ -69,4 +70,5 @@ def grid_of(config: TensorQuantizationConfig) -> Grid:
         power_of_2=config.is_power_of_2,
         smallest=SMALLEST_SCALE,
         largest=LARGEST_SCALE,
+        fineness=CHANNEL_FINENESS if config.is_per_channel else 1.0,
     )

@@ -192,13 +192,20 @@ def _end_bin(n: float, beyond: float, q: float) -> float:
 
 
 @jit
-def symmetric_tops(cells: Cells, levels: int, top: F64) -> None:
-    """For every channel: from the largest magnitude to the threshold with the least divergence, in place."""
+def symmetric_tops(cells: Cells, levels: int, top: F64) -> F64:
+    """For every channel: from the largest magnitude to the threshold with the least divergence, in place.
+
+    Returns the share of the values that is clipped, those in the first bin aside.
+    """
+    clipped = np.zeros(len(top))
     for c in range(len(top)):
         if top[c] > 0:
             pos, neg, zeros = make_sides(cells, c)
             sums = make_sums(symmetric_counts(pos, neg, zeros, top[c]))
-            top[c] *= np.argmin(symmetric_curve(sums, levels)) / BINS
+            best = np.argmin(symmetric_curve(sums, levels))
+            top[c] *= best / BINS
+            clipped[c] = 1 - sums.values[best] / sums.values[BINS]
+    return clipped
 
 
 @jit

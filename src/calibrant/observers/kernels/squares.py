@@ -32,7 +32,8 @@ class Grid(NamedTuple):
 
     up, down: what is added to k for the boundary between levels k and k + 1 away from zero, above and below zero:
     1/2 and 1/2 when rounding to the nearest. spread: the mean squared error of a uniform value, in units of s**2.
-    power_of_2: whether scales are powers of two. smallest, largest: the scales allowed.
+    power_of_2: whether scales are powers of two. smallest, largest: the scales allowed. fineness: how close candidates
+    lie, 1 for a whole tensor; less where there are many channels, known less well.
     """
 
     span: int
@@ -44,6 +45,7 @@ class Grid(NamedTuple):
     power_of_2: bool
     smallest: float
     largest: float
+    fineness: float = 1.0
 
 
 @jit
@@ -159,7 +161,7 @@ def candidates(pos: Side, neg: Side, grid: Grid) -> F64:
         cover = (pos.top + neg.top) / grid.span
     if grid.span <= EXACT_LEVELS // 2:
         last = top / cover
-        steps = int(STEPS_PER_PERIOD * last)
+        steps = int(STEPS_PER_PERIOD * grid.fineness * last) + 1
         for i in range(steps):
             found[n] = top / (0.5 + (last - 0.5) * i / steps)
             n += 1
@@ -167,7 +169,8 @@ def candidates(pos: Side, neg: Side, grid: Grid) -> F64:
         for i in range(32):
             found[n] = cover * (1 + (32 - i) * 1e-3)
             n += 1
-    ratio = 1 - min(max(1 / (STEPS_PER_LEVEL * (grid.span + 1)), LEAST_STEP), MOST_STEP)
+    step = 1 / (STEPS_PER_LEVEL * (grid.span + 1))
+    ratio = 1 - min(max(step, LEAST_STEP), MOST_STEP) / grid.fineness
     s = cover
     while n < MOST_CANDIDATES and s >= grid.smallest:
         found[n] = s
