@@ -118,3 +118,12 @@ def test_what_a_network_computes_stays_a_number_even_if_a_size_is_found_in_it():
 
 def test_nan_in_a_constant_is_no_mask_and_no_error():
     assert roles("g (float[2] x) => (float[2] y) { y = Add(x, c) }", c=F([np.nan, 1])) == {}
+
+
+def test_padding_with_minus_infinity_before_a_pooling():
+    found = roles(
+        "g (float[1,1,4,4] x) => (float[1,1,4,4] y) { p = Pad(x, pads, low)  y = MaxPool <kernel_shape = [3,3]> (p) }",
+        pads=np.int64([0, 0, 1, 1, 0, 0, 1, 1]),
+        low=F(-np.inf),
+    )
+    assert found == {"p": MASKED}

@@ -94,6 +94,10 @@ def _mask_role(node: ir.Node, found: dict[ir.Value, str]) -> str | None:
 def _numbers_read(node: ir.Node) -> list[ir.Value]:
     """The inputs whose numbers end up in the output of a node that moves them or calculates with them."""
     inputs = [v for v in node.inputs if v is not None]
+    if node.op_type == "Pad":
+        return [
+            v for v in (*node.inputs[:1], *node.inputs[2:3]) if v is not None
+        ]  # the data, and what it is filled with
     if node.domain or node.op_type not in _MOVES | _ARITHMETIC:
         return []
     if node.op_type in _MOVES_FIRST:

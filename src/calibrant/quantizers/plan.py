@@ -86,8 +86,8 @@ class _Walk:
         row = self._table.rows.get(node.op_type) if not node.domain else None
         reason = self._refusal(node, row)
         if row is None or reason is not None:
-            makes = [v for v in node.outputs if v.dtype in FLOATS and self._not_numbers.get(v) != SHAPE]
-            if makes or body_graphs(node):
+            made = [v for v in node.outputs if v.name and self._not_numbers.get(v) != SHAPE]
+            if any(v.dtype is None or v.dtype.is_floating_point() for v in made) or body_graphs(node):
                 self.plan.reasons[node] = reason or ""
             return
         self.plan.rows[node] = row
