@@ -16,7 +16,7 @@ from calibrant.core import (
     fake_quantize,
 )
 from calibrant.core import QuantizationProperty as P
-from calibrant.passes.parameter import least_error
+from calibrant.passes.least_error import least_error
 
 RNG = np.random.default_rng(5)
 SHAPES = {
@@ -77,7 +77,7 @@ def test_mse_is_the_least_error(shape, bits):
     scale, offset = least_error(values, config)
     for row, s, o in zip(values, scale, offset, strict=True):
         found, least = error(row, single, s, o), brute_force(row, single, 1000)
-        assert found <= least * (1.06 if bits == 8 else 1.01)
+        assert found <= least * (1.03 if bits == 8 else 1.01)
         assert found <= error(row, single, *affine(row.min(), row.max(), single))
 
 
