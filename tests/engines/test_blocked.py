@@ -78,14 +78,14 @@ def test_rows_other_axes_and_raw_values_are_taken_plain(models, counted):
     wanted = {
         "r1": SketchSpec(channel_axis=3, per_channel=True),
         "r2": SketchSpec(isotone_axis=-1),
-        "r3": PER_CHANNEL,
+        "r4": PER_CHANNEL,
     }
     shapes = []
     found = OnnxruntimeExecutor(graph, threads=2).collect(
-        samples, wanted, {"r3": lambda value: shapes.append(value.shape)}
+        samples, wanted, {"r4": lambda value: shapes.append(value.shape)}
     )
     assert not counted
-    assert shapes == [(2, 8, 8, 6)]
+    assert shapes == [(2, 16, 8, 6)]
     assert found == models["sketches_of"](graph, samples, wanted)
 
 
