@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrant.core import DataError
+from calibrant.sketches.cells import I32
 
 Floats = NDArray[np.float32] | NDArray[np.float16]
 
@@ -21,12 +22,29 @@ def as_floats(x: Any) -> Floats:
     """
     array = _host_array(x) if hasattr(x, "detach") else np.asarray(x)
     if array.dtype == np.float32 or array.dtype == np.float16:
-        native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        return np.ascontiguousarray(native).reshape(array.shape)
+        return np.require(array, array.dtype.newbyteorder("="), ["C", "A"]).reshape(array.shape)
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise DataError(f"cannot observe values of type {array.dtype}: expected floats or integers")
     with np.errstate(over="ignore"):
         return array.astype(np.float32, order="C")
+
+
+def float_bits(values: Floats) -> I32:
+    """The float32 bits of `values`, for kernels that only read them.
+
+    Always of one type, writable and aligned: a kernel is compiled anew, for seconds, for each type that it meets.
+    """
+    bits = np.asarray(values, np.float32).view(np.int32)
+    return bits if bits.flags.writeable else np.asarray(_Unlocked(bits))
+
+
+class _Unlocked:
+    """The memory of a read-only array, offered to numpy as writable."""
+
+    def __init__(self, bits: I32) -> None:
+        address = bits.__array_interface__["data"][0]
+        self.__array_interface__ = bits.__array_interface__ | {"data": (address, False)}
+        self._owner = bits
 
 
 def _host_array(tensor: Any) -> NDArray[Any]:

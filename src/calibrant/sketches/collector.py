@@ -16,7 +16,7 @@ from calibrant.sketches.bins import LogBins
 from calibrant.sketches.extremes import Extremes
 from calibrant.sketches.histogram import Histogram
 from calibrant.sketches.layout import Layout
-from calibrant.sketches.margins import Margins, MarginTally
+from calibrant.sketches.margins import MarginTally
 from calibrant.sketches.sketch import TensorSketch, row_channel_axis
 from calibrant.sketches.spec import SketchSpec
 from calibrant.sketches.tally import Tally
@@ -77,22 +77,18 @@ class Collector:
 
     def sketch(self) -> TensorSketch:
         """The sketch of all that was added so far; more may be added afterwards."""
-        spec, sketch = self.spec, TensorSketch.empty(self.spec)
+        spec = self.spec
+        extremes, margins = Extremes.empty(), None if self._margins is None else self._margins.margins()
+        whole = Histogram.empty(LogBins(spec.mantissa_bits))
+        each = Histogram.empty(LogBins(spec.channel_mantissa_bits))
         for (_, channels), tally in self._tallies.items():
-            extremes = Extremes.from_tally(tally)
-            whole = Histogram.from_cells(LogBins(spec.mantissa_bits), 1, tally.histogram())
-            each = Histogram.from_cells(LogBins(spec.channel_mantissa_bits), channels, tally.channel_histogram())
-            sketch = sketch.merge(
-                TensorSketch(
-                    spec,
-                    extremes.per_tensor() if spec.channel_axis is None else extremes,
-                    whole if spec.histogram else None,
-                    each if spec.per_channel else None,
-                    sketch.margins and Margins.empty(sketch.margins.axis),
-                )
-            )
-        margins = None if self._margins is None else self._margins.margins()
-        return TensorSketch(spec, sketch.extremes, sketch.histogram, sketch.channel_histogram, margins)
+            found = Extremes.from_tally(tally)
+            extremes = extremes.merge(found.per_tensor() if spec.channel_axis is None else found)
+            whole = whole.merge(Histogram.from_cells(whole.bins, 1, tally.histogram()))
+            each = each.merge(Histogram.from_cells(each.bins, channels, tally.channel_histogram()))
+        return TensorSketch(
+            spec, extremes, whole if spec.histogram else None, each if spec.per_channel else None, margins
+        )
 
     def _check_channels(self, channels: int) -> None:
         if self.spec.channel_axis is None:

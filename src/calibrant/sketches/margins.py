@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from calibrant.core import SettingError
-from calibrant.sketches.arrays import Floats, as_floats
+from calibrant.sketches.arrays import Floats, as_floats, float_bits
 from calibrant.sketches.canonical import Canonical, refuse_difference
 from calibrant.sketches.cells import I32, I64, fold_cells
 from calibrant.sketches.kernels import cpu as kernels
@@ -172,8 +172,7 @@ def _joined(parts: list[Margins]) -> Margins:
 def _rows(values: Floats, along: int) -> I32:
     """Float32 bits (outer, length, inner), the rows along the middle."""
     shape = values.shape
-    bits = np.asarray(values, np.float32).view(np.int32)
-    return bits.reshape(prod(shape[:along]), shape[along], prod(shape[along + 1 :]))
+    return float_bits(values).reshape(prod(shape[:along]), shape[along], prod(shape[along + 1 :]))
 
 
 def _channels_of_rows(shape: tuple[int, ...], along: int, channel_axis: int | None) -> tuple[I32, int]:

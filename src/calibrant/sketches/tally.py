@@ -6,7 +6,7 @@ import mmap
 
 import numpy as np
 
-from calibrant.sketches.arrays import Floats
+from calibrant.sketches.arrays import Floats, float_bits
 from calibrant.sketches.bins import split_index
 from calibrant.sketches.cells import I32, I64, join_cells
 from calibrant.sketches.kernels import cpu as kernels
@@ -45,7 +45,7 @@ class Tally:
             self._histogram.make_room(part.size)
             self._channel_histogram.make_room(layout.most_of_one_channel(base + start, part.size))
             self.size += kernels.count(
-                np.asarray(part, np.float32).view(np.int32),
+                float_bits(part),
                 base + start,
                 *layout,
                 self.ends,

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from calibrant.sketches.cells import I32, I64
+from calibrant.sketches.kernels.harvest import harvest
 from calibrant.sketches.kernels.jit import compiled
 from calibrant.sketches.kernels.reference import HIGHEST, LOWEST, NAN, NEG_INF, POS_INF, U64, ZEROS
 from calibrant.sketches.kernels.rows import top_two
@@ -25,7 +26,6 @@ __all__ = ["COPIES", "count", "harvest", "top_two"]
 
 BLOCK = 8192  # elements: 32 KiB, so that a block and the busy part of a table stay in the first two caches
 WIDTH = 256  # elements side by side where channels take turns: few channels are repeated until they fill it
-STRIP = 256  # cells of a table that are looked at together; every table has a multiple of it
 COPIES = 4  # of the table: in a run of equal values each add would else wait for the one before to be stored
 
 _TOP, _BOTTOM = np.int32(2**31 - 1), np.int32(-(2**31))  # _BOTTOM is also the bits of -0.0
@@ -85,44 +85,6 @@ def count(
         if len(channel_tables):
             _tabulate_channels(block, start, stop, where, finite, channel_tables, channel_mantissa_bits)
     return counted
-
-
-@compiled
-def harvest(tables: U64) -> tuple[I64, I64, I64, I64]:
-    """See `reference.harvest`."""
-    groups, copies, cells = tables.shape
-    empty, most = np.uint64(0), 0
-    for packed in tables.reshape(-1):
-        most += packed != empty
-    group, index = np.empty(most, np.int64), np.empty(most, np.int64)
-    counts, positions = np.empty(most, np.int64), np.empty(most, np.int64)
-    found = 0
-    for g in range(groups):
-        for start in range(0, cells, STRIP):
-            if not _any(tables, g, start):
-                continue
-            for cell in range(start, start + STRIP):
-                total = empty
-                for copy in range(copies):
-                    if tables[g, copy, cell] != empty:  # what is never written takes no memory
-                        total += tables[g, copy, cell]
-                        tables[g, copy, cell] = empty
-                if total != empty:
-                    group[found], index[found] = g, cell
-                    counts[found] = np.int64(total >> np.uint64(32))
-                    positions[found] = np.int64(total & np.uint64(2**32 - 1))
-                    found += 1
-    return group[:found], index[:found], counts[:found], positions[:found]
-
-
-@compiled
-def _any(tables: U64, g: int, start: int) -> bool:
-    """Whether a strip of a group's tables holds anything."""
-    seen = np.uint64(0)
-    for copy in range(tables.shape[1]):
-        for cell in _range(start, start + STRIP):
-            seen |= tables[g, copy, cell]
-    return bool(seen != np.uint64(0))
 
 
 @compiled
