@@ -26,7 +26,8 @@ class KlObserver(BaseTensorObserver):
     Symmetric: bins of |x| over [0, max], merged into as many groups as the grid has non-negative integers (128 for
     int8); every number of bins from that on is tried. Asymmetric: bins of x over [min, max], widened to hold 0, merged
     into as many groups as the grid has integers; both ends are searched, coarse to fine, by the same divergence, among
-    the windows that hold half of the values or more. The bin of 0 never votes with its zeros. POWER_OF_2: the scale among powers of two, by the divergence of its range.
+    the windows that hold half of the values or more. The bin of 0 never votes with its zeros. POWER_OF_2: the scale
+    among powers of two, by the divergence of its range.
 
     2 to 8 bits, else ConfigError: with more levels than that, 2048 bins have nothing to merge.
     """
