@@ -57,14 +57,13 @@ class _Insertion:
         self.configs = {name: g.config for g in graph.groups for name in g.values if g.config.state not in IGNORED}
 
     def run(self) -> ir.Model:
-        constants = [value for value in self.top.initializers.values() if value.uses()]
         for value in list(self._values()):
             self._activation(value, self.configs.get(str(value.name)))
-        for value in constants:
+        for value in list(self.top.initializers.values()):
             self._constant(value)
-        for value in constants:
+        for value in list(self.top.initializers.values()):
             if not (value.uses() or value.is_graph_input() or value.is_graph_output()):
-                del self.top.initializers[str(value.name)]  # it is read as integers now, or by a Clip that is gone
+                del self.top.initializers[str(value.name)]  # read as integers now, or by a Clip that is gone
         return self.model
 
     def _values(self) -> Iterable[ir.Value]:
