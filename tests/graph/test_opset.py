@@ -97,3 +97,10 @@ def test_what_the_converter_cannot_raise_says_so_and_leaves_the_model():
         raise_opset(graph, 21, "a test")
     assert list(graph.model.graph) == nodes
     assert graph.opset == 13
+
+
+def test_the_nodes_before_no_longer_count_as_readers():
+    graph = load_onnx_graph(old_model(12))
+    raise_opset(graph, 21, "a test")
+    alive = {n for g in graph.model.graphs() for n in g}
+    assert {use.node for v in graph.values() for use in v.uses()} <= alive

@@ -60,3 +60,8 @@ def check_consistent(graph: Graph) -> None:
     for node, reason in graph.left_in_float.items():
         assert graph.node(node)
         assert reason
+
+
+@pytest.fixture
+def setting() -> QuantizationSetting:
+    return QuantizationSetting()

@@ -7,6 +7,7 @@ from collections import Counter
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from calibrant.graph.bodies import body_graphs
 from calibrant.graph.fold_affine import fold_affine
 from calibrant.graph.fold_constants import fold_constants
 from calibrant.graph.graph import Graph
@@ -85,14 +86,3 @@ def _report_bodies(graph: Graph) -> None:
 def counted(number: int, what: str) -> str:
     """`1 node`, `2 nodes`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def body_graphs(node: ir.Node) -> list[ir.Graph]:
-    """The graphs that this node runs: branches of an If, bodies of a Loop or Scan."""
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
-    return found

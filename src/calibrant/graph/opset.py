@@ -8,6 +8,7 @@ import onnx.version_converter
 import onnx_ir as ir
 
 from calibrant.core import ModelError
+from calibrant.graph.bodies import body_graphs
 from calibrant.graph.graph import Graph
 from calibrant.graph.naming import name_nodes
 from calibrant.graph.shapes import infer_shapes
@@ -74,9 +75,20 @@ def _take_nodes(model: ir.Model, converted: ir.Model) -> None:
     new.outputs.clear()
     new.remove(nodes)
     old.outputs.clear()
-    old.remove(list(old))
+    for node in list(old):
+        _let_go(node)
+        old.remove(node)
     old.extend(nodes)
     for name, (kind, shape) in zip(outputs, types, strict=True):
         value = made.get(name) or ours[name]
         value.type, value.shape = kind or value.type, shape if shape is not None else value.shape
         old.outputs.append(value)
+
+
+def _let_go(node: ir.Node) -> None:
+    """Take the node, and those inside it, off the lists of readers of what they read."""
+    for body in body_graphs(node):
+        for inner in body:
+            _let_go(inner)
+    for index in range(len(node.inputs)):
+        node.replace_input_with(index, None)

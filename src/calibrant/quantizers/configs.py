@@ -63,7 +63,7 @@ def activation_config(
 
 
 def _asked_method(setting: QuantizationSetting) -> str | None:
-    """The user's method for all values; not isotone, which RuntimeCalibrationPass gives to those that carry an order."""
+    """The user's method for all values; not isotone: RuntimeCalibrationPass gives it to those that carry an order."""
     asked = setting.quantize_activation_setting.calib_algorithm
     return None if asked is None or asked.casefold() == "isotone" else asked
 

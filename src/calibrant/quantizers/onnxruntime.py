@@ -1,8 +1,9 @@
 """ONNXRUNTIME: QDQ models that onnxruntime's CPU kernels run on integers.
 
 After onnxruntime's documentation "Quantize ONNX models" (QDQ format; data type selection: uint8 activations with
-int8 weights on x86; transformers: MatMul and Gemm), and after the patterns that it turns into integer kernels, named in the source
-of its QDQ selectors (onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc):
+int8 weights on x86; transformers: MatMul and Gemm), and after the patterns that it turns into integer kernels, named
+in the source of its QDQ selectors
+(onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc):
 
     DQ, DQ[, DQ] -> Conv, Gemm -> Q     QLinearConv, QGemm: output quantized, or the node runs in float
     DQ, DQ -> MatMul                    MatMulIntegerToFloat: integers in, float out

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from calibrant.graph import Graph
 from calibrant.graph.axes import channel_axis
-from calibrant.graph.cleanup import body_graphs
+from calibrant.graph.bodies import body_graphs
 from calibrant.graph.roles import SHAPE, not_numbers
 from calibrant.quantizers.choice import NOT_NAMED
 from calibrant.quantizers.fusion import fused_behind
@@ -43,7 +43,7 @@ class Plan:
 
     @property
     def scales(self) -> list[Scale]:
-        """Every scale once, in the order of the values."""
+        """Every scale once."""
         return list(dict.fromkeys([*self.read.values(), *self.home.values()]))
 
     def reads_integers(self, node: ir.Node, index: int) -> bool:
@@ -104,12 +104,13 @@ class _Walk:
         """Why the node stays in float; None when it runs on integers."""
         if body_graphs(node):
             return "what is inside it is left in float"
+        wish = self._kept.get(node.name or "")
+        if wish is not None and (row is not None or wish != NOT_NAMED):
+            return wish
         if row is None:
             where = "" if not node.domain else f" of domain {node.domain}"
             default = f"{self._table.platform.name} has no integer form of {node.op_type}{where}"
             return self._table.float_because.get(node.op_type, default) if not node.domain else default
-        if node.name in self._kept:
-            return self._kept[node.name or ""]
         return self._compute_refusal(node, row) if row.kind is Kind.COMPUTE else self._follow_refusal(node, row)
 
     def _compute_refusal(self, node: ir.Node, row: Row) -> str | None:

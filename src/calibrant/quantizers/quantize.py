@@ -62,9 +62,7 @@ class _Filling:
 
     def activations(self) -> None:
         unknown: list[str] = []
-        for scale in self._plan.scales:
-            if not scale.values:
-                continue
+        for scale in self._in_order():
             axis = self._axis(scale, unknown)
             changes, method = self._changes_of(scale), self._method(scale)
             config = configs.activation_config(self._table, self._setting, axis, changes, method)
@@ -72,10 +70,7 @@ class _Filling:
             for value in scale.values:
                 self._place(value, config)
         if unknown:
-            self._graph.note(
-                f"{len(unknown)} values have no fixed number of channels and are quantized per tensor: "
-                + ", ".join(unknown)
-            )
+            self._graph.note("per tensor, for want of a fixed number of channels: " + ", ".join(unknown))
 
     def _method(self, scale: Scale) -> str:
         """The platform's own calibration method for these values."""
@@ -84,6 +79,15 @@ class _Filling:
         readers = {use.node.op_type for v in scale.values for use in v.uses() if use.node in self._plan.rows}
         special = sorted(self._table.reader_methods[r] for r in readers if r in self._table.reader_methods)
         return special[0] if special else self._table.method
+
+    def _in_order(self) -> list[Scale]:
+        """The scales that have values left; they, and the values of each, in the order of the model."""
+        place = {value: index for index, value in enumerate(self._graph.values())}
+        scales = [scale for scale in self._plan.scales if scale.values]
+        for scale in scales:
+            scale.values.sort(key=place.__getitem__)
+            scale.roots.sort(key=place.__getitem__)
+        return sorted(scales, key=lambda scale: place[scale.values[0]])
 
     def _axis(self, scale: Scale, unknown: list[str]) -> int | None:
         if not self._setting.quantize_activation_setting.per_channel:
@@ -123,7 +127,8 @@ class _Filling:
                 elif role is Role.CONSTANT and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
                     self._constant(node, index)
         if float_biases:
-            self._graph.note(f"{float_biases} biases are left in float: their scale does not follow from weights")
+            which = "1 bias is" if float_biases == 1 else f"{float_biases} biases are"
+            self._graph.note(f"{which} left in float: its scale would not follow from those of input and weight")
 
     def _weight(self, node: ir.Node, index: int, value: ir.Value) -> TensorQuantizationConfig:
         axis = configs.weight_axis(node, index)
