@@ -1,5 +1,7 @@
 """Images as samples, against the same steps done by hand in numpy."""
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +217,17 @@ def test_skip_bad_leaves_out_the_unreadable_and_counts_them(tmp_path):
     for _ in range(2):  # a second iteration counts anew
         assert len(list(samples)) == 1
         assert [s.split("/")[-1] for s in samples.skipped] == ["b_cut.jpg'", "c_text.png'", "d_empty.jpg'"]
+
+
+def test_stopping_early_leaves_no_thread_reading(tmp_path):
+    for i in range(20):
+        save(tmp_path, f"{i:02}.png", noise(16, 16))
+    samples = iter(open_samples(tmp_path, [input_spec()]))
+    next(samples)
+    samples.close()
+    deadline = time.monotonic() + 10
+    while any(thread.name.startswith("calibrant-data") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
 
 
 def test_all_bad_is_an_error(tmp_path):

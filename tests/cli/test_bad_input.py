@@ -219,6 +219,11 @@ def test_existing_output(here):
     here.refused(here.quantize(output="there.onnx"), FAILED, "'there.onnx' exists already", "--force")
 
 
+def test_existing_file_beside_the_output(here):
+    (here / "out.json").touch()
+    here.refused(here.quantize("--platform", "ppl_cuda"), FAILED, "'out.json' exists already", "--force")
+
+
 def test_output_folder_missing(here):
     here.refused(here.quantize(output="photoss/out.onnx"), FAILED, "'photoss' does not exist", "did you mean 'photos'?")
 

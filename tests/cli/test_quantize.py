@@ -202,6 +202,26 @@ def test_a_method_of_your_own(here):
     assert "calibrated by wide" in result.stdout
 
 
+def test_every_file_that_was_written_is_named(here):
+    result = here.quantize("--platform", "ppl_cuda")
+    assert result.exit_code == 0, result.output
+    assert "written to   out.onnx, out.json" in result.stdout
+    assert here.files() == ["model.onnx", "out.json", "out.onnx", "photos"]
+
+
+def test_the_size_counts_external_data(here):
+    model = onnx.load(here / "model.onnx")
+    onnx.save(model, here / "big.onnx", save_as_external_data=True, location="big.weights", size_threshold=0)
+    total = sum((here / name).stat().st_size for name in ("big.onnx", "big.weights"))
+    result = here.quantize("--samples", "2", model="big.onnx")
+    assert result.exit_code == 0, result.output
+    assert f"{total / 1000:.1f} kB -> " in result.stdout
+
+
+def test_data_that_is_not_needed_is_mentioned(here):
+    assert "--data was not read" in here.quantize("--weights-only").stdout
+
+
 def test_two_inputs_from_npz(here):
     here.save("two.onnx", "two")
     rng = np.random.default_rng(0)

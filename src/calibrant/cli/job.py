@@ -12,7 +12,7 @@ from calibrant.api import check_methods, export_graph, load_onnx_graph, quantize
 from calibrant.cli.choices import Choices
 from calibrant.cli.console import Console, Stages
 from calibrant.cli.dry_run import show_plan
-from calibrant.cli.output import check_model, check_output
+from calibrant.cli.output import check_model, check_output, size_of
 from calibrant.cli.summary import Finished, show_summary
 from calibrant.cli.words import left_in_float
 from calibrant.core import DataError, ModelError, QuantizationStates, SettingError, TargetPlatform
@@ -86,13 +86,14 @@ class Job:
         check_model(self.model)
         if self.output is None:
             raise SettingError("--output is missing: say where the quantized model goes (or --dry-run)")
-        output = check_output(self.output, self.model, self.force)
+        output = check_output(self.output, self.model, self.platform, self.force)
         setting = self._setting()
         if setting.quantize_activation and self.reading.data is None:
             raise SettingError("--data is missing: calibration needs samples (or --weights-only)")
         with Stages(console) as stages:
             stages.begin("loading the model")
             graph = load_onnx_graph(self.model)
+            size = size_of(self.model, graph)
             executor, samples = None, None
             if setting.quantize_activation:
                 executor = self.running.executor(graph)
@@ -109,8 +110,9 @@ class Job:
             **summary.seconds,
             "export": time.perf_counter() - exporting,
         }
-        notes = [] if self.reading.data is None or samples else ["--data was not read: weights need no samples"]
-        show_summary(console, Finished(self.model, output, graph, setting, summary, samples, seconds, notes))
+        idle = self.reading.data is not None and samples is None
+        notes = ["--data was not read: weights alone need no samples"] if idle else []
+        show_summary(console, Finished(self.model, size, output, graph, setting, summary, samples, seconds, notes))
 
     def _setting(self) -> QuantizationSetting:
         for module in self.running.imports:

@@ -6,8 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
-from calibrant.core import ExportError, ModelError
+import onnx_ir as ir
+
+from calibrant.core import ExportError, ModelError, TargetPlatform
 from calibrant.data.paths import missing
+from calibrant.exporters.files import external_name
+from calibrant.graph import Graph
 
 OTHER_FORMATS = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), "export it with torch.onnx.export"),
@@ -30,7 +34,22 @@ def check_model(path: Path) -> Path:
     return path
 
 
-def check_output(path: Path, model: Path, force: bool) -> Path:
+def size_of(path: Path, graph: Graph) -> int:
+    """Bytes of the model that `graph` was loaded from, with the files of its external data."""
+    files = {path.resolve()}
+    for part in graph.model.graphs():
+        tensors = (value.const_value for value in part.initializers.values())
+        files |= {Path(tensor.path).resolve() for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
+def beside(path: Path, platform: TargetPlatform | None = None) -> list[Path]:
+    """The files that an export to `path` may write beside it: tensors of large models, parameters for PPL."""
+    parameters = [path.with_suffix(".json")] if platform is TargetPlatform.PPL_CUDA_INT8 else []
+    return [external_name(path), *parameters]
+
+
+def check_output(path: Path, model: Path, platform: TargetPlatform, force: bool) -> Path:
     """`path`, if a file can be written there. Raises ExportError saying what is in the way."""
     if path.is_dir():
         raise ExportError(
@@ -38,8 +57,9 @@ def check_output(path: Path, model: Path, force: bool) -> Path:
         )
     if path.exists() and path.samefile(model):
         raise ExportError(f"the output '{path}' is the model itself: give another name")
-    if path.exists() and not force:
-        raise ExportError(f"the output '{path}' exists already: give another name, or --force to replace it")
+    for file in [path, *beside(path, platform)]:
+        if file.exists() and not force:
+            raise ExportError(f"the output '{file}' exists already: give another name, or --force to replace it")
     if not path.parent.exists():
         raise ExportError(missing(path.parent, "the folder of the output"))
     if not path.parent.is_dir():

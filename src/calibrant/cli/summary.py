@@ -11,6 +11,7 @@ from rich.text import Text
 
 from calibrant.api import QuantizationSummary
 from calibrant.cli.console import Console, shortened
+from calibrant.cli.output import beside
 from calibrant.cli.words import Parameters, config_in_words, counted, left_in_float, megabytes
 from calibrant.data import Samples
 from calibrant.data.images import Images
@@ -23,9 +24,10 @@ LABEL = 13  # columns of the labels
 
 @dataclass(frozen=True)
 class Finished:
-    """A quantization that is done and written. seconds: time by stage, in order."""
+    """A quantization that is done and written. size: bytes of the float model. seconds: time by stage, in order."""
 
     model: Path
+    size: int
     output: Path
     graph: Graph
     setting: QuantizationSetting
@@ -42,10 +44,11 @@ def show_summary(console: Console, done: Finished) -> None:
     console.out.print(Text(f"{done.model.name}, quantized for {done.summary.platform.name}", style="bold"))
     for label, text in rows(done, verbose=console.live):
         console.out.print(Text.assemble((f"  {label:<{LABEL}}", "dim"), text), soft_wrap=True)
-    warnings = done.notes + shortened([] if console.live else console.warnings)
+    warnings = shortened([] if console.live else console.warnings)
     for text in warnings:
         console.out.print(Text.assemble((f"  {'warning':<{LABEL}}", "yellow"), text), soft_wrap=True)
-    for label, text in (("written to", str(done.output)), ("next", next_step(done))):
+    files = [done.output, *(path for path in beside(done.output, done.summary.platform) if path.exists())]
+    for label, text in (("written to", ", ".join(map(str, files))), ("next", next_step(done))):
         console.out.print(Text.assemble((f"  {label:<{LABEL}}", "bold green"), text), soft_wrap=True)
 
 
@@ -62,13 +65,14 @@ def rows(done: Finished, verbose: bool = False) -> Iterator[tuple[str, str]]:
         yield "activations", "in float"
     yield "weights", str(Parameters.of(graph)) if done.setting.quantize_parameter else "in float"
     yield from float_rows(graph, verbose)
-    yield from (("note", note) for note in (summary.notes if verbose else alike(summary.notes)))
+    yield from (("note", note) for note in done.notes + (summary.notes if verbose else alike(summary.notes)))
     total = sum(done.seconds.values())
     stages = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in done.seconds.items() if spent >= 0.05)
-    reading = f" (reading samples: {done.samples.seconds:.1f} s)" if done.samples is not None else ""
+    reading = f" (waiting for samples: {done.samples.seconds:.1f} s)" if done.samples is not None else ""
     yield "time", f"{total:.1f} s" + (f": {stages}{reading}" if stages else "")
-    before, after = size_of(done.model, graph), size_of(done.output)
-    yield "size", f"{megabytes(before)} -> {megabytes(after)} ({before / max(after, 1):.1f} times smaller)"
+    after = done.output.stat().st_size + sum(path.stat().st_size for path in beside(done.output) if path.exists())
+    smaller = f" ({done.size / after:.1f} times smaller)" if done.size > 1.05 * after else ""
+    yield "size", f"{megabytes(done.size)} -> {megabytes(after)}{smaller}"
 
 
 def values_in_words(graph: Graph) -> str:
@@ -120,10 +124,3 @@ def next_step(done: Finished) -> str:
         "compare it with the float model on samples that were not calibrated on; if it lost too much, "
         f"try --method {others[0] if others else 'mse'}, or --leave-in-float for the layers that hurt"
     )
-
-
-def size_of(path: Path, graph: Graph | None = None) -> int:
-    """Bytes of a model with its external data; `graph` says how many there are where their files are not known."""
-    data = path.with_name(path.name + ".data")
-    beside = data.stat().st_size if data.exists() else 0
-    return max(path.stat().st_size + beside, graph.weight_bytes if graph is not None else 0)

@@ -12,6 +12,7 @@ import numpy as np
 
 from calibrant.core import DataError, SettingError
 from calibrant.data import arrays, images
+from calibrant.data.ahead import read_ahead
 from calibrant.data.functions import FunctionSamples, is_function
 from calibrant.data.inputs import ModelInput, Sample, Source, spread, static
 from calibrant.data.paths import count, missing, visible
@@ -31,7 +32,7 @@ class Samples:
     expected: how many it will be; None while nobody knows (a function that may end at any time).
 
     Of the last iteration so far: given, how many samples it handed out (of a function: items); seconds, how long
-    reading them took; last, the name of the one read last, for messages about it (empty for functions).
+    they were waited for; last, the name of the one read last, for messages about it (empty for functions).
 
     Iterating raises DataError for what cannot be read (unless skip_bad), and when nothing is left.
     """
@@ -110,9 +111,9 @@ class Samples:
             yield waiting
 
     def _read(self, source: Source) -> Iterator[Sample]:
-        for index in spread(len(source), self.taken):
+        for index, future in read_ahead(source.__getitem__, spread(len(source), self.taken)):
             try:
-                sample = source[index]
+                sample = future.result()
             except DataError as error:
                 self.last = ""
                 if not self.skip_bad:
