@@ -122,8 +122,8 @@ class OnnxruntimeExecutor:
         raw = raw or {}
         names = list(dict.fromkeys([*wanted, *raw]))
         check_names(self.graph, names)
-        collectors = {name: Collector(spec) for name, spec in wanted.items()}
         splitter = Splitter(max(self._memory_budget // 2, 1), self.input_specs, self._note)
+        collectors = {name: Collector(spec) for name, spec in wanted.items()}
         with _folder() as folder, Statistics(collectors, self.threads) as statistics:
             maker = self._tap_maker(wanted, raw, Path(folder))
             pump = Pump(maker, splitter, statistics, names, raw, self._note)
@@ -132,9 +132,9 @@ class OnnxruntimeExecutor:
                 pump.feed(number, feed)
                 if on_step is not None:
                     on_step(number)
-            statistics.wait()
+            sketches = statistics.sketches()
             del pump  # its session reads files of the folder
-        return {name: collector.sketch() for name, collector in collectors.items()}
+        return sketches
 
     def _tap_maker(
         self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback], folder: Path

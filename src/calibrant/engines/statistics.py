@@ -10,7 +10,7 @@ from typing import Self
 
 from calibrant.core import CalibrantError
 from calibrant.engines.taps import Taken
-from calibrant.sketches import Collector
+from calibrant.sketches import Collector, TensorSketch
 
 
 class Statistics:
@@ -56,6 +56,12 @@ class Statistics:
         for done in self._running:
             done.result()
         self._running, self._batch = [], []
+
+    def sketches(self) -> dict[str, TensorSketch]:
+        """What was collected of every value, all batches waited for."""
+        self.wait()
+        found = self._pool.map(Collector.sketch, self._collectors.values())
+        return dict(zip(self._collectors, found, strict=True))
 
     def _work(self) -> None:
         while True:

@@ -65,7 +65,9 @@ def input_specs(graph: Graph) -> list[InputSpec]:
         if dtype is None or not isinstance(graph.value(name).type, ir.TensorType):
             raise ModelError(f"input '{name}' is {graph.value(name).type}: only tensors can be fed")
         shape = graph.shape_of(name)
-        specs.append(InputSpec(name, dtype.numpy(), None if shape is None else tuple(shape)))
+        # Some exporters write a free dimension as -1.
+        free = None if shape is None else tuple(None if isinstance(d, int) and d < 0 else d for d in shape)
+        specs.append(InputSpec(name, dtype.numpy(), free))
     return specs
 
 
