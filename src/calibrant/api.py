@@ -20,7 +20,7 @@ from calibrant.observers import BaseTensorObserver, build_observer, register_cal
 from calibrant.observers.registry import known
 from calibrant.passes import RuntimeCalibrationPass, pipeline
 from calibrant.passes.activations import activation_configs
-from calibrant.passes.runtime import Calibration, SampleCount, run
+from calibrant.passes.runtime import SampleCount, plan, run
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting, QuantizationSettingFactory
 from calibrant.table import CalibrationTable
@@ -227,13 +227,13 @@ def calibrate(
 ) -> CalibrationTable:
     """Run the model once over the samples; return the sketches of every value the platform quantizes.
 
-    methods: what the table must be able to solve; isotone keeps row margins of the last axis as well.
+    methods: what the table must be able to solve; isotone for the values that carry an order (see `plan`).
     Raises as `quantize` does, and ObservationError for a method that needs raw values.
     """
     graph = model if isinstance(model, Graph) else load_onnx_graph(model)
     quantize_graph(graph, TargetPlatform.of(platform), setting or QuantizationSetting())
     executor = OnnxruntimeExecutor(graph, threads=threads)
-    tasks = [Calibration.of(config, roots, m) for m in methods for config, roots in activation_configs(graph)]
+    tasks = [task for method in methods for task in plan(graph, method) if task.uses(method)]
     for task in tasks:
         if task.observer.needs_raw_values():
             raise DataError(f"method '{task.draft.observer_algorithm}' looks at raw values; a table cannot hold them")

@@ -52,6 +52,10 @@ class Calibration:
         )
         return cls(config, draft, build_observer(draft, watch_on=", ".join(roots)), roots)
 
+    def uses(self, method: str) -> bool:
+        """Whether it is solved by that method."""
+        return self.draft.observer_algorithm.casefold() == method.casefold()
+
     def solve(self, sketches: Mapping[str, TensorSketch]) -> None:
         """Find the draft's scale and offset; the config itself is not touched."""
         if self.observer.needs_raw_values():
