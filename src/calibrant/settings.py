@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
@@ -204,7 +203,6 @@ def check_override(pattern: str, changes: object) -> None:
             raise SettingError(f"the override of '{pattern}': {key} takes {OVERRIDE_KEYS[key].__name__}, got {value!r}")
 
 
-@cache
 def _hints(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {f.name: hints[f.name] for f in fields(cls)}
