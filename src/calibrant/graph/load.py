@@ -28,11 +28,7 @@ def load_onnx_graph(path_or_model: str | Path | onnx.ModelProto | ir.Model, simp
     where = "the model" if path is None else str(path)
     check_external_data(model, where)
     check_model(model, where)
-    try:
-        known_by = fingerprint(model)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"the weights of {where} cannot be read: {_first_line(error)}") from error
-    graph = Graph(model, path, known_by)
+    graph = Graph(model, path, fingerprint(model))
     clean(graph, simplify)
     return graph
 
