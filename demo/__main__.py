@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from numba.core.event import install_timer
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +36,9 @@ def main() -> None:
     start = time.perf_counter()
     samples = list(data.calibration_samples(photos))
     seconds["read the photos"] = time.perf_counter() - start
-    graph, summary = quantize(float_model, samples, platform=PLATFORM, threads=options.threads)
+    compiling: list[float] = []
+    with install_timer("numba:compiler_lock", compiling.append):
+        graph, summary = quantize(float_model, samples, platform=PLATFORM, threads=options.threads)
     seconds |= {STAGES.get(stage, stage): spent for stage, spent in summary.seconds.items()}
     start = time.perf_counter()
     export_graph(graph, PLATFORM, int8_model)
@@ -49,7 +52,7 @@ def main() -> None:
     )
     seconds["measure"] = time.perf_counter() - start
     console.print(results(labelled, runs, (float_model, int8_model)))
-    console.print(times(seconds, summary, len(samples)))
+    console.print(times(seconds, sum(compiling), summary, len(samples)))
     console.print(
         f"One photo is {100 / len(labelled):.0f} % of top-1: so few say that nothing is broken, not which method is "
         f"best.\nRun by onnxruntime {ort.__version__} on this machine's CPU. The INT8 model: {int8_model}",
@@ -88,8 +91,8 @@ def results(labelled: list[data.Labelled], runs: list[measure.Run], models: tupl
     return table
 
 
-def times(seconds: dict[str, float], summary: QuantizationSummary, samples: int) -> Table:
-    """Where the time went."""
+def times(seconds: dict[str, float], compiling: float, summary: QuantizationSummary, samples: int) -> Table:
+    """Where the time went. compiling: seconds that numba took for the kernels, which it does once on a machine."""
     table = Table()
     table.add_column(f"{summary.values} values, {samples} samples: where the time went", no_wrap=True)
     table.add_column("seconds", justify="right")
@@ -97,6 +100,10 @@ def times(seconds: dict[str, float], summary: QuantizationSummary, samples: int)
     total = float(np.sum(list(seconds.values())))
     for stage, spent in seconds.items():
         table.add_row(stage, f"{spent:.2f}", f"{100 * spent / total:.0f} %")
+    if compiling > 0.5:
+        table.add_row(
+            "(of these, compiling: only the first time)", f"{compiling:.2f}", f"{100 * compiling / total:.0f} %"
+        )
     return table
 
 
