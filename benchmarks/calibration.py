@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.machine import command, description, peak_mb
 from benchmarks.models import MODELS, default_cache
 from benchmarks.tasks import LITE, add_data_options, classifier_input, images
-from calibrant import calibrate, load_onnx_graph
+from calibrant import TensorQuantizationConfig, calibrate, load_onnx_graph
 from calibrant.graph import Graph
 from demo.measure import session
 
@@ -120,7 +120,7 @@ def collect_and_solve(model: Path, samples: list[F32], options: argparse.Namespa
     return collected - start, time.perf_counter() - collected
 
 
-def solvable(graph: Graph) -> list[tuple[str, object]]:
+def solvable(graph: Graph) -> list[tuple[str, TensorQuantizationConfig]]:
     """Every observed value with the config it is solved for."""
     return [(root, group.config) for group in graph.groups for root in group.roots]
 

@@ -25,7 +25,8 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or "unknown processor"
-    facts = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    facts = {key.strip(): value.strip() for key, _, value in pairs}
     vnni = any(flag in facts.get("flags", "") for flag in ("avx512_vnni", "avx_vnni"))
     return f"{facts.get('model name', platform.machine())} ({'VNNI' if vnni else 'no VNNI'})"
 

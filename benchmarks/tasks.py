@@ -89,7 +89,7 @@ def classifier_input(path: Path, normalization: Normalization, size: int = 224) 
     )
     left, top = (photo.width - size) // 2, (photo.height - size) // 2
     pixels = np.asarray(photo.crop((left, top, left + size, top + size)), np.float32)
-    normal = (pixels - np.float32(normalization.mean)) / np.float32(normalization.std)
+    normal = (pixels - np.array(normalization.mean, np.float32)) / np.array(normalization.std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1)[None])
 
 
