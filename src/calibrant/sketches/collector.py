@@ -85,7 +85,8 @@ class Collector:
             found = Extremes.from_tally(tally)
             extremes = extremes.merge(found.per_tensor() if spec.channel_axis is None else found)
             whole = whole.merge(Histogram.from_cells(whole.bins, 1, tally.histogram()))
-            each = each.merge(Histogram.from_cells(each.bins, channels, tally.channel_histogram()))
+            if spec.per_channel:
+                each = each.merge(Histogram.from_cells(each.bins, channels, tally.channel_histogram()))
         return TensorSketch(
             spec, extremes, whole if spec.histogram else None, each if spec.per_channel else None, margins
         )

@@ -154,11 +154,13 @@ class MarginTally:
 def _joined(parts: list[Margins]) -> Margins:
     """The margins of all parts, of which those of one row may be unsorted; the first is the one that refuses others."""
     first = parts[0]
+    for part in parts:
+        refuse_difference("Margins", {"axis": (first.axis, part.axis)})
     parts = [part for part in parts if part.channels]
     if not parts:
         return first
     for part in parts:
-        refuse_difference("Margins", {"axis": (first.axis, part.axis), "channels": (parts[0].channels, part.channels)})
+        refuse_difference("Margins", {"channels": (parts[0].channels, part.channels)})
     bits = min(part.mantissa_bits for part in parts)
     names = [[column >> (part.mantissa_bits - bits) for column in (part.top, part.second)] for part in parts]
     channel = np.concatenate([part.channel for part in parts])

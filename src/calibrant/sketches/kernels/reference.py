@@ -57,8 +57,12 @@ def count(
     finite = np.isfinite(values)
     totals += [(values == 0).sum(), np.isnan(values).sum(), (values == np.inf).sum(), (values == -np.inf).sum()]
     bits, channel = np.where(bits == np.int32(-(2**31)), np.int32(0), bits)[finite], channel[finite]
-    for c in np.unique(channel):
-        _extremes(ordered(bits[channel == c]), ends[:, c], hits[:, c])
+    for end, further in enumerate((np.minimum, np.maximum)):
+        found = ends[end].copy()
+        further.at(found, channel, ordered(bits))
+        hits[end, found != ends[end]] = 0
+        ends[end] = found
+        np.add.at(hits[end], channel, ordered(bits) == found[channel])
     if len(tables):
         np.add.at(tables[0], _index(bits, mantissa_bits), _packed(bits, mantissa_bits))
     if len(channel_tables):
@@ -86,16 +90,6 @@ def top_two(bits: I32) -> tuple[I32, I32, NDArray[np.bool_]]:
     finite = (keys[:, 0] >= LOWEST) & (keys[:, -1] <= HIGHEST)
     second = keys[:, -2] if bits.shape[1] > 1 else keys[:, -1]
     return keys[:, -1].reshape(-1), second.reshape(-1), finite.reshape(-1)
-
-
-def _extremes(keys: I32, ends: I32, hits: I64) -> None:
-    """One channel, finite values only; ends (2,) and hits (2,) are its part of the state."""
-    least, most = keys.min(), keys.max()
-    if least < ends[0]:
-        ends[0], hits[0] = least, 0
-    if most > ends[1]:
-        ends[1], hits[1] = most, 0
-    hits += [(keys == ends[0]).sum(), (keys == ends[1]).sum()]
 
 
 def _index(bits: I32, mantissa_bits: int) -> I64:

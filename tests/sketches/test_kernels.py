@@ -1,0 +1,211 @@
+"""The kernels: a table counted by hand, on the reference and its compiled twin; then the twins against each other."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from calibrant.sketches.kernels import cpu, reference
+from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
+from calibrant.sketches.layout import Layout
+
+ONE, NEGATIVE = 127 << 8, 1 << 16  # table indices at 8 mantissa bits: of 1.0, and of the negative values nearest to 0
+LARGEST = 0x7F7FFFFF
+
+
+class State:
+    """What a kernel counts into."""
+
+    def __init__(self, channels=1, bits=8, channel_bits=None):
+        self.ends = np.repeat(np.array([[NONE_LO], [NONE_HI]], np.int32), channels, axis=1)
+        self.hits = np.zeros((2, channels), np.int64)
+        self.totals = np.zeros(4, np.int64)
+        self.tables = np.zeros((cpu.COPIES if bits else 0, 1 << (9 + (bits or 0))), np.uint64)
+        self.channel_tables = np.zeros((channels if channel_bits else 0, 1 << (9 + (channel_bits or 0))), np.uint64)
+        self.bits, self.channel_bits = bits or 0, channel_bits or 0
+        self.size = 0
+
+    def count(self, kernels, bits, base, layout):
+        tables = self.tables, self.bits, self.channel_tables, self.channel_bits
+        self.size += kernels.count(bits, base, *layout, self.ends, self.hits, self.totals, *tables)
+        return self
+
+    def content(self):
+        packed = self.tables.sum(axis=0, dtype=np.uint64)
+        return [self.size, self.ends, self.hits, self.totals, packed, self.channel_tables]
+
+
+# bits of the values, (lo, hi) as bits or None, their hits, (zeros, nan, +inf, -inf), {index: (count, positions)}
+HAND_COUNTED = {
+    "nothing": ([], None, (0, 0), (0, 0, 0, 0), {}),
+    "one": ([0x3F800000], (0x3F800000, 0x3F800000), (1, 1), (0, 0, 0, 0), {ONE: (1, 0)}),
+    "last of its bin": ([0x3F807FFF], (0x3F807FFF, 0x3F807FFF), (1, 1), (0, 0, 0, 0), {ONE: (1, 255)}),
+    "first of the next": ([0x3F808000], (0x3F808000, 0x3F808000), (1, 1), (0, 0, 0, 0), {ONE + 1: (1, 0)}),
+    "middle, twice": ([0x3F804000] * 2, (0x3F804000, 0x3F804000), (2, 2), (0, 0, 0, 0), {ONE: (2, 256)}),
+    "both zeros": ([0x80000000, 0, 0x80000000], (0, 0), (3, 3), (3, 0, 0, 0), {0: (3, 0)}),
+    "-0.0 alone": ([0x80000000], (0, 0), (1, 1), (1, 0, 0, 0), {0: (1, 0)}),
+    "-0.0 is not negative": ([0x80000000, 0x3F800000], (0, 0x3F800000), (1, 1), (1, 0, 0, 0), {0: (1, 0), ONE: (1, 0)}),
+    "-0.0 is not positive": (
+        [0x80000000, 0xBF800000, 0x80000001],
+        (0xBF800000, 0),
+        (1, 1),
+        (1, 0, 0, 0),
+        {0: (1, 0), NEGATIVE: (1, 0), NEGATIVE + ONE: (1, 0)},
+    ),
+    "subnormals": (
+        [1, 0x7FFF, 0x8000, 0x80000001],
+        (0x80000001, 0x8000),
+        (1, 1),
+        (0, 0, 0, 0),
+        {0: (2, 255), 1: (1, 0), NEGATIVE: (1, 0)},
+    ),
+    "largest": (
+        [LARGEST, 0x80000000 | LARGEST],
+        (0x80000000 | LARGEST, LARGEST),
+        (1, 1),
+        (0, 0, 0, 0),
+        {(255 << 8) - 1: (1, 255), NEGATIVE + (255 << 8) - 1: (1, 255)},
+    ),
+    "nan and inf alone": ([0x7F800001, 0xFFC00000, 0x7F800000, 0xFF800000], None, (0, 0), (0, 2, 1, 1), {}),
+    "nan of every kind": (
+        [0x7F800001, 0x7FFFFFFF, 0xFF800001, 0xFFFFFFFF, 0x7FC00000, 0x3F800000, 0x80000000],
+        (0, 0x3F800000),
+        (1, 1),
+        (1, 5, 0, 0),
+        {0: (1, 0), ONE: (1, 0)},
+    ),
+    "inf beside values": (
+        [0x7F800000, 0xBF800000, 0x7F800000, 0xBF800000],
+        (0xBF800000, 0xBF800000),
+        (2, 2),
+        (0, 0, 2, 0),
+        {NEGATIVE + ONE: (2, 0)},
+    ),
+}
+
+
+@pytest.mark.parametrize("kernels", [reference, cpu])
+@pytest.mark.parametrize("case", HAND_COUNTED)
+@pytest.mark.parametrize("repeat", [1, 37])
+def test_hand_counted(kernels, case, repeat):
+    bits, ends, hits, totals, cells = HAND_COUNTED[case]
+    values = np.array(bits * repeat, np.uint32).view(np.int32)
+    state = State().count(kernels, values, 0, Layout.of(values.shape, None))
+    expected = (NONE_LO, NONE_HI) if ends is None else reference.ordered(np.array(ends, np.uint32).view(np.int32))
+    assert state.size == len(values)
+    assert state.ends[:, 0].tolist() == list(expected)
+    assert state.hits[:, 0].tolist() == [repeat * n for n in hits]
+    assert state.totals.tolist() == [repeat * n for n in totals]
+    found = kernels.harvest(state.tables[np.newaxis])
+    assert [column.tolist() for column in found] == [
+        [0] * len(cells),
+        sorted(cells),
+        [repeat * cells[index][0] for index in sorted(cells)],
+        [repeat * cells[index][1] for index in sorted(cells)],
+    ]
+    assert not state.tables.any()
+
+
+@pytest.mark.parametrize("kernels", [reference, cpu])
+@pytest.mark.parametrize(
+    ("row", "top", "second", "finite"),
+    [
+        ([1, 3, 2], 3, 2, True),
+        ([3, 1, 3], 3, 3, True),
+        ([5], 5, 5, True),
+        ([-1, -2], -1, -2, True),
+        ([-0.0, 0.0, -1], 0, 0, True),
+        ([-0.0, -3], 0, -3, True),
+        ([1e-45, -1e-45, 0], 1e-45, 0, True),
+        ([1, np.nan, 2], None, None, False),
+        ([1, -np.inf, 2], None, None, False),
+        ([1, np.inf, 2], None, None, False),
+        ([-np.nan, 1, 2], None, None, False),
+    ],
+)
+@pytest.mark.parametrize("inner", [1, 3])
+def test_two_largest(kernels, row, top, second, finite, inner):
+    bits = np.repeat(np.float32(row)[np.newaxis, :, np.newaxis], inner, axis=2).view(np.int32)
+    found = kernels.top_two(bits)
+    assert found[2].tolist() == [finite] * inner
+    if finite:
+        wanted = reference.ordered(np.float32([top, second]).view(np.int32))
+        assert [found[0].tolist(), found[1].tolist()] == [[key] * inner for key in wanted]
+
+
+def sample(rng, n):
+    """Float32 bits of one of the kinds of data that a model has, or that has once been a bug."""
+    x = rng.normal(size=n).astype(np.float32)
+    kind = rng.integers(6)
+    if kind == 1:
+        x = np.maximum(x, 0)
+    elif kind == 2:
+        x = rng.choice(np.float32([0, -0.0, 1, -1, 3, 1e-42, -1e-42]), n)
+    elif kind == 3:
+        x[rng.random(n) < 0.01] = rng.choice(np.float32([np.nan, np.inf, -np.inf]))
+    elif kind == 4:
+        x = rng.integers(0, 2**32, n, np.uint32).view(np.float32)
+    elif kind == 5:
+        x = np.full(n, -0.0, np.float32)
+    return x.view(np.int32)
+
+
+def random_layout(rng):
+    """A layout, and how many elements it has."""
+    kind = rng.integers(3)
+    if kind == 0:
+        shape = [int(n) for n in (*rng.integers(1, 7, 2), rng.choice([1, 2, 7, 49, 333, 9000]))]
+        return Layout.of(shape, 1), int(np.prod(shape))
+    if kind == 1:
+        shape = int(rng.integers(1, 60)), int(rng.choice([1, 3, 16, 300, 9000]))
+        return Layout.of(shape, 1), shape[0] * shape[1]
+    lanes, channels = int(rng.choice([4, 8, 16])), int(rng.integers(1, 40))
+    shape = int(rng.integers(1, 4)), -(-channels // lanes), int(rng.choice([1, 3, 49, 700])), lanes
+    return Layout.of_blocked(shape, channels), int(np.prod(shape))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_twins_agree(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(10):
+        layout, size = random_layout(rng)
+        bits = sample(rng, size)
+        channel_bits = rng.choice([None, 6]) if layout.channels < 64 else None
+        settings = layout.channels, [None, 5, 8, 12][seed % 4], channel_bits
+        slow, fast = State(*settings), State(*settings)
+        cut = int(rng.integers(size + 1)) // layout.lanes * layout.lanes
+        slow.count(reference, bits, 0, layout)
+        fast.count(cpu, bits[cut:], cut, layout).count(cpu, bits[:cut], 0, layout)
+        for one, other in zip(slow.content(), fast.content(), strict=True):
+            np.testing.assert_array_equal(one, other, str((layout, size, settings)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_twins_find_the_same_two_largest(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(12):
+        shape = int(rng.integers(0, 5)), int(rng.integers(1, 70)), int(rng.choice([1, 1, 5, 30]))
+        bits = sample(rng, int(np.prod(shape))).reshape(shape)
+        for one, other in zip(cpu.top_two(bits), reference.top_two(bits), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kernels", [reference, cpu])
+def test_harvest_adds_up_copies_and_empties_them(kernels):
+    tables = np.zeros((2, 3, 1024), np.uint64)
+    tables[0, 0, 5], tables[0, 2, 5], tables[1, 1, 1023] = (2 << 32) + 7, (1 << 32) + 1, (2**32 - 1 << 32) + 2**32 - 1
+    tables[1, 0, 0], tables[1, 2, 0] = (
+        np.uint64(2**64 - (3 << 32)),
+        np.uint64(3 << 32),
+    )  # one copy owes what another has
+    group, index, counts, positions = kernels.harvest(tables)
+    assert (group.tolist(), index.tolist()) == ([0, 1], [5, 1023])
+    assert (counts.tolist(), positions.tolist()) == ([3, 2**32 - 1], [8, 2**32 - 1])
+    assert not tables.any()
+
+
+def test_importing_compiles_nothing():
+    code = "from calibrant.sketches.kernels import cpu as k; print(k.count.signatures, k.harvest.signatures)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "[]"]
