@@ -88,7 +88,9 @@ def test_folder_without_samples(here):
 
 def test_unreadable_image(here):
     (here / "photos" / "03.png").write_text("no image")
-    here.refused(here.quantize(), FAILED, os.path.join("photos", "03.png"), "cannot be read", "--skip-bad")
+    result = here.quantize()
+    here.refused(result, FAILED, os.path.join("photos", "03.png"), "cannot be read", "--skip-bad")
+    assert "02.png" not in result.stderr  # the one read before it is not blamed
 
 
 def test_skip_bad_goes_on_and_counts(here):
@@ -102,7 +104,9 @@ def test_skip_bad_goes_on_and_counts(here):
 def test_nothing_left_after_skipping(here):
     for path in (here / "photos").iterdir():
         path.write_text("no image")
-    here.refused(here.quantize("--skip-bad"), FAILED, "none of its 16 samples can be used")
+    result = here.quantize("--skip-bad")
+    here.refused(result, FAILED, "none of its 16 samples can be used")
+    assert f"warning: skipped: image '{os.path.join('photos', '00.png')}'" in result.stderr
 
 
 WRONG = {
@@ -135,7 +139,9 @@ def test_nan_or_inf_in_a_sample_names_the_file(here, value):
         np.save(here / "arrays" / f"{i}.npy", x)
     counts = "(7 NaN, 0 Inf)" if np.isnan(value) else "(0 NaN, 7 Inf)"
     path = os.path.join("arrays", "1.npy")
-    here.refused(here.quantize(data="arrays"), FAILED, "sample 2", "'x'", "7 of 768", counts, path)
+    here.refused(
+        here.quantize(data="arrays"), FAILED, "sample 2", "'x'", "7 of 768", counts, f"the last one read: '{path}'"
+    )
 
 
 @pytest.mark.parametrize(("value", "words"), [(-1, "NaN"), (0, "Inf")])

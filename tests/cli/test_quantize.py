@@ -68,6 +68,12 @@ def test_few_samples_are_warned_about_and_more_is_the_next_step(here):
     assert "next         give more samples" in text
 
 
+@pytest.mark.parametrize("mean", [["0.5", "0.4", "0.3"], ["0.5,0.4,0.3"], ["0.5, 0.4, 0.3"]])
+def test_three_numbers_with_spaces_or_commas(here, mean):
+    result = here.quantize("--mean", *mean, "--std", "0.5", "--samples", "2")
+    assert "minus 0.5 0.4 0.3, over 0.5" in result.stdout
+
+
 def test_quiet_says_nothing(here):
     result = here.quantize("--quiet", "--samples", "2")
     assert result.exit_code == 0
@@ -141,14 +147,14 @@ def test_options_come_before_the_setting_file_and_add_to_its_lists(here):
     file.quantize_activation_setting.calib_algorithm = "kl"
     file.quantize_activation_setting.percentile = 0.5
     file.leave_in_float = ["a"]
-    file.overrides = {"v": {"num_of_bits": 4, "symmetric": True}}
+    file.overrides = {"u": {"num_of_bits": 4}, "v": {"num_of_bits": 4, "symmetric": True}}
     (here / "setting.json").write_text(file.to_json())
     options = ["--method", "minmax", "--leave-in-float", "b", "--override", "v:bits=8", "--override", "w:method=mse"]
     setting = setting_of("--setting", "setting.json", *options)
     assert setting.quantize_activation_setting.calib_algorithm == "minmax"
     assert setting.quantize_activation_setting.percentile == 0.5
     assert setting.leave_in_float == ["a", "b"]
-    assert setting.overrides == {"v": {"num_of_bits": 8}, "w": {"calib_algorithm": "mse"}}
+    assert setting.overrides == {"u": {"num_of_bits": 4}, "v": {"num_of_bits": 8}, "w": {"calib_algorithm": "mse"}}
 
 
 def test_the_setting_is_recorded_in_the_file(here):
@@ -179,23 +185,33 @@ def test_weights_only_needs_no_samples(here):
     assert "QuantizeLinear" not in kinds
 
 
-OBSERVER = """
-import numpy as np
-from calibrant import BaseTensorObserver, register_calibration_observer
-from calibrant.sketches import Extremes
-
+SOLVES = """
 class Wide(BaseTensorObserver):
     sketches = (Extremes,)
     def solve(self, sketch):
         return np.float32(2.0), np.float32(0.0)
-
-register_calibration_observer("Wide", Wide)
+"""
+LOOKS_AT_VALUES = """
+class Wide(BaseTensorObserver):
+    def observe(self, value):
+        self.seen = True
+    def render_quantization_config(self):
+        assert self.seen
+        self._quant_cfg.scale, self._quant_cfg.offset = 2.0, 0.0
+        self._quant_cfg.state = QuantizationStates.ACTIVATED
+"""
+IMPORTS = """
+import numpy as np
+from calibrant import BaseTensorObserver, QuantizationStates, register_calibration_observer
+from calibrant.sketches import Extremes
 """
 
 
-def test_a_method_of_your_own(here):
-    (here / "my_observer_for_the_command.py").write_text(OBSERVER)
-    result = here.quantize("--import", "my_observer_for_the_command", "--method", "wide")
+@pytest.mark.parametrize("form", [SOLVES, LOOKS_AT_VALUES])
+def test_a_method_of_your_own(here, form):
+    name = f"my_observer_{form is SOLVES}".lower()
+    (here / f"{name}.py").write_text(f"{IMPORTS}{form}\nregister_calibration_observer('Wide', Wide)\n")
+    result = here.quantize("--import", name, "--method", "wide")
     assert result.exit_code == 0, result.output
     scales = [onnx.numpy_helper.to_array(t) for t in onnx.load(here / "out.onnx").graph.initializer]
     assert any(s.size == 1 and s == np.float32(2) for s in scales)
