@@ -1,11 +1,13 @@
 """Batches beyond the memory budget: the same sketch from parts, or a word about why not."""
 
 import numpy as np
+import onnx
 import pytest
 
 from calibrant.core import SettingError
 from calibrant.engines import InputSpec, OnnxruntimeExecutor
 from calibrant.engines.splitting import Splitter
+from calibrant.graph import load_onnx_graph
 from calibrant.sketches import Collector, SketchSpec
 
 ROW = 3 * 4 * 4  # bytes that sum, product and out take for one row
@@ -82,6 +84,21 @@ def test_a_batch_size_built_into_the_model(models, added):
     assert set(added) == {4}
     assert found["a"].extremes.size == 32
     assert "could not be split" in executor.report[0]
+
+
+def test_a_batch_size_built_into_a_model_of_convolutions(models):
+    graph = models["convolutions"]((3, 16, 15))
+    model = onnx.load_from_string(graph.to_bytes())
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, -1]), "shape"))
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["r2", "shape"], ["flat"]))
+    model.graph.node.append(onnx.helper.make_node("ReduceSum", ["flat"], ["total"], keepdims=0))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("total", onnx.TensorProto.FLOAT, []))
+    graph = load_onnx_graph(model, simplify=False)
+    samples = models["images"]([(2, 3, 5, 5)] * 2)  # one image alone is odd: it makes no two rows
+    wanted = {"r1": SketchSpec(channel_axis=1), "flat": SketchSpec()}
+    executor = OnnxruntimeExecutor(graph, threads=2)
+    assert executor.collect(samples, wanted) == models["sketches_of"](graph, samples, wanted)
+    assert executor.report == []
 
 
 def test_other_shapes_are_estimated_from_those_seen():

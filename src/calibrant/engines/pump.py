@@ -43,12 +43,19 @@ class Pump:
         """Run sample `number`. On return its statistics are under way; `feed` may be overwritten."""
         try:
             if self._maker is not None:
-                # The maker goes, and with it the session that the chosen taps do not use, and that session's memory.
-                self._taps, self._maker = self._maker.choose(self._splitter.first_row(feed), self._note), None
+                self._taps = self._choose(self._maker, feed)
+                self._maker = None  # and with it the session that the chosen taps do not use, and its memory
             for part in self._splitter.parts(feed, self._bytes):
                 self._pass_on(self._values(part))
         except ModelError as error:
             raise ModelError(f"sample {number}: {error}") from error
+
+    def _choose(self, maker: TapMaker, feed: Feed) -> Taps:
+        row = self._splitter.first_row(feed)
+        try:
+            return maker.choose(row, self._note)
+        except ModelError:  # the batch's size is built into the model, though its inputs leave it free
+            return maker.choose(feed, self._note)
 
     def _pass_on(self, batch: list[Taken]) -> None:
         self._statistics.wait()  # for the batch before, which ran while this one was computed

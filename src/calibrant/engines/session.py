@@ -34,11 +34,11 @@ class Runtime:
         """
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise SettingError(f"threads must be a whole number from 1, got {threads!r}")
-        if providers is None or not providers:
-            providers = [CPU]
-        elif isinstance(providers, str) or (isinstance(providers, tuple) and len(providers) == 2):
-            providers = [providers] if isinstance(providers, str) or isinstance(providers[1], dict) else list(providers)
-        return cls(tuple(_known_provider(p) for p in providers), threads or usable_processors())
+        one = isinstance(providers, str) or (
+            isinstance(providers, tuple) and any(isinstance(p, dict) for p in providers)
+        )
+        chosen = [providers] if one else list(providers or [CPU])
+        return cls(tuple(_known_provider(p) for p in chosen), threads or usable_processors())
 
     @property
     def on_cpu_only(self) -> bool:
@@ -106,8 +106,8 @@ def reason(error: Exception) -> str:
     return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
 
 
-def _known_provider(provider: Provider) -> Provider:
-    name, options = (provider, None) if isinstance(provider, str) else provider
+def _known_provider(provider: Any) -> Provider:
+    name, options = provider if isinstance(provider, tuple) else (str(provider), None)
     here = ort.get_available_providers()
     for known in ort.get_all_providers():
         if name.casefold() in (known.casefold(), known.removesuffix("ExecutionProvider").casefold()):

@@ -95,7 +95,10 @@ class TapMaker:
         return {output.name: output.type for output in self.plain.session.get_outputs()}
 
     def choose(self, feed: Feed, note: Callable[[str], None]) -> Taps:
-        """Blocked taps where they exist and give, on `feed`, exactly the plain values; else plain ones, noted."""
+        """Blocked taps where they exist and give, on `feed`, exactly the plain values; else plain ones, noted.
+
+        Raises ModelError where the model does not run on this feed.
+        """
         if self._optimized is None:
             return self.plain
         model = onnx.load(self._optimized, load_external_data=False)
@@ -104,9 +107,10 @@ class TapMaker:
             log.info("onnxruntime has no value in its blocked layout here; all are taken plain")
             return self.plain
         onnx.save(model, self._optimized)
+        plain = {taken.name: taken.array for taken in self.plain.run(feed)}
         try:
             session = self._runtime.open(self._optimized, optimize=False)
-            block = self._agreed_block(session, blocked, feed)
+            block = self._agreed_block(session, blocked, feed, plain)
         except ModelError as error:
             note(f"values are taken plain, which is slower: the model with blocked outputs does not run: {error}")
             return self.plain
@@ -116,8 +120,9 @@ class TapMaker:
         log.info("%d of %d values are taken in blocks of %d channels", len(blocked), len(self._names), block)
         return BlockedTaps(session, self._names, blocked, block)
 
-    def _agreed_block(self, session: Any, blocked: Mapping[str, tuple[str, int]], feed: Feed) -> int | None:
-        plain = {taken.name: taken.array for taken in self.plain.run(feed)}
+    def _agreed_block(
+        self, session: Any, blocked: Mapping[str, tuple[str, int]], feed: Feed, plain: Mapping[str, NDArray[Any]]
+    ) -> int | None:
         outputs = [output.name for output in session.get_outputs()]
         arrays = dict(zip(outputs, run(session, outputs, feed), strict=True))
         if not all(np.array_equal(arrays[name], plain[name], equal_nan=True) for name in plain if name in arrays):
