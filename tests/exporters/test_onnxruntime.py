@@ -128,6 +128,8 @@ def test_scales_per_channel_of_an_activation(kit, tmp_path):
     np.testing.assert_array_equal(
         kit.outputs(tmp_path / "q.onnx", [{"x": x}])[0], kit.every_value(graph, {"x": x}, simulate=True)["y"]
     )
+    pairs = [n for n in onnx.load(tmp_path / "q.onnx").graph.node if n.op_type.endswith("Linear")]
+    assert [a.i for n in pairs for a in n.attribute if a.name == "axis"] == [1] * 4  # not every runtime takes -2
 
 
 def two_readers(kit, values, edges):

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calibrant.core import ExportError, QuantizationStates, TargetPlatform, quantize
+from calibrant.core import ExportError, QuantizationStates, TargetPlatform, fake_quantize, quantize
 from calibrant.exporters import EXPORTERS
 from calibrant.exporters.ppl_cuda import baked
 
@@ -66,6 +66,29 @@ def test_tensorrt_refuses_scales_per_channel_of_an_activation(kit, symmetric, tm
     symmetric.edges["add", 0] = per_channel
     with pytest.raises(ExportError, match="'c3' is PER_CHANNEL"):
         TRT(symmetric, tmp_path / "q.onnx")
+
+
+@pytest.mark.parametrize("platform", [TargetPlatform.ONNXRUNTIME, TargetPlatform.OPENVINO_INT8])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"offset": 7},
+        {"bits": 4, "offset": 7},
+        {"bits": 3, "signed": True, "offset": -4},
+        {"symmetric": True, "quant_min": -127, "offset": 0},
+        {"bits": 12, "offset": 5},
+        {"bits": 12, "symmetric": True, "offset": 0},
+    ],
+)
+def test_what_lies_beyond_the_grid_saturates_at_its_ends(grid, platform, kit, tmp_path):
+    if platform is TargetPlatform.OPENVINO_INT8 and grid.get("bits", 8) > 8:
+        pytest.skip("OPENVINO_INT8 takes up to 8 bits")
+    x = np.linspace(-3000, 3000, 4001, dtype=np.float32)
+    model = kit.model_of([kit.node("Neg", ["x"], ["y"], "neg")], {}, {"x": [x.size]}, {"y": [x.size]})
+    config = kit.activation(**grid, scale=0.3, state=QuantizationStates.ACTIVATED)
+    EXPORTERS[platform](kit.quantized(model, {"x": config}, {}, [], solve=False), tmp_path / "q.onnx")
+    got = kit.outputs(tmp_path / "q.onnx", [{"x": x}])[0]
+    np.testing.assert_array_equal(got, -fake_quantize(x, config))
 
 
 @pytest.mark.parametrize("grid", [{}, {"symmetric": True}, {"bits": 4}])
