@@ -23,14 +23,17 @@ I32 = NDArray[np.int32]
 
 STANDS_OUT = 5.0  # standard deviations of a count above what its neighbours predict: an atom
 STANDS_OUT_SHARE = 0.1  # and at least that share of it: below, smooth densities bend as much
+HEAVY = 1e-3
 SMALLEST_ATOM = 6.0  # so many in a bin between empty ones hardly come by chance
 
 
 class Side(NamedTuple):
     """The values of one sign, without zeros. Pieces j of magnitude key base + i are first[i] <= j < first[i + 1].
 
-    left, right, mass: (pieces,); left == right: an atom. tail_n, tail_m, tail_q: (pieces + 1,), sums of mass, of
-    mass times value, and of mass times value squared, over the pieces from j on. top: the largest magnitude, or 0.
+    left, right, mass, tilt: (pieces,); left == right: an atom. Else the density runs straight from 1 - tilt of the mean
+    one at the left end to 1 + tilt at the right. tail_n, tail_m, tail_q: (pieces + 1,), sums of mass, of mass times
+    value, and of mass times value squared, over the pieces from j on. heavy: the atoms of HEAVY of the mass or more.
+    top: the largest magnitude, or 0.
     """
 
     shift: int
@@ -39,9 +42,11 @@ class Side(NamedTuple):
     left: F64
     right: F64
     mass: F64
+    tilt: F64
     tail_n: F64
     tail_m: F64
     tail_q: F64
+    heavy: I64
     top: float
 
 
@@ -76,13 +81,20 @@ def make_side(
     bins = len(keys)
     shift = 23 - bits
     if bins == 0:
-        none = np.zeros(0)
-        return Side(shift, 0, np.zeros(1, np.int32), none, none, none, np.zeros(1), np.zeros(1), np.zeros(1), 0.0)
+        none, no_key = np.zeros(0), np.zeros(0, np.int64)
+        return Side(
+            shift, 0, np.zeros(1, np.int32), none, none, none, none, np.zeros(1), np.zeros(1), np.zeros(1), no_key, 0.0
+        )
     lower, upper = np.empty(bins), np.empty(bins)
     rest, place = counts.astype(np.float64), positions.astype(np.float64)
     for i in range(bins):
         lower[i], upper[i] = _edge(keys[i], bits), _edge(keys[i] + 1, bits)
-    left, right, mass = np.empty(2 * bins + 2), np.empty(2 * bins + 2), np.empty(2 * bins + 2)
+    left, right, mass, tilt = (
+        np.empty(2 * bins + 2),
+        np.empty(2 * bins + 2),
+        np.empty(2 * bins + 2),
+        np.zeros(2 * bins + 2),
+    )
     whole_lower, width = lower.copy(), upper - lower
     _take_end(most, n_most, bins - 1, whole_lower, width, rest, place)
     upper[bins - 1] = most
@@ -102,18 +114,21 @@ def make_side(
             mean = whole_lower[i] + (place[i] / rest[i] + 0.5) / 256 * width[i]
             mean = min(max(mean, lower[i]), upper[i])
             expected = _expected(i, keys, rest, lower, upper)
-            j = _split(j, rest[i], mean, expected, lower[i], upper[i], left, right, mass)
+            j = _split(j, rest[i], mean, expected, lower[i], upper[i], left, right, mass, tilt)
         if i == bins - 1:
             left[j], right[j], mass[j] = most, most, n_most
             j += 1
     first[len(first) - 1] = j
     tail_n, tail_m, tail_q = np.zeros(j + 1), np.zeros(j + 1), np.zeros(j + 1)
     for p in range(j - 1, -1, -1):
-        a, b = left[p], right[p]
+        a, width = left[p], right[p] - left[p]
+        mean = 0.5 + tilt[p] / 6  # of the place in the piece, and of its square:
+        square = 1 / 3 + tilt[p] / 6
         tail_n[p] = tail_n[p + 1] + mass[p]
-        tail_m[p] = tail_m[p + 1] + mass[p] * (a + b) / 2
-        tail_q[p] = tail_q[p + 1] + mass[p] * (a * a + a * b + b * b) / 3
-    return Side(shift, first_key, first, left[:j], right[:j], mass[:j], tail_n, tail_m, tail_q, most)
+        tail_m[p] = tail_m[p + 1] + mass[p] * (a + width * mean)
+        tail_q[p] = tail_q[p + 1] + mass[p] * (a * a + 2 * a * width * mean + width * width * square)
+    heavy = np.flatnonzero((left[:j] == right[:j]) & (mass[:j] >= HEAVY * tail_n[0]))
+    return Side(shift, first_key, first, left[:j], right[:j], mass[:j], tilt[:j], tail_n, tail_m, tail_q, heavy, most)
 
 
 @jit
@@ -129,16 +144,17 @@ def tail(side: Side, b: float) -> tuple[float, float, float]:
     end = side.first[i + 1]
     n, m, q = side.tail_n[end], side.tail_m[end], side.tail_q[end]
     for p in range(side.first[i], end):
-        a, z = max(side.left[p], b), side.right[p]
-        if b < side.left[p]:
-            part = side.mass[p]
-        elif b < z:
-            part = side.mass[p] * (z - b) / (z - side.left[p])
-        else:
+        a, width, tilt = side.left[p], side.right[p] - side.left[p], side.tilt[p]
+        if b >= side.right[p] and b > a:
             continue
+        t = (b - a) / width if b > a else 0.0
+        rest, at = 1 - t, a + t * width
+        part = side.mass[p] * rest * (1 + tilt * t)
+        over = side.mass[p] * width * rest**2 / 2 * (1 + tilt * (1 + 2 * t) / 3)
+        over_squared = side.mass[p] * width**2 * rest**3 * ((1 + tilt * (2 * t - 1)) / 3 + tilt * rest / 2)
         n += part
-        m += part * (a + z) / 2
-        q += part * (a * a + a * z + z * z) / 3
+        m += part * at + over
+        q += part * at * at + 2 * at * over + over_squared
     return n, m, q
 
 
@@ -176,7 +192,16 @@ def _expected(i: int, keys: I32, rest: F64, lower: F64, upper: F64) -> float:
 
 @jit
 def _split(
-    j: int, n: float, mean: float, expected: float, lower: float, upper: float, left: F64, right: F64, mass: F64
+    j: int,
+    n: float,
+    mean: float,
+    expected: float,
+    lower: float,
+    upper: float,
+    left: F64,
+    right: F64,
+    mass: F64,
+    tilt: F64,
 ) -> int:
     """Write the pieces for n values in (lower, upper) with that mean, from piece j on; returns the next free one."""
     atom = n - expected
@@ -190,8 +215,14 @@ def _split(
             return j + 1
         j, n, mean = j + 1, spread, (n * mean - atom * at) / spread
         mean = min(max(mean, lower), upper)
-    # uniform over the part of the bin that has this mean: exact at both ends of the bin in mass and in moment
-    reach = min(mean - lower, upper - mean)
-    low_end = mean - lower <= upper - mean
-    left[j], right[j], mass[j] = (lower if low_end else mean - reach), (mean + reach if low_end else upper), n
+    left[j], right[j], mass[j] = lower, upper, n
+    if upper > lower:
+        tilt[j] = 6 * ((mean - lower) / (upper - lower) - 0.5)
+    if abs(tilt[j]) > 1:  # no straight line has such a mean: evenly over the part of the bin that has it
+        reach = min(mean - lower, upper - mean)
+        left[j], right[j], tilt[j] = (
+            (lower if tilt[j] < 0 else mean - reach),
+            (mean + reach if tilt[j] < 0 else upper),
+            0.0,
+        )
     return j + 1

@@ -18,7 +18,8 @@ from calibrant.observers.cells import Cells
 from calibrant.observers.kernels.jit import jit
 from calibrant.observers.kernels.pieces import F64, I64, Side, make_sides, tail
 
-EXACT_LEVELS = 1024  # beyond, steps are finer than bins: their errors count as uniform
+EXACT_LEVELS = 1024  # beyond, steps are finer than bins: errors count as uniform, but for those of heavy atoms
+WORTH = 0.99  # and then a scale must be that much better than the one that covers all to replace it
 STEPS_PER_PERIOD = 8  # where all is covered: an atom at x meets a level every time x / s grows by 1
 STEPS_PER_LEVEL = 4  # where the grid clips: candidates are 1 / (4 levels) apart, at most MOST_STEP
 MOST_STEP, LEAST_STEP = 2e-3, 4e-4
@@ -54,7 +55,7 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
 
     The look-up of a boundary b is `tail`'s, written out: this is where the search spends its time.
     """
-    first, left, right, mass = side.first, side.left, side.right, side.mass
+    first, left, right, mass, tilt = side.first, side.left, side.right, side.mass, side.tilt
     tail_n, tail_m, top = side.tail_n, side.tail_m, side.top
     levels, off_centre, bins = min(levels, EXACT_LEVELS), (0.5 - shift) * s, len(side.first) - 1
     gains[0] = total = 0.0
@@ -73,19 +74,20 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
             n = tail_n[end]
             over = tail_m[end] - b * n
             for p in range(first[i], end):
+                width = right[p] - left[p]
                 if b < left[p]:
                     n += mass[p]
-                    over += mass[p] * ((left[p] + right[p]) / 2 - b)
+                    over += mass[p] * (left[p] - b + width * (0.5 + tilt[p] / 6))
                 elif b < right[p]:
-                    part = mass[p] * (right[p] - b) / (right[p] - left[p])
-                    n += part
-                    over += part * (right[p] - b) / 2
+                    t = (b - left[p]) / width
+                    n += mass[p] * (1 - t) * (1 + tilt[p] * t)
+                    over += mass[p] * width * (1 - t) ** 2 / 2 * (1 + tilt[p] * (1 + 2 * t) / 3)
         total += 2 * s * (over - off_centre * n)
         gains[k + 1] = total
 
 
 @jit
-def side_error(side: Side, s: float, levels: int, spread: float, gains: F64) -> float:
+def side_error(side: Side, s: float, levels: int, shift: float, spread: float, gains: F64) -> float:
     """The sum of squared errors of one side with that many levels."""
     if levels <= EXACT_LEVELS:
         return side.tail_q[0] - gains[levels]
@@ -93,14 +95,20 @@ def side_error(side: Side, s: float, levels: int, spread: float, gains: F64) -> 
     n, m, q = tail(side, start)
     error = side.tail_q[0] - gains[EXACT_LEVELS] - (q - 2 * start * m + start * start * n)
     clipped, m, q = tail(side, end)
-    return error + (n - clipped) * s * s * spread + (q - 2 * end * m + end * end * clipped)
+    error += (n - clipped) * s * s * spread + (q - 2 * end * m + end * end * clipped)
+    for p in side.heavy:
+        x = side.left[p]
+        if start < x <= end:
+            off = x - s * np.floor(x / s + 1 - shift)
+            error += side.mass[p] * (off * off - s * s * spread)
+    return error
 
 
 @jit
 def error_of(pos: Side, neg: Side, s: float, below: int, grid: Grid, up: F64, down: F64) -> float:
     """The sum of squared errors with `below` of the grid's steps below zero; up, down: the gains at s."""
-    error = side_error(pos, s, grid.span - below, grid.spread, up)
-    return error + side_error(neg, s, below, grid.spread, down)
+    error = side_error(pos, s, grid.span - below, grid.up, grid.spread, up)
+    return error + side_error(neg, s, below, grid.down, grid.spread, down)
 
 
 @jit
@@ -194,7 +202,7 @@ def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> 
         least = min(least, errors[i])
     fill_gains(pos, start, grid.span - start_below, grid.up, up)
     fill_gains(neg, start, start_below, grid.down, down)
-    best = error_of(pos, neg, start, start_below, grid, up, down) * (1 - 1e-9)
+    best = error_of(pos, neg, start, start_below, grid, up, down) * (1 - 1e-9 if grid.span <= EXACT_LEVELS else WORTH)
     scale, below = start, start_below
     for i in local_minima(errors):
         s = scales[i]
