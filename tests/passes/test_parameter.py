@@ -111,7 +111,7 @@ def test_mse_clips_one_end_alone_where_that_is_best():
     x = np.float32([*np.random.default_rng(0).uniform(0, 1, 3000), -1.2, -1.2])
     config = config_for(4, asymmetric=True, narrow=False)
     both = min(error(x, config, *affine(-1.2 * r, r, config)) for r in np.linspace(0.1, 1.02, 500))
-    assert error(x, config, *least_error(x, config)) < 0.7 * both
+    assert error(x, config, *least_error(x, config)) < 0.9 * both
 
 
 def test_mse_of_powers_of_two():
