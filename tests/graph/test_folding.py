@@ -154,6 +154,12 @@ def test_gemm_gets_a_plain_weight_and_a_bias_per_column(loads_equal, bias):
         assert graph.shape_of(graph.input_of("Gemm_0", 2)) == [6]
 
 
+def test_a_bias_per_row_is_not_taken_for_one_per_column(loads_equal):
+    node = helper.make_node("Gemm", ["x", "w", "c"], ["y"], beta=2.0)
+    graph = loads_equal(model([node], {"w": normal(4, 6), "c": normal(6, 1)}, {"x": (6, 4)}, ["y"]), x=normal(6, 4))
+    assert graph.shape_of("c") == [6, 1]
+
+
 def test_constants_fold_and_leave_nothing_behind(loads_equal):
     weights = {"w": normal(6, 4), "two": np.float32(2)}
     nodes = [

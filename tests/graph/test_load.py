@@ -189,7 +189,10 @@ def test_the_fingerprint_is_the_same_tomorrow(tiny):
 def test_the_fingerprint_knows_bodies_and_functions():
     text = """<ir_version: 8, opset_import: ["" : 17, "mine" : 1]>
         g (float[2] x, bool b) => (float[2] y) { a = mine.f(x)
-            y = If (b) <then_branch = t () => (float[2] u) { u = %s(a) }, else_branch = e () => (float[2] v) { v = Abs(a) }> }
+            y = If (b) <
+                then_branch = t () => (float[2] u) { u = %s(a) },
+                else_branch = e () => (float[2] v) { v = Abs(a) }
+            > }
         <opset_import: ["" : 17], domain: "mine"> f (x) => (y) { y = %s(x) }"""
     models = [parser.parse_model(text % ops) for ops in (("Abs", "Relu"), ("Neg", "Relu"), ("Abs", "Neg"))]
     assert len({load_onnx_graph(m).fingerprint for m in models}) == 3

@@ -102,21 +102,32 @@ def test_float_arithmetic_on_shapes_is_no_number_and_the_data_is():
 
 
 def test_what_a_network_computes_stays_a_number_even_if_a_size_is_found_in_it():
+    """Durations that a network predicts decide how long its output is; what predicts them is quantized as ever."""
     found = roles(
-        """g (float[N,4] x) => (float[M,4] y) {
-            h = MatMul(x, w)
-            top, where = TopK(h, k)
-            c = Cast <to = 7> (top)
+        """g (float[N,4] x) => (float[K,4] y, float[A,B] z) {
+            a = Abs(x)
+            h = MatMul(a, w)
+            r = Round(h)
+            size = Cast <to = 7> (r)
+            top, index = TopK(a, k)
             y = Expand(x, size)
+            z = Expand(x, index)
         }""",
-        w=np.eye(4, dtype=np.float32),
+        w=np.ones((4, 2), np.float32),
         k=np.int64([2]),
-        size=np.int64([1, 1]),
     )
-    assert found == {}
+    assert found == {"r": SHAPE}
 
 
-def test_nan_in_a_constant_is_no_mask_and_no_error():
+def test_numbers_times_a_huge_mask_are_huge():
+    found = roles(
+        "g (float[2] x, bool[2] b) => (float[2] y) { m = Cast <to = 1> (b) h = Mul(m, low) y = Mul(x, h) }", low=F(-1e9)
+    )
+    assert found == {"m": MASK, "h": MASK, "y": MASKED}
+
+
+def test_nan_in_a_constant_is_no_mask_and_hides_none():
+    assert roles("g (float[2] x) => (float[2] y) { y = Add(x, c) }", c=F([np.nan, -1e38])) == {"y": MASKED}
     assert roles("g (float[2] x) => (float[2] y) { y = Add(x, c) }", c=F([np.nan, 1])) == {}
 
 

@@ -291,3 +291,12 @@ def test_a_second_quantization_forgets_the_first(quantized):
     quantize_graph(graph, TargetPlatform.TRT_INT8)
     assert groups(graph) == [["x"]]
     assert graph.platform is TargetPlatform.TRT_INT8
+
+
+def test_an_output_from_which_a_size_is_computed_has_no_config(quantized):
+    text = """(float[1,3,2,2] x) => (float[N,3,8,8] y, float[A] z) {
+        y = Conv(x, w, b) c = Conv(x, w, b) r = Relu(c) f = Flatten <axis = 0> (r) i = Cast <to = 7> (f)
+        s = Squeeze(i, a) z = Expand(k, s)
+    }"""
+    graph = quantized(text, **WEIGHTS, a=np.int64([0]), k=(1,))
+    assert groups(graph) == [["x"], ["y"]]

@@ -63,6 +63,13 @@ def test_tensorrt_quantizes_the_residual_input_of_an_add_alone(quantized):
     assert groups(quantized(X + after_pool, "TRT_INT8", **WEIGHTS)) == [["x"], ["a", "p"], ["s"]]
 
 
+def test_tensorrt_quantizes_the_residual_even_where_the_other_input_is_quantized_anyway(quantized):
+    text = """(float[N,3,8,8] x) => (float[N,3,8,8] y, float[N,3,8,8] z) {
+        a = Conv(x, w, b) p = AveragePool <kernel_shape = [1,1]> (a) c = Conv(x, w, b) z = Conv(c, w, b) y = Add(c, p)
+    }"""
+    assert groups(quantized(text, "TRT_INT8", **WEIGHTS)) == [["x"], ["a"], ["p"], ["c"]]
+
+
 def test_openvino_quantizes_both_inputs_of_an_add(quantized):
     assert groups(quantized(RESNET, "OPENVINO_INT8", **WEIGHTS)) == [["x"], ["r"], ["c"], ["d"], ["t"]]
 

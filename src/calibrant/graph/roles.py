@@ -74,7 +74,7 @@ def _mask_role(node: ir.Node, found: dict[ir.Value, str]) -> str | None:
     """MASK, MASKED or None: what this node makes, given what is known of its inputs.
 
     A mask is what comes from bool, or out of a Where on constants, and what is made of masks and constants alone.
-    Numbers times a mask are numbers again; numbers plus a mask with huge values are MASKED.
+    Numbers times a mask of 0 and 1 are numbers again; with a mask of huge values they are MASKED.
     """
     inputs = _numbers_read(node)
     if not inputs:
@@ -88,7 +88,7 @@ def _mask_role(node: ir.Node, found: dict[ir.Value, str]) -> str | None:
     if MASKED in roles or any(_is_huge(v) for v in inputs):
         return MASKED
     huge_mask = any(role == MASK and _holds_huge(v) for v, role in zip(inputs, roles, strict=True))
-    return MASKED if huge_mask and node.op_type != "Mul" else None
+    return MASKED if huge_mask else None
 
 
 def _numbers_read(node: ir.Node) -> list[ir.Value]:

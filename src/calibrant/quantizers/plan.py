@@ -238,9 +238,8 @@ def keep_what_is_read(plan: Plan) -> None:
             for value in _data(node, row) + _activations(node, row):
                 _need(plan, value, needed)
     for node, row in plan.rows.items():
-        data = _data(node, row)
-        if row.one_input and not any(v in needed for v in data):
-            _need(plan, _residual(plan, data), needed)
+        if row.one_input:
+            _need(plan, _residual(plan, _data(node, row), needed), needed)
     for node in [n for n, row in plan.rows.items() if row.kind in (Kind.PASS, Kind.ALIGN)]:
         if not any(v in needed for v in node.outputs):
             del plan.rows[node]
@@ -270,12 +269,13 @@ def _need(plan: Plan, value: ir.Value, needed: set[ir.Value]) -> None:
             waiting += _data(producer, row)
 
 
-def _residual(plan: Plan, data: list[ir.Value]) -> ir.Value:
-    """The input that comes around the computing branch: the one that no COMPUTE makes, else the first one made."""
+def _residual(plan: Plan, data: list[ir.Value], needed: set[ir.Value]) -> ir.Value:
+    """The input that comes around the computing branch: one that no COMPUTE makes, else one quantized anyway."""
 
     def computed(value: ir.Value) -> bool:
         producer = value.producer()
         row = plan.rows.get(producer) if producer is not None else None
         return row is not None and row.kind is Kind.COMPUTE
 
-    return next((v for v in data if not computed(v)), data[0])
+    around = [v for v in data if not computed(v)] or [v for v in data if v in needed] or data
+    return around[0]

@@ -51,7 +51,7 @@ class Row:
     output: whether COMPUTE gives integers; without it the output is float.
     fuses: activations that the runtime runs inside this operator: ONNX operators, and those of `fusion.PATTERNS`; the
         values between it and them are never quantized.
-    one_input: of a JOIN whose inputs nobody else wants quantized, one is enough (see TRT_INT8).
+    one_input: of a JOIN, only the residual input is quantized, unless others want more (see TRT_INT8).
     """
 
     kind: Kind
