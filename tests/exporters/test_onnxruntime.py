@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from calibrant import load_onnx_graph
 from calibrant.core import (
     ExportError,
     QuantizationPolicy,
@@ -14,6 +15,7 @@ from calibrant.core import (
     RoundingPolicy,
     StateError,
     TargetPlatform,
+    fake_quantize,
 )
 from calibrant.exporters import EXPORTERS
 from calibrant.passes.parameter import ParameterQuantizePass
@@ -296,3 +298,42 @@ def test_a_value_that_is_not_float32_is_refused(kit, tmp_path):
     graph = kit.quantized(model, {"y": config}, {}, [], solve=False)
     with pytest.raises(ExportError, match="FLOAT16"):
         export(graph, tmp_path / "q.onnx")
+
+
+def test_a_subgraph_reads_the_dequantized_value(kit, tmp_path):
+    helper = onnx.helper
+    branches = [
+        helper.make_graph([helper.make_node(op, ["r"], [op])], op, [], [helper.make_tensor_value_info(op, 1, [64])])
+        for op in ("Neg", "Sqrt")
+    ]
+    nodes = [
+        kit.node("Relu", ["x"], ["r"], "relu"),
+        helper.make_node("If", ["yes"], ["y"], "if", then_branch=branches[0], else_branch=branches[1]),
+    ]
+    model = kit.model_of(nodes, {"yes": np.array(True)}, {"x": [64]}, {"y": [64]})
+    config = kit.activation(bits=2, scale=0.7, offset=0, state=QuantizationStates.ACTIVATED)
+    x = np.random.default_rng(1).normal(size=64).astype(np.float32)
+    export(kit.quantized(model, {"r": config}, {}, [], solve=False), tmp_path / "q.onnx")
+    got = kit.outputs(tmp_path / "q.onnx", [{"x": x}])[0]
+    np.testing.assert_array_equal(got, -fake_quantize(np.maximum(x, 0), config))
+
+
+def test_a_graph_without_configs_is_the_float_model(kit, small_model, samples, tmp_path):
+    export(load_onnx_graph(small_model), tmp_path / "f.onnx")
+    assert kit.op_types(tmp_path / "f.onnx") == kit.op_types(small_model)
+    np.testing.assert_array_equal(*(kit.outputs(p, samples[:3]) for p in (tmp_path / "f.onnx", small_model)))
+
+
+def test_taken_names_are_avoided(kit, tmp_path):
+    nodes = [
+        kit.node("Neg", ["x"], ["y_float"], "y_QuantizeLinear"),
+        kit.node("Abs", ["y_float"], ["y"], "abs"),
+        kit.node("Add", ["y", "y_scale"], ["z"], "add"),
+    ]
+    model = kit.model_of(nodes, {"y_scale": np.float32([1])}, {"x": [8]}, {"z": [8]})
+    x = np.linspace(-1, 1, 8, dtype=np.float32)
+    graph = kit.quantized(model, {"y": kit.activation(bits=3)}, {}, [{"x": x}])
+    export(graph, tmp_path / "q.onnx")
+    onnx.checker.check_model(tmp_path / "q.onnx", full_check=True)
+    expected = kit.every_value(graph, {"x": x}, simulate=True)["z"]
+    np.testing.assert_array_equal(kit.outputs(tmp_path / "q.onnx", [{"x": x}])[0], expected)

@@ -53,7 +53,8 @@ def _ends(node: ir.Node) -> tuple[float, float] | None:
     for index, value in enumerate(node.inputs[1:3]):
         if value is None:
             continue
-        if not value.is_initializer() or value.const_value is None or value.is_graph_input():
+        constant = value.const_value if value.is_initializer() and not value.is_graph_input() else None
+        if constant is None or constant.size != 1:
             return None
-        ends[index] = float(value.const_value.numpy().reshape(-1)[0])
+        ends[index] = float(constant.numpy().reshape(()))
     return (ends[0], ends[1]) if ends[0] <= ends[1] else None

@@ -3,9 +3,17 @@
 Source: onnxruntime docs, "Quantize ONNX models", and its QDQ optimizers (core/optimizer/qdq_transformer), read for
 1.32: a computing op fuses when DequantizeLinear stands before each of its inputs and QuantizeLinear right behind it.
 - Conv, Gemm: bias int32 with scale = input scale x weight scale, which the integer op takes for granted.
-- MatMul needs no Q behind it (MatMulIntegerToFloat). All of a group's activations have the same integer type.
+- MatMul needs no Q behind it (MatMulIntegerToFloat). All of an op's activations must have the same integer type.
 - A Relu or Clip between the op and Q is left out by onnxruntime only if the whole integer type implies it; we leave
   it out wherever the integers can be clipped instead (see `fold`), so that symmetric and narrow grids fuse as well.
+- On x86 it turns int8 activations into uint8, but not where a value has two readers: a model with int8 activations
+  and residual connections then runs partly in float. uint8 fuses everywhere; for int8, set the session's config entry
+  session.qdqisint8allowed to 1.
+
+The model with onnxruntime's optimizations off is the simulation, with them on the integer run. Each integer op gives
+what exact arithmetic gives, but for values within about 1e-5 of a step from a rounding tie (measured: 1e-6 to 1e-5 of
+the values, 1e-4 of a sum of two); those may fall one step lower or higher, as they may in the simulation, whose sums
+are float32. That is the only difference between the two; a deep network amplifies it from layer to layer.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Source: NVIDIA TensorRT documentation, "Working with Quantized Types" and "Explicit Quantization": int8, symmetric,
 zero point 0; activations per tensor, weights per tensor or per channel; Q/DQ in front of the inputs of Conv, Gemm,
-MatMul and of the shortcut of an Add; a bias is not quantized (its Q/DQ would be refused). Weights are int8
-constants behind a DequantizeLinear.
+MatMul and of the shortcut of an Add; a bias is not quantized (its Q/DQ would be refused). "Quantized Weights":
+pre-quantized weights are int8 constants with a DequantizeLinear between them and the op.
 """
 
 from __future__ import annotations
