@@ -97,7 +97,7 @@ def test_skip_bad_goes_on_and_counts(here):
     (here / "photos" / "03.png").write_text("no image")
     result = here.quantize("--skip-bad", output="ok.onnx")
     assert result.exit_code == 0, result.output
-    assert "15 from 'photos', 1 skipped because they cannot be read" in result.stdout
+    assert "15 from 'photos'; skipped, as unreadable: 1" in result.stdout
     assert f"skipped: image '{os.path.join('photos', '03.png')}'" in result.stdout
 
 

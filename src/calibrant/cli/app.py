@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from calibrant import __version__
 from calibrant.cli.console import error_line
-from calibrant.cli.exits import INTERRUPTED, USAGE
+from calibrant.cli.exits import INTERRUPTED, TERMINATED, USAGE
 from calibrant.cli.quantize import QUANTIZE_HELP, quantize
 from calibrant.core import closest
 
@@ -135,5 +136,9 @@ app.command(cls=Command, no_args_is_help=True, help=QUANTIZE_HELP)(quantize)
 
 
 def main() -> None:
-    """The entry point of the command. Ends the process with 0, 1, 2 or 130: see `calibrant.cli.exits`."""
+    """The entry point of the command. Ends the process with 0, 1, 2 or 130: see `calibrant.cli.exits`.
+
+    A polite kill (SIGTERM) cleans up like Ctrl-C, and ends it with 143.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     app(prog_name="calibrant")

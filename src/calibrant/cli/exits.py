@@ -4,6 +4,7 @@
 1    the work failed: one line on stderr, and with --debug the traceback before it
 2    wrong usage: an option, a name, a pattern or a setting that does not exist, or that contradicts another
 130  interrupted; nothing half-written is left
+    143  terminated by SIGTERM; as 130
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import typer
 from calibrant.cli.console import Console
 from calibrant.core import CalibrantError, ConfigError, SettingError
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def samples_in_words(samples: Samples, used: int) -> str:
     text = f"{used} from '{samples.where}'"
     if samples.available is not None and samples.taken < samples.available:
         text = f"{used} of the {samples.available} in '{samples.where}', evenly spread"
-    skipped = f", {len(samples.skipped)} skipped because they cannot be read" if samples.skipped else ""
+    skipped = f"; skipped, as unreadable: {len(samples.skipped)}" if samples.skipped else ""
     return text + skipped
 
 
