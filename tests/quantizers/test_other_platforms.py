@@ -57,6 +57,8 @@ def test_tensorrt_quantizes_the_residual_input_of_an_add_alone(quantized):
     assert groups(graph) == [["x"], ["r"], ["c"], ["t"]]
     two_convs = "{ a = Conv(x, w, b) c = Conv(x, w, b) s = Add(a, c) y = Conv(s, w, b) }"
     assert groups(quantized(X + two_convs, "TRT_INT8", **WEIGHTS)) == [["x"], ["a"], ["s"]]
+    one_read = "{ a = Conv(x, w, b) c = Conv(x, w, b) s = Add(a, c) d = Conv(c, w, b) y = Mul(s, d) }"
+    assert groups(quantized(X + one_read, "TRT_INT8", **WEIGHTS)) == [["x"], ["c"]]
     after_pool = (
         "{ a = Conv(x, w, b) p = MaxPool <kernel_shape = [1,1]> (a) c = Conv(x, w, b) s = Add(c, p) y = Conv(s, w, b) }"
     )
