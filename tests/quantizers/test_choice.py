@@ -50,7 +50,7 @@ def test_leave_in_float_by_name_and_expression(quantized, setting, pattern):
     graph = quantized(NET, setting=setting, **WEIGHTS)
     assert graph.left_in_float == {
         "second": "left in float by the user",
-        "join": "one of its inputs is float (from Conv)",
+        "join": "one of its inputs is float",
     }
     assert [g.values for g in graph.groups] == [["x"], ["r"]]
     assert not any(node == "second" for node, _ in graph.edges)

@@ -136,10 +136,7 @@ class _Walk:
                 continue
             if row.kind is Kind.PASS:
                 return "moves constants" if value.const_value is not None else "moves float values"
-            producer = value.producer()
-            if producer is not None:
-                return f"one of its inputs is float (from {producer.op_type})"
-            return f"one of its inputs is {'a constant' if value.const_value is not None else 'an input of the model'}"
+            return f"one of its inputs is {'a constant' if value.const_value is not None else 'float'}"
         return None
 
     # What then
