@@ -144,18 +144,18 @@ class Brute:
 
     def least(self, bits: int, symmetric: bool) -> float:
         """The least error of signed full grids. Scales: log-spaced from everything rounds to zero down to a 32nd of what
-        covers all, 4000 of them (2000 where asymmetric, each with every offset), then 300 around each of the best five.
+        covers all, 2000 of them (1000 where asymmetric, each with every offset), then 150 around each of the best four.
         """
         span, half = (1 << bits) - 1, 1 << (bits - 1)
         below = (half, half) if symmetric else (0, span)
         top = max(-self.lo, self.hi)
         cover = top / (half - 1) if symmetric else (self.hi - self.lo) / span
-        scales = np.geomspace(2 * top, cover / 32, 4000 if symmetric else 2000)
+        scales = np.geomspace(2 * top, cover / 32, 2000 if symmetric else 1000)
         errors = np.array([self.by_offset(s, span, *below).min() for s in scales])
         ratio = scales[1] / scales[0]
         best = errors.min()
-        for i in np.argsort(errors)[:5]:
-            for s in np.geomspace(scales[i] * ratio, scales[i] / ratio, 300):
+        for i in np.argsort(errors)[:4]:
+            for s in np.geomspace(scales[i] * ratio, scales[i] / ratio, 150):
                 best = min(best, self.by_offset(s, span, *below).min())
         return float(best)
 
