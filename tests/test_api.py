@@ -159,10 +159,10 @@ def test_a_table_is_a_file_and_merges(small_model, small_samples, tmp_path):
 
 def test_a_table_says_what_it_lacks(small_model, small_samples, tmp_path):
     table = calibrate(small_model, small_samples[:4])
-    with pytest.raises(SettingError, match="did you mean 'logits'"):
-        table.solve("logit")
+    with pytest.raises(SettingError, match="did you mean 'sum'"):
+        table.solve("summ")
     with pytest.raises(calibrant.CalibrantError, match="margins"):
-        table.solve("logits", method="isotone")
+        table.solve("sum", method="isotone")
     table.save(tmp_path / "t")
     data = (tmp_path / "t").read_bytes()
     for broken in (b"", data[:100], data[:-5], b"x" * 50, data.replace(b'\\"schema\\": 1', b'\\"schema\\": 9')):

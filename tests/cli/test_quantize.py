@@ -167,7 +167,7 @@ def test_the_setting_is_recorded_in_the_file(here):
 def test_leave_in_float_only_and_override_change_the_model(here):
     def quantized(*options):
         assert here.quantize("--force", "--samples", "2", *options).exit_code == 0
-        return [n.op_type for n in onnx.load(here / "out.onnx").graph.node].count("QuantizeLinear")
+        return [n.op_type for n in onnx.load(here / "out.onnx").graph.node].count("DequantizeLinear")
 
     everything = quantized()
     assert quantized("--leave-in-float", "Gemm") < everything

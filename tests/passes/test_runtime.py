@@ -60,7 +60,7 @@ def test_every_config_is_activated(graph, executor, small_samples, method):
     RuntimeCalibrationPass(method).optimize(graph, small_samples, executor)
     assert states(graph) == {QuantizationStates.ACTIVATED}
     assert all(c.scale > 0 for c, _ in activation_configs(graph))
-    own = {"percentile", "mse", "minmax"}  # what Convs read, what Gemm reads, the output
+    own = {"percentile", "mse"}  # what Convs read, what Gemm reads
     assert {c.observer_algorithm for c, _ in activation_configs(graph)} == ({method} if method else own)
 
 
@@ -83,7 +83,7 @@ def test_calib_steps_is_a_limit_and_the_loader_is_not_cycled(graph, executor, sm
     with caplog.at_level(logging.WARNING, "calibrant"):
         RuntimeCalibrationPass(calib_steps=99).optimize(graph, loader(), executor)
     assert (len(seen), graph.calibrated_samples) == (3, 3)
-    assert "3 samples only" in caplog.text
+    assert "few samples to calibrate on: 3" in caplog.text
 
 
 def test_batches_and_order_do_not_matter(graph, executor, small_samples):
@@ -193,11 +193,13 @@ def test_isotone_for_the_whole_graph_goes_to_the_values_that_carry_an_order(grap
 def test_isotone_pass_changes_the_outputs_alone(graph, executor, small_samples, caplog):
     RuntimeCalibrationPass("minmax").optimize(graph, small_samples, executor)
     before = scales(graph)
+    assert ("logits",) not in before  # onnxruntime gives it in float
     with caplog.at_level(logging.INFO, "calibrant"):
         IsotoneCalibrationPass(calib_steps=40).optimize(graph, small_samples, executor)
     assert "isotone on logits" in caplog.text
     after = scales(graph)
-    assert {k for k in after if after[k] != before[k]} <= {("logits",)}
+    assert after.keys() - before.keys() == {("logits",)}
+    assert {k: after[k] for k in before} == before
     detail = graph.config_of("logits").detail["isotone"]
     assert detail["rows"] == 40
     assert detail["kept"] >= 30

@@ -40,9 +40,23 @@ def test_gemm(quantized, trans, axis):
         w=(6, 4) if trans else (4, 6),
         b=(6,),
     )
-    assert groups(graph) == [["x"], ["y"]]
+    assert groups(graph) == [["x"]]
+    assert [g.values for g in graph.float_outputs] == [["y"]]
+    assert graph.config_of("y") is None
     assert graph.edges["Gemm_0", 1].channel_axis == axis
     assert graph.edges["Gemm_0", 2].num_of_bits == 32
+
+
+def test_gemm_quantizes_an_output_that_is_read_overridden_or_asked_for(quantized, setting):
+    text = "(float[N,4] x) => (float[N,6] y, float[N,6] z) { y = Gemm(x, w, b) z = Gemm(y, v, b) }"
+    assert groups(quantized(text, w=(4, 6), v=(6, 6), b=(6,))) == [["x"], ["y"]]
+    setting.overrides = {"z": {"calib_algorithm": "minmax"}}
+    graph = quantized(text, setting=setting, w=(4, 6), v=(6, 6), b=(6,))
+    assert groups(graph) == [["x"], ["y"], ["z"]]
+    graph = quantized(text, w=(4, 6), v=(6, 6), b=(6,))
+    graph.quantize_output(graph.float_outputs[0])
+    assert (groups(graph), graph.float_outputs) == ([["x"], ["y"], ["z"]], [])
+    assert graph.config_of("z") is graph.groups[-1].config
 
 
 def test_gemm_with_a_scaled_variable_bias_stays_in_float(quantized):

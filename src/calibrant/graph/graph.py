@@ -36,6 +36,8 @@ class Graph:
     platform: what it is quantized for; None before.
 
     groups: every scale to be calibrated, once.
+    float_outputs: outputs that the runtime's integer operators give in float, with the config that `quantize_output`
+        would put on them.
     edges: (node name, input index) -> what that reader has of its own: the config of a weight or a bias (always here,
         never on the value), an activation config that differs from the value's, or one in state FP32: it reads the
         float value. Edges of one value that hold the same object share one Q/DQ pair.
@@ -66,6 +68,7 @@ class Graph:
         self._notes = []
         self.configs: dict[str, TensorQuantizationConfig] = {}
         self.groups: list[ScaleGroup] = []
+        self.float_outputs: list[ScaleGroup] = []
         self.edges: dict[tuple[str, int], TensorQuantizationConfig] = {}
         self.left_in_float: dict[str, str] = {}
         self.calibrated_samples = 0
@@ -80,6 +83,12 @@ class Graph:
     def opset(self) -> int:
         """The version of the standard operators that the working model uses."""
         return self.model.opset_imports[""]
+
+    def quantize_output(self, group: ScaleGroup) -> None:
+        """Quantize one of `float_outputs` after all: from now on it is one of `groups`."""
+        self.float_outputs.remove(group)
+        self.groups.append(group)
+        self.configs.update(dict.fromkeys(group.values, group.config))
 
     def config_of(self, value_name: str) -> TensorQuantizationConfig | None:
         """The config with which that value is quantized after its producer; None: it stays as it is."""

@@ -32,10 +32,14 @@ def read_configs(graph: Graph, node: ir.Node) -> Iterator[TensorQuantizationConf
 
 
 def order_carrying(graph: Graph) -> list[str]:
-    """The values whose order is the answer: outputs of Softmax that are quantized, else graph outputs of rank 2."""
+    """The values whose order is the answer: outputs of Softmax that are quantized, else graph outputs of rank 2.
+
+    An output that the runtime can give in float counts as well: to keep its order is to quantize it.
+    """
     made = [v.name or "" for node in graph.model.graph if node.op_type == "Softmax" for v in node.outputs]
     softmax = [name for name in made if graph.config_of(name) is not None]
     if softmax:
         return softmax
-    quantized = [name for name in graph.source_outputs if graph.config_of(name) is not None]
-    return [name for name in quantized if len(graph.shape_of(name) or ()) == 2]
+    floats = [name for group in graph.float_outputs for name in group.values]
+    outputs = [name for name in graph.source_outputs if graph.config_of(name) is not None or name in floats]
+    return [name for name in outputs if len(graph.shape_of(name) or ()) == 2]

@@ -12,7 +12,7 @@ from calibrant.engines.samples import iterate_samples
 from calibrant.graph import Graph
 from calibrant.passes.activations import activation_configs, order_carrying
 from calibrant.passes.base import QuantizationPass
-from calibrant.passes.runtime import Calibration, run, settle
+from calibrant.passes.runtime import Calibration, awake, run, settle
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,9 @@ class IsotoneCalibrationPass(QuantizationPass):
     axis: the axis along which the largest is sought. verbose: say in the log how many rows are kept.
     calib_steps: at most so many items of the data loader.
 
-    Works on configs INITIAL or ACTIVATED; run it after RuntimeCalibrationPass, as PPQ does. Raises SettingError for a
-    variable that is not quantized, and where `variables` is None and the graph has none.
+    An output that the runtime gives in float (`Graph.float_outputs`) is quantized by it. Works on configs INITIAL or
+    ACTIVATED; run it after RuntimeCalibrationPass, as PPQ does. Raises SettingError for a variable that is not
+    quantized, and where `variables` is None and the graph has none.
     """
 
     name = "IsotoneCalibrationPass"
@@ -66,10 +67,14 @@ class IsotoneCalibrationPass(QuantizationPass):
             )
         by_id = {id(config): (config, roots) for config, roots in activation_configs(graph)}
         tasks = []
+        floats = {name: group for group in graph.float_outputs for name in group.values}
         for name in names:
+            if name in floats:
+                tasks.append(awake(floats[name], "isotone", isotone_axis=self.axis))
+                continue
             config = graph.config_of(name)
             if config is None:
-                known = [v for group in graph.groups for v in group.values]
+                known = [v for group in [*graph.groups, *graph.float_outputs] for v in group.values]
                 raise SettingError(f"{self.name}: {unknown('quantized value', name, known)}")
             _, roots = by_id[id(config)]
             task = Calibration.of(config, roots, "isotone", isotone_axis=self.axis)

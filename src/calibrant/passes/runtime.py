@@ -21,7 +21,7 @@ from calibrant.core import (
 )
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.samples import iterate_samples
-from calibrant.graph import Graph
+from calibrant.graph import Graph, ScaleGroup
 from calibrant.observers import BaseTensorObserver, build_observer
 from calibrant.passes.activations import activation_configs, order_carrying, read_configs
 from calibrant.passes.base import QuantizationPass
@@ -40,6 +40,7 @@ class Calibration:
     draft: TensorQuantizationConfig
     observer: BaseTensorObserver
     roots: Sequence[str]
+    output: ScaleGroup | None = None  # a float output that is quantized if all is well
 
     @classmethod
     def of(cls, config: TensorQuantizationConfig, roots: Sequence[str], method: str, **detail: Any) -> Calibration:
@@ -89,10 +90,18 @@ def plan(graph: Graph, method: str | None = None, override: bool = False) -> lis
             continue
         chosen = method if method and (carrying is None or carrying & set(roots)) else config.observer_algorithm
         found.append(Calibration.of(config, roots, chosen))
+    for group in graph.float_outputs if carrying is not None else ():
+        if carrying is not None and carrying & set(group.roots):
+            found.append(awake(group, "isotone"))
     if carrying is not None:
         others = sum(not carrying & set(c.roots) for c in found)
         log.info("isotone: %d values carry an order; %d others keep their own method", len(found) - others, others)
     return found
+
+
+def awake(group: ScaleGroup, method: str, **detail: Any) -> Calibration:
+    """The calibration of a float output, which quantizes it."""
+    return replace(Calibration.of(group.config, group.roots, method, **detail), output=group)
 
 
 class RuntimeCalibrationPass(QuantizationPass):
@@ -134,7 +143,7 @@ class RuntimeCalibrationPass(QuantizationPass):
         counted = SampleCount(samples)
         sketches = run(tasks, counted, executor, on_step)
         if counted.samples < FEW_SAMPLES:
-            log.warning("calibrated on %d samples only; 32 to 512 representative ones are usual", counted.samples)
+            log.warning("few samples to calibrate on: %d; 32 to 512 representative ones are usual", counted.samples)
         graph.calibrated_samples = counted.samples
         settle(graph, tasks, sketches)
 
@@ -199,6 +208,8 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Mapping[str, Te
         raise type(errors[0])(f"{errors[0]}{more}")
     for task in tasks:
         task.commit()
+        if task.output is not None:
+            graph.quantize_output(task.output)
     unsettle_dependents(graph, {id(task.config) for task in tasks})
 
 

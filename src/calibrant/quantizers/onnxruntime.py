@@ -5,7 +5,8 @@ int8 weights on x86; transformers: MatMul and Gemm), and after the patterns that
 in the source of its QDQ selectors
 (onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc):
 
-    DQ, DQ[, DQ] -> Conv, Gemm -> Q     QLinearConv, QGemm: output quantized, or the node runs in float
+    DQ, DQ[, DQ] -> Conv -> Q           QLinearConv: output quantized, or the node runs in float
+    DQ, DQ[, DQ] -> Gemm [-> Q]         QGemm, which gives floats as well: so the scores of a classifier stay float
     DQ, DQ -> MatMul                    MatMulIntegerToFloat: integers in, float out
     DQ, DQ -> Add -> Q                  QLinearAdd
     DQ ... -> Concat -> Q               QLinearConcat
@@ -33,6 +34,7 @@ TABLE = Table(
     method="percentile",
     reader_methods={"MatMul": "mse", "Gemm": "mse"},
     output_method="minmax",
+    float_outputs=frozenset({"Gemm"}),
     weight_method="mse",
     activation=Grid(signed=False),
     weight=Grid(symmetric=True, narrow=True),

@@ -66,7 +66,14 @@ class _Filling:
             axis = self._axis(scale, unknown)
             changes, method = self._changes_of(scale), self._method(scale)
             config = configs.activation_config(self._table, self._setting, axis, changes, method)
-            self._graph.groups.append(ScaleGroup(config, _names(scale.values), _names(scale.roots)))
+            group = ScaleGroup(config, _names(scale.values), _names(scale.roots))
+            if not changes and self._stays_float(scale):
+                self._graph.float_outputs.append(group)
+                self._graph.note(
+                    f"output '{group.values[0]}' is float, as the integer operator gives it; isotone quantizes it"
+                )
+                continue
+            self._graph.groups.append(group)
             for value in scale.values:
                 self._place(value, config)
         if unknown:
@@ -79,6 +86,12 @@ class _Filling:
         readers = {use.node.op_type for v in scale.values for use in v.uses() if use.node in self._plan.rows}
         special = sorted(self._table.reader_methods[r] for r in readers if r in self._table.reader_methods)
         return special[0] if special else self._table.method
+
+    def _stays_float(self, scale: Scale) -> bool:
+        """Whether this is an output of the model alone, which the operator that makes it can give in float."""
+        value, maker = scale.values[0], scale.values[0].producer()
+        alone = len(scale.values) == 1 and value.is_graph_output() and not value.uses()
+        return alone and maker is not None and maker.op_type in self._table.float_outputs
 
     def _in_order(self) -> list[Scale]:
         """The scales that have values left; they, and the values of each, in the order of the model."""

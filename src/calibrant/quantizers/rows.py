@@ -91,6 +91,8 @@ class Table:
 
     method: the calibration method it is given unless the user says otherwise. reader_methods: by operator, that of the
         values it reads. output_method: that of the model's outputs. weight_method: that of weights.
+    float_outputs: operators on integers that can give floats; where they make an output of the model, it stays float
+        unless isotone or an override asks.
     activation, weight: their grids.
     rows: by operator. float_because: what to tell the user about operators that have no row.
     symmetric_only: the runtime has no zero points. most_bits: the widest activations it can run.
@@ -109,6 +111,7 @@ class Table:
     most_bits: int = 8
     reader_methods: Mapping[str, str] = field(default_factory=dict)
     output_method: str | None = None
+    float_outputs: frozenset[str] = frozenset()
     weight_method: str = "minmax"
     integer_bias: bool = True
     outputs_when_read: bool = False
