@@ -1,7 +1,7 @@
 """What calibrating with all five observers at once costs: time against bare inference, and memory against more samples.
 
 Time: EfficientNet-Lite0 runs over the samples in bare onnxruntime, then `calibrate` collects for all five methods and
-every value is solved by each; the same samples, the same threads, in turn, the best of several rounds. Compiling the
+every value is solved by each; the same samples, the same threads, in turn; the median of several rounds. Compiling the
 kernels happens once in an installation and is stated apart. onnxruntime's own min-max calibrator runs beside them.
 
 Memory: the peak resident size of fresh processes that calibrate on few and on many samples, read as they come.
@@ -30,13 +30,16 @@ from demo.measure import session
 
 METHODS = ("minmax", "percentile", "mse", "kl", "isotone")
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+BARE = "bare onnxruntime inference"
+PARTS = ("one pass, sketches", "solving")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__.split("\n")[0])
     add_data_options(parser, "photos")
-    parser.add_argument("--samples", type=int, default=128, help="samples of the timing (128)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of the timing, the best of which counts (3)")
+    parser.add_argument("--samples", type=int, default=256, help="samples of the timing (256)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the timing, whose median counts (5)")
     parser.add_argument("--threads", type=int, default=2, help="threads of everything (2)")
     parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD", help="collect and solve for these")
     parser.add_argument("--memory", type=int, nargs=2, default=(32, 512), metavar="N", help="few and many samples")
@@ -72,30 +75,31 @@ def time_table(model: Path, samples: list[F32], options: argparse.Namespace) -> 
     collect_and_solve(model, samples[:2], options)
     compiling = time.perf_counter() - start
     contestants = {
-        "bare onnxruntime inference": bare_inference,
+        BARE: bare_inference,
         "calibrant, all observers at once": collect_and_solve,
         "onnxruntime's MinMax calibrator": onnxruntime_minmax,
     }
-    seconds: dict[str, list[tuple[float, ...]]] = {name: [] for name in contestants}
-    for _ in range(options.rounds):
-        for name, run in contestants.items():
-            seconds[name].append(run(model, samples, options))
-    best = {name: min(found, key=sum) for name, found in seconds.items()}
-    bare = sum(best["bare onnxruntime inference"])
+    rounds = [{name: run(model, samples, options) for name, run in contestants.items()} for _ in range(options.rounds)]
     table = Table(
-        caption=f"{len(samples)} samples, {options.threads} threads, best of {options.rounds} rounds; "
+        caption=f"{len(samples)} samples, {options.threads} threads, median of {options.rounds} rounds; "
         f"methods: {', '.join(options.methods)}",
         caption_justify="left",
     )
-    for heading in ("", "seconds", "x bare inference"):
+    for heading in ("", "seconds", "x bare inference", "spread"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    for name, parts in best.items():
-        table.add_row(name, f"{sum(parts):.2f}", f"{sum(parts) / bare:.2f}")
-        if len(parts) == 2:
-            for part, spent in zip(("one pass, sketches", "solving"), parts, strict=True):
-                table.add_row(f"  of that {part}", f"{spent:.2f}", f"{spent / bare:.2f}")
-    table.add_row("apart: first use, with compiling", f"{compiling:.2f}", "")
+    for name in contestants:
+        add_rows(table, name, np.array([r[name] for r in rounds]), np.array([r[BARE] for r in rounds]))
+    table.add_row("apart: first use, with compiling", f"{compiling:.2f}")
     return table
+
+
+def add_rows(table: Table, name: str, seconds: F64, bare: F64) -> None:
+    """A row for what was measured, and one for each of its parts. seconds: (rounds, parts), bare: (rounds, 1)."""
+    names = [name, *(f"  of that {part}" for part in PARTS)] if seconds.shape[1] > 1 else [name]
+    for label, column in zip(names, [seconds.sum(1), *seconds.T], strict=False):
+        ratio = column / bare[:, 0]  # within a round, as a machine with other work is slower at some times
+        spread = f"{ratio.min():.2f} .. {ratio.max():.2f}"
+        table.add_row(label, f"{np.median(column):.2f}", f"{np.median(ratio):.2f}", spread if name != BARE else "")
 
 
 def bare_inference(model: Path, samples: list[F32], options: argparse.Namespace) -> tuple[float, ...]:
@@ -109,13 +113,18 @@ def bare_inference(model: Path, samples: list[F32], options: argparse.Namespace)
 
 
 def collect_and_solve(model: Path, samples: list[F32], options: argparse.Namespace) -> tuple[float, ...]:
-    """Load, collect for all methods, solve every value by each method. Seconds of collecting, and of solving."""
+    """Load, collect for all methods, solve every value by each method. Seconds of collecting, and of solving.
+
+    isotone solves the values that carry an order, which are those whose margins are collected.
+    """
     start = time.perf_counter()
     graph = load_onnx_graph(model)
     table = calibrate(graph, samples, methods=options.methods, threads=options.threads)
     collected = time.perf_counter()
     for name, config in solvable(graph):
         for method in options.methods:
+            if method == "isotone" and table.sketches[name].margins is None:
+                continue
             table.solve(name, method=method, policy=config)
     return collected - start, time.perf_counter() - collected
 
