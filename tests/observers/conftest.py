@@ -125,7 +125,9 @@ class Brute:
         self.sums = [np.concatenate([[0.0], np.cumsum(self.x**power)]) for power in range(3)]
         self.lo, self.hi = min(self.x[0], 0.0), max(self.x[-1], 0.0)
 
-    def by_offset(self, s: float, span: int, least_below: int = 0, most_below: int | None = None) -> NDArray[np.float64]:
+    def by_offset(
+        self, s: float, span: int, least_below: int = 0, most_below: int | None = None
+    ) -> NDArray[np.float64]:
         """The errors with least_below, ..., most_below (None: span) of the grid's `span` steps below zero."""
         most_below = span if most_below is None else most_below
         levels = np.arange(-most_below, span - least_below + 1)
@@ -137,13 +139,16 @@ class Brute:
         low, high = -below, span - below
         first, last = low + most_below, high + most_below  # places in `levels`
         error = inside[last] - inside[first + 1] if span > 1 else np.zeros(len(below))
-        for level, begin, end in ((low, np.zeros_like(first), ends[first + 1]), (high, ends[last], np.full_like(last, len(self.x)))):
+        for level, begin, end in (
+            (low, np.zeros_like(first), ends[first + 1]),
+            (high, ends[last], np.full_like(last, len(self.x))),
+        ):
             n, m, q = (total[end] - total[begin] for total in self.sums)
             error = error + q - 2 * s * level * m + (s * level) ** 2 * n
         return np.asarray(error / len(self.x))
 
     def least(self, bits: int, symmetric: bool) -> float:
-        """The least error of signed full grids. Scales: log-spaced from everything rounds to zero down to a 32nd of what
+        """The least error of signed full grids. Scales: log-spaced from all rounds to zero down to a 32nd of what
         covers all, 2000 of them (1000 where asymmetric, each with every offset), then 150 around each of the best four.
         """
         span, half = (1 << bits) - 1, 1 << (bits - 1)

@@ -9,8 +9,8 @@ import pytest
 from calibrant.core import ConfigError, ObservationError, RoundingPolicy, TensorQuantizationConfig, quantize
 from calibrant.core import QuantizationProperty as P
 from calibrant.observers import build_observer
-from calibrant.observers.kernels import order
 from calibrant.observers.isotone import _ROUNDING
+from calibrant.observers.kernels import order
 from calibrant.sketches import SketchSpec, TensorSketch
 
 ROWS, LENGTH = 2000, 50

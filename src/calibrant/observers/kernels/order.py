@@ -17,7 +17,7 @@ import numpy as np
 
 from calibrant.observers.kernels.jit import jit
 from calibrant.observers.kernels.pieces import F64, I64, Side
-from calibrant.observers.kernels.squares import EXACT_LEVELS, Grid, candidates, error_of, fill_gains
+from calibrant.observers.kernels.squares import EXACT_LEVELS, Grid, candidates, error_of, fill_gains, narrowed
 
 CELLS = 1 << 16
 WIDEST = 2.0**30  # from the largest scale tried to the smallest
@@ -202,6 +202,7 @@ def to_try(rows: Rows, pos: Side, neg: Side, grid: Grid) -> F64:
 @jit
 def most_kept(rows: Rows, pos: Side, neg: Side, grid: Grid, rounding: int) -> Found:
     """The scale and offset that keep most rows; of those that keep as many, the ones with the least squared error."""
+    grid = narrowed(grid, pos, neg)
     levels = min(grid.span, EXACT_LEVELS) + 1
     up, down = np.zeros(levels), np.zeros(levels)
     kept = np.zeros(grid.most_below - grid.least_below + 1, np.int64)

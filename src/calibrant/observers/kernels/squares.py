@@ -50,6 +50,28 @@ class Grid(NamedTuple):
 
 
 @jit
+def narrowed(grid: Grid, pos: Side, neg: Side) -> Grid:
+    """The grid with all its steps on the one side where values are, if so; else the same."""
+    least, most = grid.least_below, grid.most_below
+    if pos.top == 0:
+        least = most
+    elif neg.top == 0:
+        most = least
+    return Grid(
+        grid.span,
+        least,
+        most,
+        grid.up,
+        grid.down,
+        grid.spread,
+        grid.power_of_2,
+        grid.smallest,
+        grid.largest,
+        grid.fineness,
+    )
+
+
+@jit
 def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> None:
     """gains[k], k <= min(levels, EXACT_LEVELS): how much lower the sum of squared errors is with k levels than with 0.
 
@@ -190,6 +212,7 @@ def candidates(pos: Side, neg: Side, grid: Grid) -> F64:
 @jit
 def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> tuple[float, int]:
     """Scale and steps below zero with the least squared error of all; never worse than where it starts."""
+    grid = narrowed(grid, pos, neg)
     levels = min(grid.span, EXACT_LEVELS) + 1
     up, down = np.zeros(levels), np.zeros(levels)
     scales = candidates(pos, neg, grid)
