@@ -77,6 +77,18 @@ def test_shapes_are_inferred_where_the_model_has_none_and_kept_where_it_has():
     assert graph.shape_of("y") == ["M", "K"]
 
 
+def test_a_number_has_a_shape_and_it_is_empty():
+    graph = load("g (float[N,4] x) => (float[N,4] y) { a = ReduceSum <keepdims = 0> (x) b = Sqrt(a) y = Mul(x, b) }")
+    assert graph.shape_of("b") == []
+
+
+def test_inference_that_gives_up_is_reported_and_the_model_loads():
+    """A domain that the model does not import: the runtime will say more."""
+    graph = load("g (float[2,3] x) => (float[2,3] y) { c = zz.Nonsense(x) y = Relu(c) }")
+    assert any(line.startswith("onnx could not infer the shapes") for line in graph.report)
+    assert graph.shape_of("c") is None
+
+
 def test_notes_go_with_the_quantization(cnn):
     cnn.report.append("loaded")
     cnn.note("quantized")

@@ -1,9 +1,12 @@
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from calibrant.core import ModelError
@@ -42,8 +45,8 @@ def test_the_model_given_is_not_changed():
     )
     as_ir = ir.from_proto(model)
     before, before_ir = model.SerializeToString(), ir.to_proto(as_ir).SerializeToString()
-    for given in (model, as_ir):
-        assert [n.op_type for n in load_onnx_graph(given).model.graph] == ["Add"]
+    for source in (model, as_ir):
+        assert [n.op_type for n in load_onnx_graph(source).model.graph] == ["Add"]
     assert model.SerializeToString() == before
     assert ir.to_proto(as_ir).SerializeToString() == before_ir
 
@@ -208,3 +211,14 @@ def test_strings_are_constants_too():
     graph = load_onnx_graph(model)
     assert len(graph.fingerprint) == 64
     assert graph.is_parameter("s")
+
+
+@settings(max_examples=200, deadline=None)
+@given(cut=st.integers(0, 400), at=st.integers(0, 400), byte=st.integers(0, 255))
+def test_damage_anywhere_gives_a_model_or_an_error_of_ours(tmp_path_factory, cut, at, byte):
+    content = bytearray(parser.parse_model(TINY).SerializeToString())
+    content[at % len(content)] = byte
+    path = tmp_path_factory.mktemp("damaged") / "m.onnx"
+    path.write_bytes(content[: max(1, len(content) - cut % len(content))] if cut % 2 else content)
+    with suppress(ModelError):
+        load_onnx_graph(path)

@@ -40,9 +40,11 @@ def clean(graph: Graph, simplify: bool) -> None:
     graph.source_inputs = graph.input_names
     model.graph.sort()
     raise_opset(graph, PER_CHANNEL_OPSET, "per-channel QuantizeLinear needs it")
-    infer_shapes(model)
+    trouble = infer_shapes(model)
     if simplify:
         _simplify(graph)
+    if trouble is not None:
+        graph.report.append(f"onnx could not infer the shapes: {trouble}")
     name_nodes(model)
     graph.forget_index()
     _report_bodies(graph)

@@ -26,9 +26,12 @@ def load_onnx_graph(path_or_model: str | Path | onnx.ModelProto | ir.Model, simp
     path = Path(path_or_model) if isinstance(path_or_model, str | Path) else None
     model = _copy(path_or_model) if path is None else _read(path)
     where = "the model" if path is None else str(path)
-    check_external_data(model, where)
-    check_model(model, where)
-    graph = Graph(model, path, fingerprint(model))
+    try:
+        check_external_data(model, where)
+        check_model(model, where)
+        graph = Graph(model, path, fingerprint(model))
+    except (TypeError, UnicodeError, AttributeError) as error:  # names that are no text, attributes of another kind
+        raise ModelError(f"{where} is not an ONNX model, or it is damaged: {_first_line(error)}") from error
     clean(graph, simplify)
     return graph
 

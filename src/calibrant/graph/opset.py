@@ -11,11 +11,10 @@ from calibrant.core import ModelError
 from calibrant.graph.bodies import body_graphs
 from calibrant.graph.graph import Graph
 from calibrant.graph.naming import name_nodes
-from calibrant.graph.shapes import infer_shapes
+from calibrant.graph.shapes import infer_shapes, without_weights
 
 # onnx's converter drops what it does not know of a model, and holds it in one message. So it gets the graph without
 # the larger weights, and only the nodes of its answer are taken.
-SMALL = 1024  # bytes; a converter may want to see small constants, such as axes
 
 
 def raise_opset(graph: Graph, version: int, because: str) -> bool:
@@ -28,7 +27,7 @@ def raise_opset(graph: Graph, version: int, because: str) -> bool:
     if before is None or before >= version:
         return False
     try:
-        converted = ir.from_proto(onnx.version_converter.convert_version(_without_weights(model), version))
+        converted = ir.from_proto(onnx.version_converter.convert_version(without_weights(model), version))
     except Exception as error:  # the converter raises RuntimeError, ValueError and its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
@@ -44,18 +43,6 @@ def raise_opset(graph: Graph, version: int, because: str) -> bool:
     graph.forget_index()
     graph.report.append(f"opset {before} raised to {version}: {because}")
     return True
-
-
-def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    """The model as a message, its larger initializers turned into inputs."""
-    light = model.clone()
-    for name, value in list(light.graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > SMALL:
-            value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(value.const_value.numpy().shape)
-            value.const_value = None
-            del light.graph.initializers[name]
-            light.graph.inputs.append(value)
-    return ir.to_proto(light)
 
 
 def _take_nodes(model: ir.Model, converted: ir.Model) -> None:
