@@ -79,9 +79,10 @@ class IsotoneObserver(BaseTensorObserver):
         here = margins.channel == c if self._quant_cfg.is_per_channel else np.ones(len(margins.channel), bool)
         rows = order.Rows(margins.values(margins.top[here]), margins.values(margins.second[here]), margins.counts[here])
         grid = grid_of(self._quant_cfg)
+        rounding = _ROUNDING[self._quant_cfg.rounding]
         pos, neg, _ = pieces.make_sides(cells, c)
         if len(rows.counts):
-            found = order.most_kept(rows, pos, neg, grid, _ROUNDING[self._quant_cfg.rounding])
+            found = order.most_kept(rows, pos, neg, grid, rounding, order.scales_to_try(rows, grid))
             if found.kept > 0:
                 return found.kept, found.scale, found.below
         return 0, *squares.search(pos, neg, grid, scale, below)

@@ -17,6 +17,7 @@ import numpy as np
 
 from calibrant.observers.cells import Cells
 from calibrant.observers.kernels.jit import jit
+from calibrant.observers.kernels.lowest import lowest
 from calibrant.observers.kernels.pieces import F64, I64, Side, make_sides, tail
 from calibrant.observers.kernels.ranks import count_up_to
 
@@ -136,7 +137,7 @@ def best_window(sums: Sums, zero: int, levels: int) -> tuple[int, int]:
         starts[count, 0], starts[count, 1], starts[count, 2] = kl, first, last
         count += 1
     best, best_first, best_last = np.inf, 0, bins
-    for start in np.argsort(starts[:count, 0], kind="mergesort")[:STARTS]:
+    for start in lowest(starts[:count, 0].copy(), STARTS):
         kl, first, last = starts[start, 0], int(starts[start, 1]), int(starts[start, 2])
         near_first, near_last = step_first, step_last
         while near_first > 1 or near_last > 1:

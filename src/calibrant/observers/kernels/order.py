@@ -17,7 +17,7 @@ import numpy as np
 
 from calibrant.observers.kernels.jit import jit
 from calibrant.observers.kernels.pieces import F64, I64, Side
-from calibrant.observers.kernels.squares import EXACT_LEVELS, Grid, candidates, error_of, fill_gains, narrowed
+from calibrant.observers.kernels.squares import EXACT_LEVELS, Grid, error_of, fill_gains, narrowed
 
 CELLS = 1 << 16
 WIDEST = 2.0**30  # from the largest scale tried to the smallest
@@ -170,43 +170,40 @@ def at_scale(
     return best
 
 
-@jit
-def to_try(rows: Rows, pos: Side, neg: Side, grid: Grid) -> F64:
-    """The scales worth counting exactly: spread over those that may keep most, the next best, and spread over all."""
+def scales_to_try(rows: Rows, grid: Grid) -> F64:
+    """The scales worth counting exactly, descending: spread over those that may keep most rows, over the next best, and
+    over all."""
+    sizes = np.abs(np.concatenate([rows.top, rows.second]))
     if grid.power_of_2:
-        return candidates(pos, neg, grid)
-    size = 0.0
-    least = np.inf
-    for r in range(len(rows.counts)):
-        a, b = rows.top[r], rows.second[r]
-        size = max(size, abs(a), abs(b))
-        for x in (abs(a), abs(b)):
-            least = min(least, x) if x > 0 else least
-    largest = min(2 * size, grid.largest)
-    smallest = max(least / (grid.span + 1), largest / WIDEST, grid.smallest)
+        exponents = np.arange(np.ceil(np.log2(2 * sizes.max())), np.log2(sizes.max() / WIDEST), -1.0)
+        return np.asarray(2.0 ** exponents[(exponents < 128) & (2.0**exponents >= grid.smallest)])
+    largest = min(2 * sizes.max(), grid.largest)
+    smallest = max(sizes[sizes > 0].min() / (grid.span + 1), largest / WIDEST, grid.smallest)
     step = max(np.log(largest / smallest), 1e-3) / CELLS
     bound = bound_curve(rows, grid, largest, step)
-    tried = min(max(WORK // max(len(rows.counts), 1), LEAST_TRIED), MOST_TRIED)
-    part = tried // 3
+    part = min(max(WORK // len(rows.counts), LEAST_TRIED), MOST_TRIED) // 3
     ties = np.flatnonzero(bound == bound.max())
-    enough = np.partition(bound, max(CELLS - len(ties) - part, 0))[max(CELLS - len(ties) - part, 0)]
-    next_best = np.flatnonzero((bound >= enough) & (bound < bound.max()))
-    chosen = np.empty(3 * part, np.int64)
-    for i in range(part):
-        chosen[i] = ties[i * len(ties) // part]
-        chosen[part + i] = next_best[i * len(next_best) // part] if len(next_best) else ties[0]
-        chosen[2 * part + i] = i * CELLS // part
-    return largest * np.exp(-step * np.unique(chosen))
+    rest = max(CELLS - len(ties) - part, 0)
+    next_best = np.flatnonzero((bound >= np.partition(bound, rest)[rest]) & (bound < bound.max()))
+    chosen = [_spread(cells, part) for cells in (ties, next_best, np.arange(CELLS))]
+    return np.asarray(largest * np.exp(-step * np.unique(np.concatenate(chosen))))
+
+
+def _spread(cells: I64, most: int) -> I64:
+    """At most so many of the cells, evenly."""
+    return cells[np.linspace(0, len(cells) - 1, most).astype(np.int64)] if len(cells) > most else cells
 
 
 @jit
-def most_kept(rows: Rows, pos: Side, neg: Side, grid: Grid, rounding: int) -> Found:
-    """The scale and offset that keep most rows; of those that keep as many, the ones with the least squared error."""
+def most_kept(rows: Rows, pos: Side, neg: Side, grid: Grid, rounding: int, scales: F64) -> Found:
+    """The scale and offset that keep most rows; of those that keep as many, the ones with the least squared error.
+
+    scales: those to try, descending; around the best, unless they are powers of two, a refinement follows.
+    """
     grid = narrowed(grid, pos, neg)
     levels = min(grid.span, EXACT_LEVELS) + 1
     up, down = np.zeros(levels), np.zeros(levels)
     kept = np.zeros(grid.most_below - grid.least_below + 1, np.int64)
-    scales = to_try(rows, pos, neg, grid)
     best = Found(-1, np.inf, 1.0, 0)
     at = 0
     for i in range(len(scales)):

@@ -58,8 +58,11 @@ def make_sides(cells: Cells, c: int) -> tuple[Side, Side, float]:
     """
     begin, end = cells.starts[c], cells.starts[c + 1]
     keys, counts, positions = cells.keys[begin:end], cells.counts[begin:end], cells.positions[begin:end]
-    below, above = np.searchsorted(keys, -1), np.searchsorted(keys, 1)
-    zeros = float(counts[below:above].sum())
+    below, above, zeros = 0, 0, 0.0
+    for i in range(len(keys)):
+        below += keys[i] < -1
+        above += keys[i] < 1
+        zeros += counts[i] if -1 <= keys[i] <= 0 else 0
     lo, hi, n_lo, n_hi = cells.lo[c], cells.hi[c], cells.n_lo[c], cells.n_hi[c]
     pos = make_side(keys[above:], counts[above:], positions[above:], cells.bits, lo, (n_lo if lo > 0 else 0), hi, n_hi)
     mirrored = (-1 - keys[:below][::-1]).astype(np.int32)
@@ -127,8 +130,14 @@ def make_side(
         tail_n[p] = tail_n[p + 1] + mass[p]
         tail_m[p] = tail_m[p + 1] + mass[p] * (a + width * mean)
         tail_q[p] = tail_q[p + 1] + mass[p] * (a * a + 2 * a * width * mean + width * width * square)
-    heavy = np.flatnonzero((left[:j] == right[:j]) & (mass[:j] >= HEAVY * tail_n[0]))
-    return Side(shift, first_key, first, left[:j], right[:j], mass[:j], tilt[:j], tail_n, tail_m, tail_q, heavy, most)
+    heavy, n_heavy = np.empty(j, np.int64), 0
+    for p in range(j):
+        if left[p] == right[p] and mass[p] >= HEAVY * tail_n[0]:
+            heavy[n_heavy] = p
+            n_heavy += 1
+    return Side(
+        shift, first_key, first, left[:j], right[:j], mass[:j], tilt[:j], tail_n, tail_m, tail_q, heavy[:n_heavy], most
+    )
 
 
 @jit

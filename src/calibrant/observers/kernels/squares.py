@@ -16,6 +16,7 @@ import numpy as np
 
 from calibrant.observers.cells import Cells
 from calibrant.observers.kernels.jit import jit
+from calibrant.observers.kernels.lowest import lowest
 from calibrant.observers.kernels.pieces import F64, I64, Side, make_sides, tail
 
 EXACT_LEVELS = 1024  # beyond, steps are finer than bins: errors count as uniform, but for those of heavy atoms
@@ -241,16 +242,13 @@ def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> 
 @jit
 def local_minima(errors: F64) -> I64:
     """Where `errors` is least among its neighbours: the STARTS lowest of these, lowest first."""
-    n = len(errors)
-    found = np.empty(n, np.int64)
-    count = 0
-    for i in range(n):
-        left, right = errors[i - 1] if i > 0 else np.inf, errors[i + 1] if i + 1 < n else np.inf
-        if errors[i] < np.inf and errors[i] <= left and errors[i] <= right:
-            found[count] = i
-            count += 1
-    order = np.argsort(errors[found[:count]], kind="mergesort")
-    return found[:count][order[:STARTS]]
+    minima = np.full(len(errors), np.inf)
+    for i in range(len(errors)):
+        left = errors[i - 1] if i > 0 else np.inf
+        right = errors[i + 1] if i + 1 < len(errors) else np.inf
+        if errors[i] <= left and errors[i] <= right:
+            minima[i] = errors[i]
+    return lowest(minima, STARTS)
 
 
 @jit
