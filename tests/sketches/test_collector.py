@@ -9,6 +9,7 @@ import pytest
 
 from calibrant.core import DataError, SettingError
 from calibrant.sketches import Collector, Histogram, LogBins, SketchSpec, TensorSketch, collector, tally
+from calibrant.sketches.arrays import as_floats
 from calibrant.sketches.kernels import cpu, reference
 from calibrant.sketches.layout import Layout
 
@@ -22,7 +23,7 @@ def activations(shape=(24, 6, 9, 11), seed=5):
     x = np.clip(rng.normal(size=shape) * 3, -1, 6).astype(np.float32)
     x[rng.random(shape) < 0.2] = -0.0
     x[rng.random(shape) < 0.001] = np.nan
-    x[3, 0, 0, :2] = np.inf, -np.inf
+    x.reshape(shape[0], -1)[3, :2] = np.inf, -np.inf
     return x
 
 
@@ -117,9 +118,15 @@ def test_blocked_counts_as_plain(channels, lanes, padding, spec):
 def test_blocked_with_threads(spec, monkeypatch):
     monkeypatch.setattr(collector, "LEAST_PART", 100)
     x = activations((5, 20, 30, 30))
-    made = Collector(spec, threads=5)
+    made = Collector(spec, threads=7)
     made.add_blocked(blocked(x, 8, np.nan), 20)
     assert made.sketch() == TensorSketch.of(x, spec)
+
+
+def test_channels_last_with_threads(monkeypatch):
+    monkeypatch.setattr(collector, "LEAST_PART", 100)
+    x, spec = activations((41, 37, 13)), SketchSpec(channel_axis=-1, per_channel=True)
+    assert collect([x], spec, 7) == TensorSketch.of(x, spec)
 
 
 def test_blocked_shapes_that_do_not_fit():
@@ -213,6 +220,12 @@ def test_types_and_strides(x):
     expected = TensorSketch.of(SAME.astype(np.float32), FULL)
     assert collect([x]) == expected
     assert len(cpu.count.signatures) == len(cpu.top_two.signatures) == 1  # another one would be compiled for seconds
+
+
+def test_kernels_are_given_aligned_memory():
+    unaligned = np.frombuffer(b"\0" + bytes(8), np.uint8)[1:].view(np.float32)
+    assert not unaligned.flags.aligned
+    assert as_floats(unaligned).flags.aligned
 
 
 def test_wide_values_become_float32():

@@ -145,6 +145,15 @@ def test_margins_are_coarsened_only_as_far_as_needed(monkeypatch):
     assert folded[0] == coarse
 
 
+def test_margins_that_just_fit_are_not_coarsened(monkeypatch):
+    x = DATA["student-t"].reshape(-1, 5)
+    cells = len(Margins.of(x)._coarsened(6).counts)
+    monkeypatch.setattr(margins, "LIMIT", cells)
+    assert Margins.of(x).mantissa_bits == 6
+    monkeypatch.setattr(margins, "LIMIT", cells - 1)
+    assert Margins.of(x).mantissa_bits == 5
+
+
 def test_margins_values_lie_in_their_cell(monkeypatch):
     monkeypatch.setattr(margins, "LIMIT", 1)
     x = np.float32([[1, -1], [1.5, -1.25], [3, 0], [-1e-45, -3e38]])

@@ -14,7 +14,7 @@ Floats = NDArray[np.float32] | NDArray[np.float16]
 
 
 def as_floats(x: Any) -> Floats:
-    """`x` as a C-contiguous float32 or float16 array; without a copy where it is one already.
+    """`x` as a C-contiguous, aligned float32 or float16 array; without a copy where it is one already.
 
     x: a numpy array or scalar of floats, integers or bools; anything that becomes such an array; or a torch tensor on
     any device (known by its `detach`; torch is never imported). float64 and wide integers are rounded to float32,
@@ -22,7 +22,7 @@ def as_floats(x: Any) -> Floats:
     """
     array = _host_array(x) if hasattr(x, "detach") else np.asarray(x)
     if array.dtype == np.float32 or array.dtype == np.float16:
-        return np.require(array, array.dtype.newbyteorder("="), ["C", "A"]).reshape(array.shape)
+        return np.require(array, None, ["C", "A"]).reshape(array.shape)
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise DataError(f"cannot observe values of type {array.dtype}: expected floats or integers")
     with np.errstate(over="ignore"):
@@ -32,7 +32,8 @@ def as_floats(x: Any) -> Floats:
 def float_bits(values: Floats) -> I32:
     """The float32 bits of `values`, for kernels that only read them.
 
-    Always of one type, writable and aligned: a kernel is compiled anew, for seconds, for each type that it meets.
+    Always writable: to numba a read-only array is another type, and a kernel is compiled anew, for seconds, for each
+    type that it meets.
     """
     bits = np.asarray(values, np.float32).view(np.int32)
     return bits if bits.flags.writeable else np.asarray(_Unlocked(bits))
