@@ -60,7 +60,7 @@ def test_every_config_is_activated(graph, executor, small_samples, method):
     RuntimeCalibrationPass(method).optimize(graph, small_samples, executor)
     assert states(graph) == {QuantizationStates.ACTIVATED}
     assert all(c.scale > 0 for c, _ in activation_configs(graph))
-    own = {"percentile", "mse"}  # what Convs read, what Gemm reads
+    own = {"percentile", "mse"}  # what the Conv before a ReLU6 reads, and the others
     assert {c.observer_algorithm for c, _ in activation_configs(graph)} == ({method} if method else own)
 
 

@@ -1,4 +1,5 @@
 import onnx.defs
+import numpy as np
 import pytest
 
 from calibrant.core import SettingError, TargetPlatform
@@ -48,7 +49,7 @@ def test_no_row_and_reason_contradict_each_other(table: Table):
 @pytest.mark.parametrize(
     ("platform", "method", "activation", "weight"),
     [
-        ("ONNXRUNTIME", "percentile", (0, 255, False), (-127, 127)),
+        ("ONNXRUNTIME", "mse", (0, 255, False), (-127, 127)),
         ("TRT_INT8", "kl", (-127, 127, True), (-127, 127)),
         ("OPENVINO_INT8", "minmax", (0, 255, False), (-127, 127)),
         ("PPL_CUDA_INT8", "percentile", (-128, 127, True), (-128, 127)),
@@ -79,9 +80,12 @@ def test_biases(quantized, platform):
 
 
 def test_onnxruntimes_method_depends_on_what_reads_the_value(quantized):
-    text = "(float[N,4,2,2] x) => (float[N,5] y) { c = Conv(x, w) f = Flatten(c) y = Gemm(f, v) }"
-    graph = quantized(text, w=(4, 4, 1, 1), v=(16, 5))
+    text = """(float[N,4,2,2] x) => (float[N,5] y) {
+        c = Conv(x, w) d = Clip(c, zero, six) e = Conv(d, w) r = Relu(e) f = Flatten(r) y = Gemm(f, v)
+    }"""
+    graph = quantized(text, w=(4, 4, 1, 1), v=(16, 5), zero=np.float32(0), six=np.float32(6))
     table = table_of(TargetPlatform.ONNXRUNTIME)
-    wanted = [table.method, table.reader_methods["Gemm"], table.output_method]
-    groups = [*graph.groups, *graph.float_outputs]
-    assert [g.config.observer_algorithm for g in groups] == wanted
+    methods = {name: g.config.observer_algorithm for g in [*graph.groups, *graph.float_outputs] for name in g.values}
+    assert methods["x"] == table.saturated_method == "percentile"  # a Conv with a ReLU6 reads it
+    assert methods["d"] == methods["r"] == table.method == "mse"
+    assert methods["y"] == table.output_method == "minmax"

@@ -83,9 +83,15 @@ class _Filling:
         """The platform's own calibration method for these values."""
         if self._table.output_method and any(v.is_graph_output() for v in scale.values):
             return self._table.output_method
-        readers = {use.node.op_type for v in scale.values for use in v.uses() if use.node in self._plan.rows}
-        special = sorted(self._table.reader_methods[r] for r in readers if r in self._table.reader_methods)
-        return special[0] if special else self._table.method
+        readers = {use.node for v in scale.values for use in v.uses() if use.node in self._plan.rows}
+        if self._table.saturated_method and any(self._saturates(node) for node in readers):
+            return self._table.saturated_method
+        return self._table.method
+
+    def _saturates(self, node: ir.Node) -> bool:
+        """Whether a Clip from above is fused behind this operator, and what exceeds its bound is lost anyway."""
+        behind = [use.node for use in node.outputs[0].uses() if use.node in self._plan.inside]
+        return any(n.op_type == "Clip" and len(n.inputs) > 2 and n.inputs[2] is not None for n in behind)
 
     def _stays_float(self, scale: Scale) -> bool:
         """Whether this is an output of the model alone, which the operator that makes it can give in float."""

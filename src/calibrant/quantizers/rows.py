@@ -89,8 +89,9 @@ class Grid:
 class Table:
     """A platform.
 
-    method: the calibration method it is given unless the user says otherwise. reader_methods: by operator, that of the
-        values it reads. output_method: that of the model's outputs. weight_method: that of weights.
+    method: the calibration method it is given unless the user says otherwise. saturated_method: that of values read by
+        an operator with a Clip from above fused behind it. output_method: that of the model's outputs.
+        weight_method: that of weights.
     float_outputs: operators on integers that can give floats; where they make an output of the model, it stays float
         unless isotone or an override asks.
     activation, weight: their grids.
@@ -109,7 +110,7 @@ class Table:
     float_because: Mapping[str, str] = field(default_factory=dict)
     symmetric_only: bool = False
     most_bits: int = 8
-    reader_methods: Mapping[str, str] = field(default_factory=dict)
+    saturated_method: str | None = None
     output_method: str | None = None
     float_outputs: frozenset[str] = frozenset()
     weight_method: str = "minmax"
