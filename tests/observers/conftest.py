@@ -166,6 +166,11 @@ class Brute:
 
 
 @pytest.fixture(scope="session")
+def brute_of() -> Callable[[Values], Brute]:
+    return Brute
+
+
+@pytest.fixture(scope="session")
 def brute(data: dict[str, Values]) -> Callable[[str], Brute]:
     """brute(name): brute force on one of `data`."""
     made: dict[str, Brute] = {}

@@ -125,3 +125,15 @@ def test_per_channel_is_each_channel_alone(bits, bound, symmetric, make_data, co
         alone = solve(config("mse", symmetric, bits), channels[:, c])
         here = alone.clone(scale=together.scale[c], offset=together.offset[c])
         assert error(channels[:, c], here) <= error(channels[:, c], alone) * bound
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_within_a_thousandth_on_other_draws(name, spiked, symmetric, seed, make_data, config, solve, error, brute_of):
+    """One kind gets 0.2 %: where 8 bits hold values far from 0 and only these, bins are more than half a step wide, and
+    the least of exhaustive search is partly a matter of where in their bins the 200,000 values happen to lie."""
+    x = make_data(seed=seed)[name]
+    bound = 1.002 if name == "positive" and not symmetric else ATOM_BOUND if spiked else SMOOTH_BOUND
+    for bits in (4, 8):
+        assert error(x, solve(config("mse", symmetric, bits), x)) <= brute_of(x).least(bits, symmetric) * bound

@@ -2,6 +2,8 @@
 
 from calibrant.observers.base import BaseTensorObserver
 from calibrant.observers.distribution import Distribution
+from calibrant.observers.isotone import IsotoneObserver
+from calibrant.observers.kl import KlObserver
 from calibrant.observers.minmax import MinmaxObserver
 from calibrant.observers.mse import MseObserver
 from calibrant.observers.percentile import PercentileObserver
@@ -10,6 +12,8 @@ from calibrant.observers.registry import build_observer, known, observer_class, 
 __all__ = [
     "BaseTensorObserver",
     "Distribution",
+    "IsotoneObserver",
+    "KlObserver",
     "MinmaxObserver",
     "MseObserver",
     "PercentileObserver",

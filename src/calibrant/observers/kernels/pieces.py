@@ -23,7 +23,7 @@ I32 = NDArray[np.int32]
 
 STANDS_OUT = 5.0  # standard deviations of a count above what its neighbours predict: an atom
 STANDS_OUT_SHARE = 0.1  # and at least that share of it: below, smooth densities bend as much
-HEAVY = 1e-3
+HEAVY = 1e-3  # of all the mass
 SMALLEST_ATOM = 6.0  # so many in a bin between empty ones hardly come by chance
 
 
@@ -81,23 +81,15 @@ def make_side(
     they are in Histogram. least, most: exact ends in magnitude, hit n_least and n_most times; n_least = 0 where the
     smallest magnitude is not known exactly.
     """
-    bins = len(keys)
-    shift = 23 - bits
+    bins, shift, none = len(keys), 23 - bits, np.zeros(0)
     if bins == 0:
-        none, no_key = np.zeros(0), np.zeros(0, np.int64)
-        return Side(
-            shift, 0, np.zeros(1, np.int32), none, none, none, none, np.zeros(1), np.zeros(1), np.zeros(1), no_key, 0.0
-        )
+        return _finished(shift, 0, np.zeros(1, np.int32), none, none, none, none, 0.0)
     lower, upper = np.empty(bins), np.empty(bins)
     rest, place = counts.astype(np.float64), positions.astype(np.float64)
     for i in range(bins):
         lower[i], upper[i] = _edge(keys[i], bits), _edge(keys[i] + 1, bits)
-    left, right, mass, tilt = (
-        np.empty(2 * bins + 2),
-        np.empty(2 * bins + 2),
-        np.empty(2 * bins + 2),
-        np.zeros(2 * bins + 2),
-    )
+    room = 2 * bins + 2  # a bin has two pieces at most, and each end one more
+    left, right, mass, tilt = np.empty(room), np.empty(room), np.empty(room), np.zeros(room)
     whole_lower, width = lower.copy(), upper - lower
     _take_end(most, n_most, bins - 1, whole_lower, width, rest, place)
     upper[bins - 1] = most
@@ -122,22 +114,26 @@ def make_side(
             left[j], right[j], mass[j] = most, most, n_most
             j += 1
     first[len(first) - 1] = j
-    tail_n, tail_m, tail_q = np.zeros(j + 1), np.zeros(j + 1), np.zeros(j + 1)
-    for p in range(j - 1, -1, -1):
+    return _finished(shift, first_key, first, left[:j], right[:j], mass[:j], tilt[:j], most)
+
+
+@jit
+def _finished(shift: int, base: int, first: I32, left: F64, right: F64, mass: F64, tilt: F64, top: float) -> Side:
+    """The side of these pieces, with its sums."""
+    pieces = len(mass)
+    tail_n, tail_m, tail_q = np.zeros(pieces + 1), np.zeros(pieces + 1), np.zeros(pieces + 1)
+    for p in range(pieces - 1, -1, -1):
         a, width = left[p], right[p] - left[p]
-        mean = 0.5 + tilt[p] / 6  # of the place in the piece, and of its square:
-        square = 1 / 3 + tilt[p] / 6
+        mean, square = 0.5 + tilt[p] / 6, 1 / 3 + tilt[p] / 6  # of the place in the piece, and of its square
         tail_n[p] = tail_n[p + 1] + mass[p]
         tail_m[p] = tail_m[p + 1] + mass[p] * (a + width * mean)
         tail_q[p] = tail_q[p + 1] + mass[p] * (a * a + 2 * a * width * mean + width * width * square)
-    heavy, n_heavy = np.empty(j, np.int64), 0
-    for p in range(j):
+    heavy, found = np.empty(pieces, np.int64), 0
+    for p in range(pieces):
         if left[p] == right[p] and mass[p] >= HEAVY * tail_n[0]:
-            heavy[n_heavy] = p
-            n_heavy += 1
-    return Side(
-        shift, first_key, first, left[:j], right[:j], mass[:j], tilt[:j], tail_n, tail_m, tail_q, heavy[:n_heavy], most
-    )
+            heavy[found] = p
+            found += 1
+    return Side(shift, base, first, left, right, mass, tilt, tail_n, tail_m, tail_q, heavy[:found], top)
 
 
 @jit
