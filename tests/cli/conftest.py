@@ -107,7 +107,7 @@ class Here:
     def run(self, *args):
         return CliRunner().invoke(app, [str(a) for a in args])
 
-    def refused(self, result, code, *words):
+    def check_refused(self, result, code, *words):
         """Assert that the command ended so: all of `words` in one line of error, and no traceback."""
         errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert result.exit_code == code, result.output

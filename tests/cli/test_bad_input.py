@@ -22,74 +22,78 @@ def nothing_is_left_behind(here):
 
 
 def test_missing_model(here):
-    here.refused(here.quantize(model="modle.onnx"), FAILED, "'modle.onnx' does not exist", "did you mean 'model.onnx'?")
+    here.check_refused(
+        here.quantize(model="modle.onnx"), FAILED, "'modle.onnx' does not exist", "did you mean 'model.onnx'?"
+    )
 
 
 def test_model_in_a_missing_folder(here):
-    here.refused(here.quantize(model="foto/model.onnx"), FAILED, "there is no folder 'foto'", "did you mean 'photos'?")
+    here.check_refused(
+        here.quantize(model="foto/model.onnx"), FAILED, "there is no folder 'foto'", "did you mean 'photos'?"
+    )
 
 
 def test_model_that_is_a_folder(here):
-    here.refused(here.quantize(model="."), FAILED, "is a folder", "'model.onnx'")
+    here.check_refused(here.quantize(model="."), FAILED, "is a folder", "'model.onnx'")
 
 
 @pytest.mark.parametrize("content", [b"", b"this is text", b"\x08\x08\x12\x07pytorch"])
 def test_a_file_that_is_no_model(here, content):
     (here / "bad.onnx").write_bytes(content)
-    here.refused(here.quantize(model="bad.onnx"), FAILED, "bad.onnx")
+    here.check_refused(here.quantize(model="bad.onnx"), FAILED, "bad.onnx")
 
 
 def test_damaged_model(here):
     (here / "cut.onnx").write_bytes((here / "model.onnx").read_bytes()[:-200])
-    here.refused(here.quantize(model="cut.onnx"), FAILED, "cut.onnx", "damaged")
+    here.check_refused(here.quantize(model="cut.onnx"), FAILED, "cut.onnx", "damaged")
 
 
 def test_model_of_another_framework(here):
     (here / "net.pt").touch()
-    here.refused(here.quantize(model="net.pt"), FAILED, "not an ONNX file", "torch.onnx.export")
+    here.check_refused(here.quantize(model="net.pt"), FAILED, "not an ONNX file", "torch.onnx.export")
 
 
 def test_model_that_onnxruntime_cannot_run(here):
     here.save("odd.onnx", "odd")
     np.save(here / "a.npy", np.ones((2, 4), np.float32))
-    here.refused(here.quantize(model="odd.onnx", data="a.npy"), FAILED, "NoSuchOp")
+    here.check_refused(here.quantize(model="odd.onnx", data="a.npy"), FAILED, "NoSuchOp")
 
 
 def test_model_without_anything_to_quantize(here):
     here.save("float.onnx", "float")
     np.save(here / "a.npy", np.ones((2, 4), np.float32))
-    here.refused(
+    here.check_refused(
         here.quantize(model="float.onnx", data="a.npy"), FAILED, "nothing in the model is quantized", "Softmax"
     )
 
 
 def test_model_that_is_quantized_already(here):
     assert here.quantize("--samples", "2", output="int8.onnx").exit_code == 0
-    here.refused(here.quantize(model="int8.onnx"), FAILED, "quantized already")
+    here.check_refused(here.quantize(model="int8.onnx"), FAILED, "quantized already")
 
 
 # The samples
 
 
 def test_missing_data(here):
-    here.refused(here.quantize(data="photo"), FAILED, "'photo' does not exist", "did you mean 'photos'?")
+    here.check_refused(here.quantize(data="photo"), FAILED, "'photo' does not exist", "did you mean 'photos'?")
 
 
 def test_empty_folder(here):
     (here / "empty").mkdir()
-    here.refused(here.quantize(data="empty"), FAILED, "'empty' is empty", "expected images, .npy or .npz")
+    here.check_refused(here.quantize(data="empty"), FAILED, "'empty' is empty", "expected images, .npy or .npz")
 
 
 def test_folder_without_samples(here):
     (here / "texts").mkdir()
     (here / "texts" / "a.txt").touch()
-    here.refused(here.quantize(data="texts"), FAILED, "'texts' holds no images", ".txt")
+    here.check_refused(here.quantize(data="texts"), FAILED, "'texts' holds no images", ".txt")
 
 
 def test_unreadable_image(here):
     (here / "photos" / "03.png").write_text("no image")
     result = here.quantize()
-    here.refused(result, FAILED, os.path.join("photos", "03.png"), "cannot be read", "--skip-bad")
+    here.check_refused(result, FAILED, os.path.join("photos", "03.png"), "cannot be read", "--skip-bad")
     assert "02.png" not in result.stderr  # the one read before it is not blamed
 
 
@@ -105,7 +109,7 @@ def test_nothing_left_after_skipping(here):
     for path in (here / "photos").iterdir():
         path.write_text("no image")
     result = here.quantize("--skip-bad")
-    here.refused(result, FAILED, "none of its 16 samples can be used")
+    here.check_refused(result, FAILED, "none of its 16 samples can be used")
     assert f"warning: skipped: image '{os.path.join('photos', '00.png')}'" in result.stderr
 
 
@@ -121,13 +125,13 @@ WRONG = {
 def test_wrong_shape_or_dtype(here, what):
     array, words = WRONG[what]
     np.save(here / "a.npy", array)
-    here.refused(here.quantize(data="a.npy"), FAILED, *words)
+    here.check_refused(here.quantize(data="a.npy"), FAILED, *words)
 
 
 def test_missing_input(here):
     here.save("two.onnx", "two")
     np.savez(here / "a.npz", ids=np.zeros((4, 6), np.int64), masks=np.zeros((4, 6), np.int64))
-    here.refused(here.quantize(model="two.onnx", data="a.npz"), FAILED, "no key 'mask'", "'masks'", "ids, mask")
+    here.check_refused(here.quantize(model="two.onnx", data="a.npz"), FAILED, "no key 'mask'", "'masks'", "ids, mask")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -139,7 +143,7 @@ def test_nan_or_inf_in_a_sample_names_the_file(here, value):
         np.save(here / "arrays" / f"{i}.npy", x)
     counts = "(7 NaN, 0 Inf)" if np.isnan(value) else "(0 NaN, 7 Inf)"
     path = os.path.join("arrays", "1.npy")
-    here.refused(
+    here.check_refused(
         here.quantize(data="arrays"), FAILED, "sample 2", "'x'", "7 of 768", counts, f"the last one read: '{path}'"
     )
 
@@ -150,24 +154,24 @@ def test_nan_or_inf_in_an_activation(here, value, words):
     x = np.ones((20, 4), np.float32)
     x.flat[:5] = value
     np.save(here / "a.npy", x)
-    here.refused(here.quantize(model="log.onnx", data="a.npy"), FAILED, "'logs'", "5", words)
+    here.check_refused(here.quantize(model="log.onnx", data="a.npy"), FAILED, "'logs'", "5", words)
     result = here.quantize("--ignore-nonfinite", model="log.onnx", data="a.npy", output="ok.onnx")
     assert result.exit_code == 0, result.output
 
 
 def test_zero_samples(here):
     np.save(here / "a.npy", np.zeros((0, 3, 16, 16), np.float32))
-    here.refused(here.quantize(data="a.npy"), FAILED, "'a.npy' holds no samples")
+    here.check_refused(here.quantize(data="a.npy"), FAILED, "'a.npy' holds no samples")
     (here / "no_samples_for_the_command.py").write_text("def none():\n    return []\n")
-    here.refused(here.quantize(data="no_samples_for_the_command:none"), FAILED, "gave no samples")
-    here.refused(here.quantize("--samples", "0"), USAGE, "--samples", "'0'")
+    here.check_refused(here.quantize(data="no_samples_for_the_command:none"), FAILED, "gave no samples")
+    here.check_refused(here.quantize("--samples", "0"), USAGE, "--samples", "'0'")
 
 
 def test_a_function_that_fails(here):
     (here / "bad_samples_for_the_command.py").write_text("def bad():\n    return 1 / 0\n")
     words = ("raised ZeroDivisionError", "bad_samples_for_the_command.py, line 2")
-    here.refused(here.quantize(data="bad_samples_for_the_command:bad"), FAILED, *words)
-    here.refused(here.quantize(data="bad_samples_for_the_command:bed"), FAILED, "did you mean 'bad'?")
+    here.check_refused(here.quantize(data="bad_samples_for_the_command:bad"), FAILED, *words)
+    here.check_refused(here.quantize(data="bad_samples_for_the_command:bed"), FAILED, "did you mean 'bad'?")
 
 
 # Names
@@ -208,54 +212,56 @@ def test_mistyped(here, case):
     args, words = MISTYPED[case]
     if case not in ("command", "no command", "no output", "no data"):
         args = [*args, "--data", "photos", "--output", "out.onnx"]
-    here.refused(here.run(*args), USAGE, words)
+    here.check_refused(here.run(*args), USAGE, words)
 
 
 def test_image_options_for_arrays(here):
     np.save(here / "a.npy", np.zeros((2, 3, 16, 16), np.float32))
-    here.refused(here.quantize("--mean", "127", data="a.npy"), USAGE, "--mean", "are for images")
+    here.check_refused(here.quantize("--mean", "127", data="a.npy"), USAGE, "--mean", "are for images")
 
 
 # The output
 
 
 def test_existing_output(here):
-    here.refused(here.quantize(output="model.onnx"), FAILED, "is the model itself")
+    here.check_refused(here.quantize(output="model.onnx"), FAILED, "is the model itself")
     (here / "there.onnx").touch()
-    here.refused(here.quantize(output="there.onnx"), FAILED, "'there.onnx' exists already", "--force")
+    here.check_refused(here.quantize(output="there.onnx"), FAILED, "'there.onnx' exists already", "--force")
 
 
 def test_existing_file_beside_the_output(here):
     (here / "out.json").touch()
-    here.refused(here.quantize("--platform", "ppl_cuda"), FAILED, "'out.json' exists already", "--force")
+    here.check_refused(here.quantize("--platform", "ppl_cuda"), FAILED, "'out.json' exists already", "--force")
 
 
 def test_output_folder_missing(here):
-    here.refused(here.quantize(output="photoss/out.onnx"), FAILED, "'photoss' does not exist", "did you mean 'photos'?")
+    here.check_refused(
+        here.quantize(output="photoss/out.onnx"), FAILED, "'photoss' does not exist", "did you mean 'photos'?"
+    )
 
 
 def test_output_that_is_a_folder(here):
-    here.refused(here.quantize(output="photos"), FAILED, "is a folder")
+    here.check_refused(here.quantize(output="photos"), FAILED, "is a folder")
 
 
 def test_output_below_a_file(here):
-    here.refused(here.quantize(output="model.onnx/out.onnx"), FAILED, "'model.onnx' is a file")
+    here.check_refused(here.quantize(output="model.onnx/out.onnx"), FAILED, "'model.onnx' is a file")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write to")
 def test_output_not_writable(here):
-    here.refused(here.quantize(output="/proc/self/out.onnx"), FAILED, "cannot write", "/proc/self/out.onnx")
+    here.check_refused(here.quantize(output="/proc/self/out.onnx"), FAILED, "cannot write", "/proc/self/out.onnx")
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write everywhere")
 def test_output_without_permission(here):
     (here / "locked").mkdir(mode=0o555)
-    here.refused(here.quantize(output="locked/out.onnx"), FAILED, "cannot write", "ermission")
+    here.check_refused(here.quantize(output="locked/out.onnx"), FAILED, "cannot write", "ermission")
 
 
 def test_the_output_is_checked_before_the_work(here, monkeypatch):
     monkeypatch.setattr("calibrant.cli.job.load_onnx_graph", lambda path: pytest.fail("the work has started"))
-    here.refused(here.quantize(output="photos"), FAILED, "is a folder")
+    here.check_refused(here.quantize(output="photos"), FAILED, "is a folder")
 
 
 # Errors of our own
@@ -266,7 +272,7 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_where(here, monkeypatch
         raise RuntimeError("a bug [of ours]\nin two lines")
 
     monkeypatch.setattr("calibrant.cli.job.quantize", broken)
-    here.refused(here.quantize(), FAILED, "RuntimeError: a bug [of ours]", "--debug")
+    here.check_refused(here.quantize(), FAILED, "RuntimeError: a bug [of ours]", "--debug")
     result = here.quantize("--debug")
     assert result.exit_code == FAILED
     assert "Traceback" in result.stderr
@@ -280,7 +286,7 @@ def test_interrupted_in_process(here, monkeypatch, moment):
 
     target = {"calibrating": "calibrant.cli.job.quantize", "writing": "onnx_ir.save", "renaming": "os.replace"}[moment]
     monkeypatch.setattr(target, interrupted)
-    here.refused(here.quantize("--samples", "2"), INTERRUPTED, "interrupted", "nothing was written")
+    here.check_refused(here.quantize("--samples", "2"), INTERRUPTED, "interrupted", "nothing was written")
 
 
 def test_models_of_this_file_are_sound(here):

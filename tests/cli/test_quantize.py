@@ -64,7 +64,7 @@ def test_few_samples_are_warned_about_and_more_is_the_next_step(here):
     assert "4 of the 16 in 'photos', evenly spread" in text
     assert "minus 127, over 128" in text
     assert "warning" in text
-    assert "4 samples" in text.split("warning")[1]
+    assert "few samples to calibrate on: 4" in text.split("warning")[1]
     assert "next         give more samples" in text
 
 
@@ -83,7 +83,7 @@ def test_quiet_says_nothing(here):
 
 def test_verbose_logs_while_it_works(here):
     result = here.quantize("--verbose", "--samples", "2")
-    assert "warning: calibrated on 2 samples" in result.stderr
+    assert "warning: few samples to calibrate on: 2" in result.stderr
 
 
 def test_existing_output_is_replaced_with_force_only(here):

@@ -158,3 +158,8 @@ def test_every_rounding_policy_reaches_quantize(policy):
 
     x = np.arange(-10, 10) / 4
     assert quantize(x, config).tolist() == round_array(x, policy).tolist()
+
+
+def test_the_largest_power_of_two_is_finite():
+    config = TensorQuantizationConfig(SYMMETRIC | P.POWER_OF_2, **grid(2))
+    assert affine(-2.55e38, 2.55e38, config)[0] == np.float32(2.0**127)

@@ -13,6 +13,8 @@ from calibrant.core.rounding import round_array
 
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)  # below it float32 loses digits, or flushes to 0
 
+LARGEST_EXPONENT = int(np.finfo(np.float32).maxexp) - 1  # 2**127 is the largest power of two of float32
+
 
 def quantize(x: ArrayLike, config: TensorQuantizationConfig) -> NDArray[np.int32]:
     """The integers that `x` becomes. x: any shape; computed in float32 as runtimes do. Inf saturates.
@@ -83,7 +85,7 @@ def affine(lo: ArrayLike, hi: ArrayLike, config: TensorQuantizationConfig) -> tu
 def _usable(scale: NDArray[np.float64], config: TensorQuantizationConfig) -> F32:
     if config.is_power_of_2:
         mantissa, exponent = np.frexp(scale)
-        scale = np.ldexp(1.0, np.where(mantissa == 0.5, exponent - 1, exponent))
+        scale = np.ldexp(1.0, np.minimum(np.where(mantissa == 0.5, exponent - 1, exponent), LARGEST_EXPONENT))
     single = np.asarray(scale).astype(np.float32)
     return np.asarray(np.where(np.asarray(scale) < SMALLEST_SCALE, np.float32(1), single))
 
