@@ -113,7 +113,9 @@ def test_the_readme_knows_the_platforms_and_methods():
     rows = {cells[0].strip(" `"): cells for line in page.splitlines() if (cells := line.strip("|").split("|"))}
     for platform, table in TABLES.items():
         cells = rows[platform.name]
-        assert table.method in cells[1]
+        for method in (table.method, table.saturated_method, table.output_method):
+            assert method is None or method in cells[1]
+        assert table.weight_method in cells[3]
         assert grid_in_words(table.activation) == cells[2].strip()
         assert ("int32" in cells[4]) == table.integer_bias
     assert {"minmax", "percentile", "mse", "kl", "isotone"} <= {name for name in known() if name in rows}

@@ -1,5 +1,5 @@
-import onnx.defs
 import numpy as np
+import onnx.defs
 import pytest
 
 from calibrant.core import SettingError, TargetPlatform
