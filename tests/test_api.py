@@ -98,6 +98,28 @@ def test_weights_only_needs_no_samples(small_model, small_samples, tmp_path):
     assert kinds.count("DequantizeLinear") >= 4
 
 
+def test_weights_can_stay_float_beside_their_scales_or_be_left_alone(small_model, small_samples, tmp_path):
+    expected = run(small_model, small_samples)
+    for baked, quantized in ((False, True), (True, False)):
+        setting = QuantizationSettingFactory.default_setting()
+        setting.quantize_parameter_setting.baking_parameter = baked
+        setting.quantize_parameter = quantized
+        graph = quantize_onnx_model(small_model, small_samples, 16, None, TargetPlatform.ONNXRUNTIME, setting=setting)
+        export_graph(graph, TargetPlatform.ONNXRUNTIME, tmp_path / "a.onnx")
+        stored = {t.name: t.data_type for t in onnx.load(tmp_path / "a.onnx").graph.initializer}
+        assert stored["w3"] == onnx.TensorProto.FLOAT
+        assert sqnr(expected, run(tmp_path / "a.onnx", small_samples)) > 20
+
+
+def test_a_weight_s_override_is_kept(small_model, small_samples):
+    setting = QuantizationSettingFactory.default_setting()
+    setting.overrides = {"w1": {"calib_algorithm": "minmax"}}
+    setting.quantize_parameter_setting.calib_algorithm = "mse"
+    graph = quantize_onnx_model(small_model, small_samples, 16, None, TargetPlatform.ONNXRUNTIME, setting=setting)
+    assert graph.edges["conv1", 1].observer_algorithm == "minmax"
+    assert graph.edges["conv3", 1].observer_algorithm == "mse"
+
+
 def test_what_does_not_fit_is_refused(small_model, small_samples):
     def quantize(**changes):
         arguments = {"calib_steps": 4, "input_shape": SHAPE, "platform": TargetPlatform.ONNXRUNTIME} | changes

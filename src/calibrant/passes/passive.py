@@ -62,14 +62,15 @@ class PassiveParameterQuantizePass(QuantizationPass):
             elif index in _CONSTANTS.get(node.op_type, ()):
                 constants.append((config, self._read(graph, node, 0, "RuntimeCalibrationPass")))
         for bias in biases:  # before any is settled: several nodes may share a weight and its config
-            graph.report.extend(bias.raise_weight_scale())
+            for line in bias.raise_weight_scale():
+                graph.note(line)
         for bias in biases:
             bias.settle()
         for config, data in constants:
             follow(config, data)
         for config, why in in_float:
             config.state = States.FP32
-            graph.report.append(why)
+            graph.note(why)
         log.info("%s: %d biases, %d constants", self.name, len(biases), len(constants))
 
     def _bias(self, graph: Graph, node: ir.Node, index: int, config: Config) -> Bias | str:

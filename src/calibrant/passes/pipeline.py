@@ -19,6 +19,7 @@ def pipeline(setting: QuantizationSetting, calib_steps: int) -> list[Quantizatio
         isotone = (setting.quantize_activation_setting.calib_algorithm or "").casefold() == "isotone"
         passes.append(RuntimeCalibrationPass("isotone" if isotone else None, calib_steps=calib_steps))
     if setting.quantize_parameter:
-        passes.append(ParameterQuantizePass(setting.quantize_parameter_setting.calib_algorithm))
-        passes.append(PassiveParameterQuantizePass())
+        baking = setting.quantize_parameter_setting.baking_parameter
+        passes.append(ParameterQuantizePass(baking_parameter=baking))
+    passes.append(PassiveParameterQuantizePass())
     return passes
