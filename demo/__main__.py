@@ -100,7 +100,7 @@ def times(seconds: dict[str, float], compiling: float, summary: QuantizationSumm
     total = float(np.sum(list(seconds.values())))
     for stage, spent in seconds.items():
         table.add_row(stage, f"{spent:.2f}", f"{100 * spent / total:.0f} %")
-    if compiling > 0.5:
+    if compiling > 2:  # less is loading what was compiled before
         table.add_row(
             "(of these, compiling: only the first time)", f"{compiling:.2f}", f"{100 * compiling / total:.0f} %"
         )
