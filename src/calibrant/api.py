@@ -99,7 +99,7 @@ def quantize(
     if setting.quantize_activation and executor is None:
         with _timed(summary, "plan"):
             executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
-    for step in pipeline(setting, steps if steps is not None else UNLIMITED):
+    for step in pipeline(setting, steps):
         with _timed(summary, "calibrate" if isinstance(step, RuntimeCalibrationPass) else "weights"):
             step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
     configs = [config for config, _ in activation_configs(graph) if config.state is QuantizationStates.ACTIVATED]
@@ -117,9 +117,6 @@ def quantize(
         "fingerprint": graph.fingerprint,
     }
     return graph, summary
-
-
-UNLIMITED = 1 << 62
 
 
 def quantize_onnx_model(

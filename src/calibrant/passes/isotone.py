@@ -70,7 +70,7 @@ class IsotoneCalibrationPass(QuantizationPass):
         floats = {name: group for group in graph.float_outputs for name in group.values}
         for name in names:
             if name in floats:
-                tasks.append(awake(floats[name], "isotone", isotone_axis=self.axis))
+                tasks.append(awake(floats[name], isotone_axis=self.axis))
                 continue
             config = graph.config_of(name)
             if config is None:

@@ -9,7 +9,7 @@ from calibrant.passes.runtime import RuntimeCalibrationPass
 from calibrant.settings import QuantizationSetting
 
 
-def pipeline(setting: QuantizationSetting, calib_steps: int) -> list[QuantizationPass]:
+def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[QuantizationPass]:
     """What runs after the quantizer assigned its configs: calibration, then weights, then what depends on both.
 
     The quantizer wrote each config's own method, overrides included; isotone alone is for some values only.

@@ -83,25 +83,24 @@ def plan(graph: Graph, method: str | None = None, override: bool = False) -> lis
     goes to the values that carry one (`order_carrying`); the others keep their own method, which the log says.
     """
     wanted = {QuantizationStates.INITIAL} | ({QuantizationStates.ACTIVATED} if override else set())
-    carrying = set(order_carrying(graph)) if (method or "").casefold() == "isotone" else None
+    isotone = (method or "").casefold() == "isotone"
+    carrying = set(order_carrying(graph)) if isotone else set()
     found: list[Calibration] = []
     for config, roots in activation_configs(graph):
         if config.state not in wanted or config.policy.has_property(QuantizationProperty.DYNAMIC):
             continue
-        chosen = method if method and (carrying is None or carrying & set(roots)) else config.observer_algorithm
+        chosen = method if method and (not isotone or carrying & set(roots)) else config.observer_algorithm
         found.append(Calibration.of(config, roots, chosen))
-    for group in graph.float_outputs if carrying is not None else ():
-        if carrying is not None and carrying & set(group.roots):
-            found.append(awake(group, "isotone"))
-    if carrying is not None:
+    found += [awake(group) for group in graph.float_outputs if carrying & set(group.roots)]
+    if isotone:
         others = sum(not carrying & set(c.roots) for c in found)
         log.info("isotone: %d values carry an order; %d others keep their own method", len(found) - others, others)
     return found
 
 
-def awake(group: ScaleGroup, method: str, **detail: Any) -> Calibration:
-    """The calibration of a float output, which quantizes it."""
-    return replace(Calibration.of(group.config, group.roots, method, **detail), output=group)
+def awake(group: ScaleGroup, **detail: Any) -> Calibration:
+    """The calibration, by isotone, of a float output, which quantizes it."""
+    return replace(Calibration.of(group.config, group.roots, "isotone", **detail), output=group)
 
 
 class RuntimeCalibrationPass(QuantizationPass):
@@ -109,7 +108,7 @@ class RuntimeCalibrationPass(QuantizationPass):
 
     method: the calibration method for all of them; None: each config's own.
     override: calibrate those ACTIVATED as well; what depends on them (a bias) goes back to PASSIVE_INIT.
-    calib_steps: at most so many items of the data loader, which is never cycled.
+    calib_steps: at most so many items of the data loader, which is never cycled; None: all of them.
 
     One pass over the samples whatever the methods. Either every config is solved or none is changed.
     Raises ObservationError for a value with NaN or Inf, DataError for samples that do not fit or are none.
@@ -117,7 +116,7 @@ class RuntimeCalibrationPass(QuantizationPass):
 
     name = "RuntimeCalibrationPass"
 
-    def __init__(self, method: str | None = None, override: bool = False, calib_steps: int = 32) -> None:
+    def __init__(self, method: str | None = None, override: bool = False, calib_steps: int | None = 32) -> None:
         self.method = method
         self.override = override
         self.calib_steps = calib_steps
