@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -121,17 +122,21 @@ def collect_and_solve(model: Path, samples: list[F32], options: argparse.Namespa
     graph = load_onnx_graph(model)
     table = calibrate(graph, samples, methods=options.methods, threads=options.threads)
     collected = time.perf_counter()
-    for name, config in solvable(graph):
-        for method in options.methods:
-            if method == "isotone" and table.sketches[name].margins is None:
-                continue
-            table.solve(name, method=method, policy=config)
+    todo = [
+        (name, method, config)
+        for name, config in solvable(graph)
+        for method in options.methods
+        if method != "isotone" or table.sketches[name].margins is not None
+    ]
+    with ThreadPoolExecutor(options.threads) as pool:
+        list(pool.map(lambda job: table.solve(*job), todo))
     return collected - start, time.perf_counter() - collected
 
 
 def solvable(graph: Graph) -> list[tuple[str, TensorQuantizationConfig]]:
     """Every observed value with the config it is solved for."""
-    return [(root, group.config) for group in graph.groups for root in group.roots]
+    groups = [*graph.groups, *graph.float_outputs]
+    return [(root, group.config) for group in groups for root in group.roots]
 
 
 def onnxruntime_minmax(model: Path, samples: list[F32], options: argparse.Namespace) -> tuple[float, ...]:

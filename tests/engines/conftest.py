@@ -64,7 +64,7 @@ def sketches_of(graph: Graph, samples: Iterable[dict[str, np.ndarray]], wanted: 
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
+    options.intra_op_num_threads = 1  # as `collect` runs a sample
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     sketches = {name: TensorSketch.empty(spec) for name, spec in wanted.items()}
     for feed in samples:

@@ -1,12 +1,17 @@
 """Batches beyond the memory budget: the same sketch from parts, or a word about why not."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
 import pytest
 
 from calibrant.core import SettingError
 from calibrant.engines import InputSpec, OnnxruntimeExecutor
+from calibrant.engines.session import Runtime
 from calibrant.engines.splitting import Splitter
+from calibrant.engines.statistics import Statistics
 from calibrant.graph import load_onnx_graph
 from calibrant.sketches import Collector, SketchSpec
 
@@ -44,7 +49,7 @@ def test_parts_give_the_same_sketch(elementwise, added):
     added.clear()
     executor = OnnxruntimeExecutor(elementwise, threads=2, memory_budget=2 * 3 * ROW)
     parts = executor.collect(samples, WANTED)
-    assert max(added) == 3  # two batches are alive at once, so each gets half of the budget
+    assert max(added) == 3  # two samples run side by side, so each gets half of the budget
     assert parts == whole
     assert executor.report == ["batches are run in parts of 3 row(s), so that their values fit the memory budget"]
 
@@ -105,18 +110,52 @@ def test_other_shapes_are_estimated_from_those_seen():
     notes: list[str] = []
     splitter = Splitter(1000, FREE, notes.append)
 
-    def bytes_of(feed):
-        return 10 * sum(array.size for array in feed.values())
-
     def rows_of(count, width):
         feed = {"x": np.zeros((count, width), np.float32)}
-        return [len(part["x"]) for part in splitter.parts(feed, bytes_of)]
+        return [len(part["x"]) for part in splitter.parts(feed)]
 
-    assert rows_of(25, 10) == [10, 10, 5]  # measured: 100 bytes a row
+    splitter.record({"x": np.zeros((1, 10), np.float32)}, 100)
+    assert rows_of(25, 10) == [10, 10, 5]
     assert rows_of(25, 20) == [5] * 5  # estimated: twice as long, twice the bytes
     splitter.record({"x": np.zeros((5, 20), np.float32)}, 2500)
     assert rows_of(6, 20) == [2, 2, 2]  # seen since: 500 bytes a row
     assert len(notes) == 1
+
+
+@pytest.mark.parametrize(("rows", "workers", "each"), [(8, 8, 1), (3, 3, 2), (1, 1, 8), (0.5, 1, 8)])
+def test_threads_share_a_sample_where_memory_is_short(elementwise, monkeypatch, rows, workers, each):
+    opened, started, submit = [], [], ThreadPoolExecutor.submit
+    really_open = Runtime.open
+    monkeypatch.setattr(
+        Runtime, "open", lambda self, model, *a, **k: opened.append(a[0]) or really_open(self, model, *a, **k)
+    )
+    monkeypatch.setattr(
+        ThreadPoolExecutor, "submit", lambda self, *a: started.append(self._max_workers) or submit(self, *a)
+    )
+    executor = OnnxruntimeExecutor(elementwise, threads=8, memory_budget=int(rows * ROW))
+    found = executor.collect([batch(1, seed=i) for i in range(9)], WANTED)
+    assert found["sum"].extremes.size == 36
+    assert opened == [1] + [each] * (each > 1)
+    assert set(started) == {workers}
+
+
+def test_larger_samples_than_the_first_run_one_by_one(elementwise, monkeypatch):
+    """Two small ones fit the budget together, two large ones do not."""
+    alive, most, add = [0], [], Statistics.add
+
+    def spy(self, values):
+        rows = len(values[0].array)
+        alive[0] += rows
+        most.append(alive[0])
+        time.sleep(0.003)
+        add(self, values)
+        alive[0] -= rows
+
+    monkeypatch.setattr(Statistics, "add", spy)
+    executor = OnnxruntimeExecutor(elementwise, threads=2, memory_budget=2 * 3 * ROW)
+    samples = [batch(3, other=1), *[batch(5, seed=i, other=1) for i in range(6)]]  # not to be split
+    assert executor.collect(samples, WANTED)["sum"].extremes.size == 4 * 33
+    assert max(most) == 5
 
 
 def test_the_budget_is_positive(elementwise):

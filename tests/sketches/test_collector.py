@@ -76,8 +76,23 @@ def test_packed_counters_do_not_overflow(monkeypatch):
     batches = [last_of_its_bin] * 17
     found = collect(batches, PLAIN).histogram
     assert (found.counts.tolist(), found.positions.tolist()) == ([17 * 2**20], [17 * 2**20 * 255])
+    zeros = collect([np.zeros(2**20, np.float32)] * 40, PLAIN).histogram  # which never bring a table near its limit
+    assert (zeros.counts.tolist(), zeros.positions.tolist()) == ([40 * 2**20], [0])
     monkeypatch.setattr(tally, "FLUSH_LIMIT", 2**30)  # the trap is real: positions would spill into the counts
     assert collect(batches, PLAIN).histogram.counts.tolist() != [17 * 2**20]
+
+
+def test_counts_do_not_overflow():
+    """Four thousand million zeros take too long here, so a table is told that it has them."""
+    zeros, layout = np.zeros(2**23, np.float32), Layout.of((2**23,), None)
+    counted = tally.Tally(1, 8, None)
+    counted.add(zeros, 0, layout)
+    counted._histogram._packed[:] = 0
+    counted._histogram._packed[0, 0, 0] = 2**32 - 2**24 << 32
+    for _ in range(4):
+        counted.add(zeros, 0, layout)
+    _, (counts, positions) = counted.histogram()
+    assert (counts.tolist(), positions.tolist()) == ([2**32 + 2**24], [0])
 
 
 @pytest.mark.parametrize("layout", [Layout(1, 50, 1, 1), Layout(3, 5, 1, 3), Layout(1, 9, 4, 4), Layout(2, 3, 4, 7)])

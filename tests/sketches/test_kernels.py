@@ -205,6 +205,18 @@ def test_harvest_adds_up_copies_and_empties_them(kernels):
     assert not tables.any()
 
 
+@pytest.mark.parametrize("kernels", [reference, cpu])
+def test_load_is_of_the_fullest_cell(kernels):
+    tables = np.zeros((2, 3, 1024), np.uint64)
+    assert kernels.load(tables) == 0
+    tables[0, 0, 5] = tables[0, 2, 5] = (100 << 32) + 100 * 255
+    assert kernels.load(tables) == 201
+    tables[1, 1, 1023] = 2**32 - 1 << 32  # of values at their bin's lower edge, like 0.0, far more fit
+    assert kernels.load(tables) == 2**24
+    tables[1, 1, 1023] += 2**32 - 1
+    assert kernels.load(tables) == 2**32 // 255 + 1
+
+
 def test_importing_compiles_nothing():
     code = "from calibrant.sketches.kernels import cpu as k; print(k.count.signatures, k.harvest.signatures)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

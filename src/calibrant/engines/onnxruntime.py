@@ -21,7 +21,7 @@ from calibrant.engines.statistics import Statistics
 from calibrant.engines.taps import TapMaker
 from calibrant.engines.working import WorkingModel, check_names, has_convolutions, input_specs
 from calibrant.graph import Graph
-from calibrant.sketches import Collector, SketchSpec, TensorSketch
+from calibrant.sketches import SketchSpec, TensorSketch
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,8 @@ class OnnxruntimeExecutor:
         raw: functions that are given each batch of a value, as a copy of their own, in the calling thread, in order.
         on_step: called with the number of samples done.
 
-        Statistics of a batch run beside the computation of the next; two batches' values are alive at most.
+        As many samples run side by side as there are threads and the memory budget allows, each on one thread together
+        with its statistics: then not even onnxruntime's own arithmetic depends on the number of threads.
         NaN and Inf are counted by the sketch, no error here. Raises SettingError for an unknown value,
         ObservationError for one that is not floating, ModelError where onnxruntime fails; what a collector or a
         function of `raw` raises comes out with the value's name.
@@ -122,19 +123,15 @@ class OnnxruntimeExecutor:
         raw = raw or {}
         names = list(dict.fromkeys([*wanted, *raw]))
         check_names(self.graph, names)
-        splitter = Splitter(max(self._memory_budget // 2, 1), self.input_specs, self._note)
-        collectors = {name: Collector(spec) for name, spec in wanted.items()}
-        with _folder() as folder, Statistics(collectors, self.threads) as statistics:
+        statistics = Statistics(wanted)
+        splitter = Splitter(self._memory_budget, self.input_specs, self._note)
+        with _folder() as folder:
             maker = self._tap_maker(wanted, raw, Path(folder))
-            pump = Pump(maker, splitter, statistics, names, raw, self._note)
+            pump = Pump(maker, splitter, statistics, names, raw, self.threads, self._memory_budget)
             del maker  # the pump drops it once the taps are chosen
-            for number, feed in enumerate(samples, 1):
-                pump.feed(number, feed)
-                if on_step is not None:
-                    on_step(number)
-            sketches = statistics.sketches()
+            pump.run(samples, on_step, self._note)
             del pump  # its session reads files of the folder
-        return sketches
+        return statistics.sketches()
 
     def _tap_maker(
         self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback], folder: Path

@@ -1,14 +1,19 @@
-"""The loop's body: a sample in, its values to whoever asked for them."""
+"""The loop: samples in, each run on a core of its own, its values to whoever asked for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from numpy.typing import NDArray
 
 from calibrant.core import ModelError
 from calibrant.engines.samples import Feed
+from calibrant.engines.session import return_memory
 from calibrant.engines.splitting import Splitter
 from calibrant.engines.statistics import Statistics, named
 from calibrant.engines.taps import Taken, TapMaker, Taps
@@ -16,10 +21,25 @@ from calibrant.engines.taps import Taken, TapMaker, Taps
 RawCallback = Callable[[NDArray[Any]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A part of a sample that is being computed. values: those for the functions of `raw`."""
+
+    sample: int
+    is_last: bool
+    part: Feed
+    nbytes: int
+    values: Future[tuple[int, dict[str, NDArray[Any]]]]
+
+
 class Pump:
-    """Runs samples one by one, and hands each batch's values to the statistics and to the functions of `raw`.
+    """Runs samples side by side, one thread each, and the statistics of a sample on the thread that computed it.
+
+    Threads that share a sample wait for one another at every layer; threads that share nothing never do. Only where
+    the memory budget does not allow a sample for every thread, several threads share one.
 
     maker: of the taps for all values that are computed; None where only inputs are asked for. names: all of them.
+    threads: in total. memory_budget: bytes that the values of all samples that are being computed may take.
     """
 
     def __init__(
@@ -29,7 +49,8 @@ class Pump:
         statistics: Statistics,
         names: Sequence[str],
         raw: Mapping[str, RawCallback],
-        note: Callable[[str], None],
+        threads: int,
+        memory_budget: int,
     ) -> None:
         self._maker = maker
         self._taps: Taps | None = None
@@ -37,41 +58,91 @@ class Pump:
         self._statistics = statistics
         self._names = names
         self._raw = raw
-        self._note = note
+        self._threads = threads
+        self._memory_budget = memory_budget
+        self._workers = threads
+        self._running: deque[_Running] = deque()
 
-    def feed(self, number: int, feed: Feed) -> None:
-        """Run sample `number`. On return its statistics are under way; `feed` may be overwritten."""
+    def run(self, samples: Iterable[Feed], on_step: Callable[[int], None] | None, note: Callable[[str], None]) -> None:
+        """Run every sample. on_step: see `OnnxruntimeExecutor.collect`; note: told what is done otherwise than asked.
+
+        An array of a sample may be overwritten as soon as the next sample is asked for.
+        """
+        samples = iter(samples)
+        first = next(samples, None)
+        if first is None:
+            return
+        self._prepare(first, note)
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="calibrant-sample")
         try:
-            if self._maker is not None:
-                self._taps = self._choose(self._maker, feed)
-                self._maker = None  # and with it the session that the chosen taps do not use, and its memory
-            for part in self._splitter.parts(feed, self._bytes):
-                self._pass_on(self._values(part))
-        except ModelError as error:
-            raise ModelError(f"sample {number}: {error}") from error
+            for number, feed in enumerate(chain([first], samples), 1):
+                self._start(number, {name: array.copy() for name, array in feed.items()}, pool, on_step)
+            while self._running:
+                self._finish(on_step)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            self._running.clear()
 
-    def _choose(self, maker: TapMaker, feed: Feed) -> Taps:
+    def _prepare(self, feed: Feed, note: Callable[[str], None]) -> None:
+        """Choose the taps, and how many samples run at once, by the first row of a first sample."""
+        if self._maker is None:
+            return
         row = self._splitter.first_row(feed)
         try:
-            return maker.choose(row, self._note)
-        except ModelError:  # the batch's size is built into the model, though its inputs leave it free
-            return maker.choose(feed, self._note)
+            try:
+                self._taps = self._maker.choose(row, self._share, note)
+            except ModelError:  # the batch's size is built into the model, though its inputs leave it free
+                self._splitter.keep_whole()
+                self._taps = self._maker.choose(feed, self._share, note)
+        except ModelError as error:
+            raise ModelError(f"sample 1: {error}") from error
+        self._maker = None  # and with it the session that the chosen taps do not use, and its memory
+        return_memory()
 
-    def _pass_on(self, batch: list[Taken]) -> None:
-        self._statistics.wait()  # for the batch before, which ran while this one was computed
-        self._statistics.start([taken for taken in batch if self._statistics.takes(taken.name)])
-        for taken in batch:
-            if taken.name in self._raw:
-                try:
-                    self._raw[taken.name](taken.array.copy())
-                except Exception as error:
-                    raise named(error, taken.name) from error
+    def _share(self, feed: Feed, nbytes: int) -> int:
+        """The threads of one sample, where the values of the smallest part that can be run take `nbytes`."""
+        self._workers = max(1, min(self._threads, self._memory_budget // max(nbytes, 1)))
+        self._splitter.limit = self._memory_budget // self._workers
+        self._splitter.record(feed, nbytes)
+        each = self._threads // self._workers
+        self._statistics.use_threads(each)
+        return each
 
-    def _values(self, feed: Feed) -> list[Taken]:
-        batch = self._taps.run(feed) if self._taps is not None else []
-        self._splitter.record(feed, sum(taken.array.nbytes for taken in batch))
-        # Inputs are copied: whoever gave the sample may be about to overwrite it with the next one.
-        return batch + [Taken(name, feed[name].copy()) for name in self._names if name in feed]
+    def _start(self, number: int, feed: Feed, pool: ThreadPoolExecutor, on_step: Callable[[int], None] | None) -> None:
+        parts = list(self._splitter.parts(feed))
+        for place, part in enumerate(parts, 1):
+            nbytes = self._splitter.bytes_of(part)
+            while self._running and not self._has_room(nbytes):
+                self._finish(on_step)
+            values = pool.submit(self._work, part)
+            self._running.append(_Running(number, place == len(parts), part, nbytes, values))
 
-    def _bytes(self, feed: Feed) -> int:
-        return sum(taken.array.nbytes for taken in self._taps.run(feed)) if self._taps is not None else 0
+    def _has_room(self, nbytes: int) -> bool:
+        """One part may wait for a thread; those that have one must fit the budget, each taken as the largest."""
+        largest = max(nbytes, *(other.nbytes for other in self._running))
+        at_once = min(len(self._running) + 1, self._workers)
+        return len(self._running) <= self._workers and largest * at_once <= self._memory_budget
+
+    def _work(self, part: Feed) -> tuple[int, dict[str, NDArray[Any]]]:
+        """Compute a part and count its values; their bytes, and copies of those that are wanted raw."""
+        batch = self._taps.run(part) if self._taps is not None else []
+        nbytes = sum(taken.array.nbytes for taken in batch)
+        batch += [Taken(name, part[name]) for name in self._names if name in part]
+        self._statistics.add(batch)
+        return nbytes, {taken.name: taken.array.copy() for taken in batch if taken.name in self._raw}
+
+    def _finish(self, on_step: Callable[[int], None] | None) -> None:
+        """Wait for the oldest part, and pass on what it gave."""
+        oldest = self._running.popleft()
+        try:
+            nbytes, values = oldest.values.result()
+        except ModelError as error:
+            raise ModelError(f"sample {oldest.sample}: {error}") from error
+        self._splitter.record(oldest.part, nbytes)
+        for name, value in values.items():
+            try:
+                self._raw[name](value)
+            except Exception as error:
+                raise named(error, name) from error
+        if oldest.is_last and on_step is not None:
+            on_step(oldest.sample)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +46,17 @@ class Runtime:
     def on_cpu_only(self) -> bool:
         return [_name(p) for p in self.providers] == [CPU]
 
-    def open(self, model: bytes | Path, *, optimize: bool = True, save_to: Path | None = None) -> Any:
-        """An InferenceSession. save_to: also write the optimized model there, its weights into a file beside it.
+    def open(
+        self, model: bytes | Path, threads: int | None = None, *, optimize: bool = True, save_to: Path | None = None
+    ) -> Any:
+        """An InferenceSession.
+
+        threads: of one run; None: all. save_to: also write the optimized model there, its weights into a file beside.
 
         Raises ModelError with onnxruntime's reason, and SettingError when a provider could not be started
         (onnxruntime would go on with the CPU).
         """
-        options = self._options(optimize)
+        options = _options(threads or self.threads, optimize)
         if save_to is not None:
             options.optimized_model_filepath = str(save_to)
             prefix = "session.optimized_model_external_initializers_"
@@ -69,22 +75,22 @@ class Runtime:
             )
         return session
 
-    def _options(self, optimize: bool) -> Any:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.log_severity_level = _SILENT
-        # Threads that spin while they wait would take the cores from the statistics.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-        return options
-
 
 def usable_processors() -> int:
     """The processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def return_memory() -> None:
+    """Give the system back what opening a session has freed: as much again as the model, several times over.
+
+    glibc keeps it for the thread that opened the session, and others compute. Elsewhere there is nothing to do.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def run(session: Any, names: Sequence[str], feed: Feed) -> list[Any]:
@@ -119,3 +125,16 @@ def _known_provider(provider: Any) -> Provider:
 
 def _name(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
+
+
+def _options(threads: int, optimize: bool) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _SILENT
+    # Threads that spin while they wait would take the cores from the statistics.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # An arena keeps the most that ever was needed at once, and is not faster here than the system's allocator.
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    return options

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from calibrant.core import ModelError
 from calibrant.engines.samples import Feed, InputSpec
 
 MIB = 1 << 20
@@ -19,7 +18,7 @@ class Splitter:
     """
 
     def __init__(self, limit: int, inputs: Sequence[InputSpec], note: Callable[[str], None]) -> None:
-        self._limit = limit
+        self.limit = limit
         self._free = all(spec.shape and not isinstance(spec.shape[0], int) for spec in inputs)
         self._note = note
         self._noted: set[str] = set()
@@ -30,10 +29,14 @@ class Splitter:
         """The first row of a batch that can be split; else the batch."""
         return _rows(feed, 0, 1) if self._count(feed) else feed
 
-    def parts(self, feed: Feed, bytes_of: Callable[[Feed], int]) -> Iterator[Feed]:
-        """The batch, or its parts in order. bytes_of: runs a feed to see what its values take."""
+    def keep_whole(self) -> None:
+        """Split no batch from now on: the model takes its batches in one size alone."""
+        self._free = False
+
+    def parts(self, feed: Feed) -> Iterator[Feed]:
+        """The batch, or its parts in order."""
         rows = self._count(feed)
-        fitting = rows if rows <= 1 else self._fitting(feed, bytes_of)
+        fitting = max(1, int(self.limit // max(self._bytes_per_row(feed), 1)))
         if rows <= fitting:
             yield feed
             return
@@ -41,32 +44,33 @@ class Splitter:
         for start in range(0, rows, fitting):
             yield _rows(feed, start, start + fitting)
 
+    def bytes_of(self, feed: Feed) -> int:
+        """What its values will take, by what those before took."""
+        return int(self._bytes_per_row(feed) * max(self._count(feed), 1))
+
     def record(self, feed: Feed, taken: int) -> None:
         """Remember that the values of `feed` took so many bytes."""
         rows = self._count(feed)
         per_row = taken / max(rows, 1)
-        self._per_row[_row_shapes(feed)] = per_row
+        self._per_row[self._shapes(feed)] = per_row
         self._per_element = max(self._per_element, taken / max(sum(array.size for array in feed.values()), 1))
-        if taken > self._limit and (rows <= 1 or per_row > self._limit):
+        if taken > self.limit and (rows <= 1 or per_row > self.limit):
             why = "one row alone is that large" if rows else "its inputs do not share a first axis of free size"
             self._once(
                 "whole",
-                f"a batch's values took {taken / MIB:.0f} MiB, the memory budget allows {self._limit / MIB:.0f}, "
+                f"a batch's values took {taken / MIB:.0f} MiB, the memory budget allows {self.limit / MIB:.0f}, "
                 f"and it could not be split: {why}",
             )
 
-    def _fitting(self, feed: Feed, bytes_of: Callable[[Feed], int]) -> int:
-        """How many rows of this batch are run at a time."""
-        row = _rows(feed, 0, 1)
-        per_row = self._per_row.get(_row_shapes(feed), self._per_element * sum(array.size for array in row.values()))
-        if not per_row:
-            try:
-                per_row = bytes_of(row)
-            except ModelError:  # the batch's size is built into the model, though its inputs leave it free
-                self._free = False
-                return self._count(feed) or len(next(iter(feed.values())))
-            self.record(row, int(per_row))
-        return max(1, int(self._limit // max(per_row, 1)))
+    def _bytes_per_row(self, feed: Feed) -> float:
+        """Of a batch that cannot be split, of all of it."""
+        elements = sum(array.size for array in feed.values()) / max(self._count(feed), 1)
+        return self._per_row.get(self._shapes(feed), self._per_element * elements)
+
+    def _shapes(self, feed: Feed) -> _Shapes:
+        """Of one row; of a batch that cannot be split, its own."""
+        rows = self._count(feed)
+        return tuple(array.shape[1:] if rows else array.shape for array in feed.values())
 
     def _count(self, feed: Feed) -> int:
         """The rows of a batch that can be split; 0 where it cannot."""
@@ -81,7 +85,3 @@ class Splitter:
 
 def _rows(feed: Feed, start: int, stop: int) -> Feed:
     return {name: array[start:stop] for name, array in feed.items()}
-
-
-def _row_shapes(feed: Feed) -> _Shapes:
-    return tuple(array.shape[1:] for array in feed.values())

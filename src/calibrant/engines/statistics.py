@@ -1,81 +1,53 @@
-"""Statistics of one batch on a few threads, while the next batch is computed."""
+"""Statistics of the values of a batch, on whichever thread computed it."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from types import TracebackType
-from typing import Self
+from threading import Lock
 
 from calibrant.core import CalibrantError
 from calibrant.engines.taps import Taken
-from calibrant.sketches import Collector, TensorSketch
+from calibrant.sketches import Collector, SketchSpec, TensorSketch
 
 
 class Statistics:
-    """Feeds values to their collectors, on `threads` threads, largest value first; used in a `with` statement.
+    """Feeds values to their collectors. Several threads may do so at once: they take turns at a value, not at all of
+    them."""
 
-    One batch at a time: `start` it, then `wait` for it, which raises what went wrong in it. A batch holds a value at
-    most once, so no collector is ever touched by two threads. Leaving the `with` ends the threads in any case.
-    """
+    def __init__(self, wanted: Mapping[str, SketchSpec]) -> None:
+        self._collectors = {name: Collector(spec) for name, spec in wanted.items()}
+        self._locks = {name: Lock() for name in wanted}
 
-    def __init__(self, collectors: Mapping[str, Collector], threads: int) -> None:
-        self._collectors = collectors
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="calibrant-statistics")
-        self._batch: list[Taken] = []
-        self._queue: deque[Taken] = deque()
-        self._running: list[Future[None]] = []
+    def use_threads(self, threads: int) -> None:
+        """Count a large value on so many threads."""
+        for collector in self._collectors.values():
+            collector.threads = threads
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._queue.clear()
-        self._batch = []
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def takes(self, name: str) -> bool:
-        """Whether there is a collector for that value."""
-        return name in self._collectors
-
-    def start(self, batch: Iterable[Taken]) -> None:
-        """Begin with a batch; the one before must have been waited for."""
-        # Held as a whole until `wait`: let go one by one, it would depend on timing how much memory is in use at most.
-        self._batch = sorted(batch, key=lambda taken: -taken.array.nbytes)
-        self._queue.extend(self._batch)
-        threads = min(self._threads, len(self._queue))
-        self._running = [self._pool.submit(self._work) for _ in range(threads)]
-
-    def wait(self) -> None:
-        """Until the batch is done and let go. Raises the first error of its values, which names the value."""
-        wait(self._running)
-        for done in self._running:
-            done.result()
-        self._running, self._batch = [], []
+    def add(self, batch: Iterable[Taken]) -> None:
+        """Count the values that somebody asked for. The first error, which names the value, ends it."""
+        waiting = deque(taken for taken in batch if taken.name in self._collectors)
+        refused = 0  # in a row
+        while waiting:
+            taken = waiting.popleft()
+            lock = self._locks[taken.name]
+            if not lock.acquire(blocking=refused > len(waiting)):  # all that are left are in other hands: queue up
+                waiting.append(taken)
+                refused += 1
+                continue
+            refused = 0
+            try:
+                self._count(taken)
+            except BaseException as error:
+                raise named(error, taken.name) from error
+            finally:
+                lock.release()
 
     def sketches(self) -> dict[str, TensorSketch]:
-        """What was collected of every value, all batches waited for."""
-        self.wait()
-        found = self._pool.map(Collector.sketch, self._collectors.values())
-        return dict(zip(self._collectors, found, strict=True))
+        """What was collected of every value."""
+        return {name: collector.sketch() for name, collector in self._collectors.items()}
 
-    def _work(self) -> None:
-        while True:
-            try:
-                taken = self._queue.popleft()
-            except IndexError:
-                return
-            try:
-                self._add(taken)
-            except BaseException as error:
-                self._queue.clear()  # nobody will ask for the rest
-                raise named(error, taken.name) from error
-
-    def _add(self, taken: Taken) -> None:
+    def _count(self, taken: Taken) -> None:
         collector = self._collectors[taken.name]
         if taken.channels is None:
             collector.add(taken.array)

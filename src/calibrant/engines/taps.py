@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import ModelError
 from calibrant.engines.blocked import as_blocks, expose_blocked, find_block
+from calibrant.engines.buffers import BufferedSession
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import Runtime, run
 from calibrant.engines.working import WorkingModel
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A value of one batch. array: as onnxruntime returned it, in its own memory: read only, and soon let go.
+    """A value of one batch. array: read only, and until the thread's next run: its memory is used again.
 
     channels: None for a plain tensor; else `array` is blocked, [N, ceil(channels / B), H, W, B].
     """
@@ -46,9 +47,10 @@ class PlainTaps:
     def __init__(self, session: Any, names: Sequence[str]) -> None:
         self.session = session
         self._names = names
+        self._buffered = BufferedSession(session, names)
 
     def run(self, feed: Feed) -> list[Taken]:
-        arrays = run(self.session, self._names, feed)
+        arrays = self._buffered.run(feed)
         return [Taken(name, array) for name, array in zip(self._names, arrays, strict=True)]
 
 
@@ -56,14 +58,14 @@ class BlockedTaps:
     """Values in onnxruntime's blocked layout where it has them so. `blocked`: see `expose_blocked`."""
 
     def __init__(self, session: Any, names: Sequence[str], blocked: Mapping[str, tuple[str, int]], block: int) -> None:
-        self._session = session
         self._names = names
         self._blocked = blocked
         self._block = block
         self._outputs = [output.name for output in session.get_outputs()]
+        self._buffered = BufferedSession(session, self._outputs)
 
     def run(self, feed: Feed) -> list[Taken]:
-        arrays = dict(zip(self._outputs, run(self._session, self._outputs, feed), strict=True))
+        arrays = dict(zip(self._outputs, self._buffered.run(feed), strict=True))
         return [self._taken(name, arrays) for name in self._names]
 
     def _taken(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> Taken:
@@ -83,42 +85,52 @@ class TapMaker:
     def __init__(
         self, model: WorkingModel, runtime: Runtime, names: Sequence[str], blockable: Collection[str], folder: Path
     ) -> None:
+        self._model = model
         self._runtime = runtime
         self._names = names
         self._blockable = blockable
         self._optimized = folder / "optimized.onnx" if blockable else None
-        self.plain = PlainTaps(runtime.open(model.exposing(names), save_to=self._optimized), names)
+        self._plain = self._plain_taps(1)
 
     @property
     def output_types(self) -> dict[str, str]:
         """The type of each exposed value, in onnxruntime's words: "tensor(float)"."""
-        return {output.name: output.type for output in self.plain.session.get_outputs()}
+        return {output.name: output.type for output in self._plain.session.get_outputs()}
 
-    def choose(self, feed: Feed, note: Callable[[str], None]) -> Taps:
+    def choose(self, feed: Feed, threads_for: Callable[[Feed, int], int], note: Callable[[str], None]) -> Taps:
         """Blocked taps where they exist and give, on `feed`, exactly the plain values; else plain ones, noted.
 
+        threads_for: told the feed and the bytes of its values, says on how many threads it is to be run.
         Raises ModelError where the model does not run on this feed.
         """
+        values = self._plain.run(feed)
+        threads = threads_for(feed, sum(taken.array.nbytes for taken in values))
+        if threads > 1:  # what it computes may depend on that
+            self._plain = self._plain_taps(threads)
+            values = self._plain.run(feed)
         if self._optimized is None:
-            return self.plain
+            return self._plain
         model = onnx.load(self._optimized, load_external_data=False)
         blocked = expose_blocked(model, self._blockable)
         if not blocked:
             log.info("onnxruntime has no value in its blocked layout here; all are taken plain")
-            return self.plain
+            return self._plain
         onnx.save(model, self._optimized)
-        plain = {taken.name: taken.array for taken in self.plain.run(feed)}
         try:
-            session = self._runtime.open(self._optimized, optimize=False)
-            block = self._agreed_block(session, blocked, feed, plain)
+            session = self._runtime.open(self._optimized, threads, optimize=False)
+            block = self._agreed_block(session, blocked, feed, {taken.name: taken.array for taken in values})
         except ModelError as error:
             note(f"values are taken plain, which is slower: the model with blocked outputs does not run: {error}")
-            return self.plain
+            return self._plain
         if block is None:
             note("values are taken plain, which is slower: in the blocked layout they could not be verified")
-            return self.plain
+            return self._plain
         log.info("%d of %d values are taken in blocks of %d channels", len(blocked), len(self._names), block)
         return BlockedTaps(session, self._names, blocked, block)
+
+    def _plain_taps(self, threads: int) -> PlainTaps:
+        session = self._runtime.open(self._model.exposing(self._names), threads, save_to=self._optimized)
+        return PlainTaps(session, self._names)
 
     def _agreed_block(
         self, session: Any, blocked: Mapping[str, tuple[str, int]], feed: Feed, plain: Mapping[str, NDArray[Any]]

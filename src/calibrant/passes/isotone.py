@@ -54,7 +54,7 @@ class IsotoneCalibrationPass(QuantizationPass):
         tasks = self._plan(graph)
         steps = self.calib_steps if calib_steps is None else calib_steps
         samples = iterate_samples(dataloader, executor.input_specs, steps, collate_fn)
-        settle(graph, tasks, run(tasks, samples, executor, on_step))
+        settle(graph, tasks, run(tasks, samples, executor, on_step), executor.threads)
         for task in tasks if self.verbose else ():
             log.info("isotone on %s: %s", ", ".join(task.roots), task.config.detail.get("isotone"))
 

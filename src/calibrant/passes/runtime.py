@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -144,7 +145,7 @@ class RuntimeCalibrationPass(QuantizationPass):
         if counted.samples < FEW_SAMPLES:
             log.warning("few samples to calibrate on: %d; 32 to 512 representative ones are usual", counted.samples)
         graph.calibrated_samples = counted.samples
-        settle(graph, tasks, sketches)
+        settle(graph, tasks, sketches, executor.threads)
 
 
 def merged(sketches: Sequence[TensorSketch], per_channel: bool) -> TensorSketch:
@@ -194,14 +195,18 @@ def run(
     return executor.collect(samples, wanted, callbacks, on_step)
 
 
-def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Mapping[str, TensorSketch]) -> None:
-    """Solve every task, then write them all: an error leaves every config as it was."""
-    errors: list[CalibrantError] = []
-    for task in tasks:
+def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Mapping[str, TensorSketch], threads: int) -> None:
+    """Solve every task, several at a time, then write them all: an error leaves every config as it was."""
+
+    def error_of(task: Calibration) -> CalibrantError | None:
         try:
             task.solve(sketches)
         except CalibrantError as error:
-            errors.append(error)
+            return error
+        return None
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="calibrant-solve") as pool:
+        errors = [error for error in pool.map(error_of, tasks) if error is not None]
     if errors:
         more = f" (and {len(errors) - 1} more values)" if len(errors) > 1 else ""
         raise type(errors[0])(f"{errors[0]}{more}")

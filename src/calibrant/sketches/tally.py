@@ -13,7 +13,7 @@ from calibrant.sketches.kernels import cpu as kernels
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, U64
 from calibrant.sketches.layout import Layout
 
-FLUSH_LIMIT = 1 << 24  # elements that a packed cell can take before its 32 bits of positions (255 each) could overflow
+FLUSH_LIMIT = 1 << 24  # elements after which the 32 bits of a packed cell's positions (255 each) could overflow
 WIDEN = 1 << 16  # elements of float16 that are widened at a time: as float32 they stay in the cache
 
 Cells = tuple[list[I32], list[I64]]
@@ -76,10 +76,12 @@ class _Table:
         self.arguments = (self._packed.reshape(-1, self._packed.shape[2]), self._mantissa_bits)  # of the kernel
         none, nothing = np.zeros(0, np.int32), np.zeros(0, np.int64)
         self._cells: Cells = [none, none], [nothing, nothing]
-        self._pending = 0  # elements that the fullest table of a group may hold
+        self._pending = 0  # elements that the fullest cell may hold, as far as its limits go: see `kernels.load`
 
     def make_room(self, elements: int) -> None:
         """Be ready for so many more elements in one group."""
+        if self._pending + elements > FLUSH_LIMIT:
+            self._pending = kernels.load(self._packed)  # elements spread over many cells: seldom is one nearly full
         if self._pending + elements > FLUSH_LIMIT:
             self.emptied()
         self._pending += elements

@@ -1,4 +1,6 @@
-"""The kernel that empties tables, compiled by numba: twin of `reference.harvest`. Why its own file: `jit.compiled`."""
+"""The kernels that look tables through and empty them, compiled by numba: twins of `reference`'s.
+
+Why their own file: see `jit.compiled`."""
 
 from __future__ import annotations
 
@@ -37,6 +39,26 @@ def harvest(tables: U64) -> tuple[I64, I64, I64, I64]:
                     positions[found] = np.int64(total & np.uint64(2**32 - 1))
                     found += 1
     return group[:found], index[:found], counts[:found], positions[:found]
+
+
+@compiled
+def load(tables: U64) -> int:
+    """See `reference.load`."""
+    groups, copies, cells = tables.shape
+    empty, most = np.uint64(0), np.uint64(0)
+    for g in range(groups):
+        for start in range(0, cells, STRIP):
+            if not _any(tables, g, start):
+                continue
+            for cell in range(start, start + STRIP):
+                total = empty
+                for copy in range(copies):
+                    total += tables[g, copy, cell]
+                if total != empty:
+                    by_positions = (total & np.uint64(2**32 - 1)) // np.uint64(255)
+                    by_count = total >> np.uint64(40)
+                    most = max(most, by_positions + np.uint64(1), by_count + np.uint64(1))
+    return int(most)
 
 
 @compiled

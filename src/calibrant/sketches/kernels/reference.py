@@ -47,7 +47,7 @@ def count(
     tables (copies, 2**(9 + mantissa_bits)): packed cells by bits >> (23 - mantissa_bits); their sum is what counts.
     channel_tables (channels, 2**(9 + channel_mantissa_bits)): the same for each channel.
     No table is wanted where it has no rows. A packed cell is count << 32 | sum of the 8-bit positions, so a table
-    takes less than 2**24 elements before it must be emptied.
+    takes 2**24 elements before `load` must be looked at.
     """
     place = np.arange(base, base + bits.size)
     channel = place // (inner * lanes) % blocks * lanes + place % lanes
@@ -79,6 +79,14 @@ def harvest(tables: U64) -> tuple[I64, I64, I64, I64]:
     packed = total[group, cell]
     tables[tables != 0] = 0
     return group, cell, (packed >> np.uint64(32)).astype(np.int64), (packed & np.uint64(2**32 - 1)).astype(np.int64)
+
+
+def load(tables: U64) -> int:
+    """Of the fullest cell of any group, its copies added up: how many elements in one cell could at most have
+    brought its sum of positions to where it is, or its count to a 256th of where it is. 0 where all are empty."""
+    total = tables.sum(axis=1, dtype=np.uint64)
+    counts, positions = total >> np.uint64(32), total & np.uint64(2**32 - 1)
+    return int(np.where(total, np.maximum(positions // np.uint64(255), counts >> np.uint64(8)) + 1, 0).max(initial=0))
 
 
 def top_two(bits: I32) -> tuple[I32, I32, NDArray[np.bool_]]:

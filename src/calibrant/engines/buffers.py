@@ -1,0 +1,65 @@
+"""Outputs of a session in memory that is used again: a sample's values are many times larger than the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import local
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrant.engines.samples import Feed
+from calibrant.engines.session import run
+
+Array = NDArray[Any]
+_Key = tuple[tuple[int, ...], ...]
+MOST_SHAPES = 1024  # of inputs that are remembered
+
+
+class BufferedSession:
+    """Runs a session for `names`. What a thread is given lies in its own buffers, until its next run.
+
+    Buffers are bound once the shapes that such inputs lead to have been seen. Where the same shapes lead to others,
+    because they depend on what the inputs hold, onnxruntime refuses the buffers, and goes on without any.
+    """
+
+    def __init__(self, session: Any, names: Sequence[str]) -> None:
+        self._session = session
+        self._names = list(names)
+        self._kinds: dict[_Key, list[tuple[tuple[int, ...], np.dtype[Any]]]] = {}
+        self._can_bind = True
+        self._mine = local()  # key, binding, arrays
+
+    def run(self, feed: Feed) -> list[Array]:
+        """The values, in order. Raises ModelError where onnxruntime fails."""
+        key = tuple(array.shape for array in feed.values())
+        if self._can_bind and key in self._kinds:
+            try:
+                return self._run_bound(feed, key)
+            except Exception:  # onnxruntime's own types share no base but this; a true failure comes again below
+                self._can_bind = False
+        values = run(self._session, self._names, feed)
+        if any(array.dtype == object for array in [*feed.values(), *values]):  # strings
+            self._can_bind = False
+        elif len(self._kinds) < MOST_SHAPES:
+            self._kinds[key] = [(value.shape, value.dtype) for value in values]
+        return values
+
+    def _run_bound(self, feed: Feed, key: _Key) -> list[Array]:
+        if getattr(self._mine, "key", None) != key:
+            self._bind(key)
+        binding = self._mine.binding
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, array)
+        self._session.run_with_iobinding(binding)
+        arrays: list[Array] = self._mine.arrays
+        return arrays
+
+    def _bind(self, key: _Key) -> None:
+        self._mine.arrays = []  # those for other shapes go before the new ones come
+        self._mine.arrays = [np.empty(shape, dtype) for shape, dtype in self._kinds[key]]
+        self._mine.binding = self._session.io_binding()
+        for name, array in zip(self._names, self._mine.arrays, strict=True):
+            self._mine.binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._mine.key = key
