@@ -4,7 +4,7 @@
 1    the work failed: one line on stderr, and with --debug the traceback before it
 2    wrong usage: an option, a name, a pattern or a setting that does not exist, or that contradicts another
 130  interrupted; nothing half-written is left
-    143  terminated by SIGTERM; as 130
+143  terminated by SIGTERM; as 130
 """
 
 from __future__ import annotations
