@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from calibrant.graph import load_onnx_graph
     from calibrant.observers import BaseTensorObserver, build_observer, register_calibration_observer
     from calibrant.passes import (
+        ExactSimulationPass,
         IsotoneCalibrationPass,
         ParameterQuantizePass,
         PassiveParameterQuantizePass,
@@ -48,7 +49,8 @@ _ROOMS = {
     "calibrant.graph": "load_onnx_graph",
     "calibrant.observers": "BaseTensorObserver build_observer register_calibration_observer",
     "calibrant.passes": (
-        "IsotoneCalibrationPass ParameterQuantizePass PassiveParameterQuantizePass RuntimeCalibrationPass"
+        "ExactSimulationPass IsotoneCalibrationPass ParameterQuantizePass PassiveParameterQuantizePass "
+        "RuntimeCalibrationPass"
     ),
     "calibrant.settings": "QuantizationSetting QuantizationSettingFactory",
     "calibrant.table": "CalibrationTable",
@@ -58,7 +60,8 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split
 __all__ = [  # noqa: RUF022 - the order of the documentation
     "TargetPlatform", "QuantizationSetting", "QuantizationSettingFactory",
     "QuantizationProperty", "QuantizationPolicy", "QuantizationStates", "RoundingPolicy", "TensorQuantizationConfig",
-    "RuntimeCalibrationPass", "IsotoneCalibrationPass", "ParameterQuantizePass", "PassiveParameterQuantizePass",
+    "RuntimeCalibrationPass", "IsotoneCalibrationPass", "ParameterQuantizePass", "ExactSimulationPass",
+    "PassiveParameterQuantizePass",
     "BaseTensorObserver", "build_observer", "register_calibration_observer",
     "load_onnx_graph", "OnnxruntimeExecutor", "TorchExecutor",
     "quantize_onnx_model", "quantize_torch_model", "export_graph", "export_ppq_graph", "calibrate", "CalibrationTable",

@@ -124,6 +124,7 @@ class QuantizationSetting(_Setting):
 
     leave_in_float, only: node names, op types or regular expressions; one that matches nothing is an error.
     overrides: value name or pattern -> {"num_of_bits", "calib_algorithm", "symmetric"} for those values alone.
+    exact_simulation: scales are moved, by 0.1 % at most, to where a simulation and integer kernels agree bit for bit.
     equalization, bias_correct, lsq_optimization: PPQ's optional passes; not part of this version, True is refused.
 
     >>> setting = QuantizationSetting()
@@ -137,6 +138,7 @@ class QuantizationSetting(_Setting):
     quantize_parameter: bool = True
     quantize_parameter_setting: QuantizeParameterSetting = field(default_factory=QuantizeParameterSetting)
     fusion: bool = True
+    exact_simulation: bool = True
     equalization: bool = False
     bias_correct: bool = False
     lsq_optimization: bool = False

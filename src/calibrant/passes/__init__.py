@@ -1,6 +1,7 @@
 """One optimization per file, run in the order of `pipeline`."""
 
 from calibrant.passes.base import QuantizationPass
+from calibrant.passes.exact_simulation import ExactSimulationPass
 from calibrant.passes.isotone import IsotoneCalibrationPass
 from calibrant.passes.parameter import ParameterQuantizePass
 from calibrant.passes.passive import PassiveParameterQuantizePass
@@ -8,6 +9,7 @@ from calibrant.passes.pipeline import pipeline
 from calibrant.passes.runtime import RuntimeCalibrationPass
 
 __all__ = [
+    "ExactSimulationPass",
     "IsotoneCalibrationPass",
     "ParameterQuantizePass",
     "PassiveParameterQuantizePass",

@@ -43,3 +43,12 @@ def order_carrying(graph: Graph) -> list[str]:
     floats = [name for group in graph.float_outputs for name in group.values]
     outputs = [name for name in graph.source_outputs if graph.config_of(name) is not None or name in floats]
     return [name for name in outputs if len(graph.shape_of(name) or ()) == 2]
+
+
+def unsettle_dependents(graph: Graph, changed: set[int]) -> None:
+    """A bias whose scale follows from one of these configs (ids) waits for PassiveParameterQuantizePass again."""
+    passive = (QuantizationStates.PASSIVE, QuantizationStates.PASSIVE_BAKED)
+    for (name, _), config in graph.edges.items():
+        if config.state in passive and changed & {id(c) for c in read_configs(graph, graph.node(name))}:
+            config.scale = config.offset = None
+            config.state = QuantizationStates.PASSIVE_INIT

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from calibrant.graph import Graph
 
 
+SOLVED = (
+    QuantizationStates.ACTIVATED,
+    QuantizationStates.BAKED,
+    QuantizationStates.PASSIVE,
+    QuantizationStates.PASSIVE_BAKED,
+)
+
+
 class QuantizationPass(ABC):
     """One step on the way from a float graph to a quantized one.
 
@@ -66,3 +74,13 @@ def reader_config(graph: Graph, node: ir.Node, index: int) -> TensorQuantization
     if config is None or config.state is QuantizationStates.OVERLAPPED:
         config = graph.config_of(str(value.name))
     return None if config is None or config.state is QuantizationStates.FP32 else config
+
+
+def written_config(graph: Graph, node: ir.Node) -> TensorQuantizationConfig | None:
+    """What the first output of `node` is quantized with, behind a Relu or Clip fused into it; None for float."""
+    value = node.outputs[0]
+    config = graph.config_of(str(value.name))
+    readers = list(value.uses())
+    if config is None and len(readers) == 1 and readers[0].node.op_type in ("Relu", "Clip") and readers[0].idx == 0:
+        return graph.config_of(str(readers[0].node.outputs[0].name))
+    return config

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import ObservationError, QuantizationPolicy, QuantizationStates, TensorQuantizationConfig
 from calibrant.core import QuantizationProperty as P
-from calibrant.passes.base import QuantizationPass, nodes_by_name, parameter_of, reader_config, require_state
+from calibrant.passes.base import SOLVED, QuantizationPass, nodes_by_name, parameter_of, reader_config, require_state
 
 if TYPE_CHECKING:
     from calibrant.graph import Graph
@@ -23,7 +23,6 @@ Config = TensorQuantizationConfig
 States = QuantizationStates
 
 BIAS_LIMIT = 2**30  # half of int32: the other half is for the sum of products that is added to the bias
-SOLVED = (States.ACTIVATED, States.BAKED, States.PASSIVE, States.PASSIVE_BAKED)
 _BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 _CONSTANTS = {"Clip": (1, 2), "Pad": (2,)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from calibrant.passes.base import QuantizationPass
+from calibrant.passes.exact_simulation import ExactSimulationPass
 from calibrant.passes.parameter import ParameterQuantizePass
 from calibrant.passes.passive import PassiveParameterQuantizePass
 from calibrant.passes.runtime import RuntimeCalibrationPass
@@ -21,5 +22,7 @@ def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[Quan
     if setting.quantize_parameter:
         baking = setting.quantize_parameter_setting.baking_parameter
         passes.append(ParameterQuantizePass(baking_parameter=baking))
+    if setting.exact_simulation:
+        passes.append(ExactSimulationPass())
     passes.append(PassiveParameterQuantizePass())
     return passes

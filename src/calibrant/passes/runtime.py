@@ -24,7 +24,7 @@ from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.samples import iterate_samples
 from calibrant.graph import Graph, ScaleGroup
 from calibrant.observers import BaseTensorObserver, build_observer
-from calibrant.passes.activations import activation_configs, order_carrying, read_configs
+from calibrant.passes.activations import activation_configs, order_carrying, unsettle_dependents
 from calibrant.passes.base import QuantizationPass
 from calibrant.sketches import SketchSpec, TensorSketch
 
@@ -215,15 +215,6 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Mapping[str, Te
         if task.output is not None:
             graph.quantize_output(task.output)
     unsettle_dependents(graph, {id(task.config) for task in tasks})
-
-
-def unsettle_dependents(graph: Graph, changed: set[int]) -> None:
-    """A bias whose input scale changed waits for PassiveParameterQuantizePass again."""
-    passive = (QuantizationStates.PASSIVE, QuantizationStates.PASSIVE_BAKED)
-    for (name, _), config in graph.edges.items():
-        if config.state in passive and changed & {id(c) for c in read_configs(graph, graph.node(name))}:
-            config.scale = config.offset = None
-            config.state = QuantizationStates.PASSIVE_INIT
 
 
 def _all_observe(observers: Sequence[BaseTensorObserver]) -> Callable[[NDArray[Any]], None]:
