@@ -1,6 +1,6 @@
 """What each real model is given and how its answers are judged. Data lie in folders that the command line names.
 
-A task splits its data once, by a fixed seed: calibration never sees what is measured on.
+A task splits its data once, by its seed: calibration never sees what is measured on.
 
     photos  a folder of images. Classifiers: agreement with FP32 in top-1, and SQNR of the logits
     lines   a folder of images of text lines with labels.csv (file, text). The recogniser: exact match, character errors
@@ -28,7 +28,6 @@ from demo.measure import agreement, session, sqnr_db
 
 Array = NDArray[Any]
 Sample = Array | dict[str, Array]
-SEED = 0
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -46,13 +45,13 @@ class Task(ABC):
         """The measures of `model` against the float model or the truth, and on how many items."""
 
 
-def split(items: Sequence[Any], calibration: int) -> tuple[list[Any], list[Any]]:
-    """`calibration` items, half of them at most, and the others; shuffled by a fixed seed. Two items are the least."""
+def split(items: Sequence[Any], calibration: int, seed: int = 0) -> tuple[list[Any], list[Any]]:
+    """`calibration` items, half of them at most, and the others; shuffled by the seed. Two items are the least."""
     if calibration < 1 or len(items) < 2:
         raise ValueError(f"cannot calibrate on {calibration} of {len(items)} items and measure on the others")
     calibration = min(calibration, len(items) // 2)
     shuffled = list(items)
-    random.Random(SEED).shuffle(shuffled)
+    random.Random(seed).shuffle(shuffled)
     return shuffled[:calibration], shuffled[calibration:]
 
 
@@ -105,9 +104,9 @@ class Classifier(Task):
 
     columns = ("logits SQNR, dB", "top-1 agreement")
 
-    def __init__(self, photos: Path, normalization: Normalization, calibration: int) -> None:
+    def __init__(self, photos: Path, normalization: Normalization, calibration: int, seed: int) -> None:
         self._normalization = normalization
-        self._calibration, self._measuring = split(images(photos), calibration)
+        self._calibration, self._measuring = split(images(photos), calibration, seed)
 
     def calibration(self) -> list[Sample]:
         return [classifier_input(path, self._normalization) for path in self._calibration]
@@ -124,10 +123,10 @@ class Recogniser(Task):
 
     columns = ("exact match", "character error rate")
 
-    def __init__(self, lines: Path, calibration: int) -> None:
+    def __init__(self, lines: Path, calibration: int, seed: int) -> None:
         with open(lines / "labels.csv", newline="", encoding="utf-8") as file:
             rows = [(lines / row["file"], row["text"].replace(" ", "")) for row in csv.DictReader(file)]
-        self._calibration, self._measuring = split(rows, calibration)
+        self._calibration, self._measuring = split(rows, calibration, seed)
 
     def calibration(self) -> list[Sample]:
         return [line_input(path) for path, _ in self._calibration]
@@ -187,11 +186,11 @@ class Encoder(Task):
     columns = ("embedding SQNR, dB", "token vectors SQNR, dB")
     MEASURED = 200
 
-    def __init__(self, text: Path, vocabulary: Path, calibration: int, length: int = 64) -> None:
+    def __init__(self, text: Path, vocabulary: Path, calibration: int, seed: int, length: int = 64) -> None:
         with open(text, newline="", encoding="utf-8") as file:
             texts = [row["text"] for row in csv.DictReader(file)]
         self._words, self._length = WordPiece(vocabulary), length
-        self._calibration, measuring = split(texts, calibration)
+        self._calibration, measuring = split(texts, calibration, seed)
         self._measuring = measuring[: self.MEASURED]
 
     def calibration(self) -> list[Sample]:

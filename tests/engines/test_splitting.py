@@ -143,12 +143,12 @@ def test_larger_samples_than_the_first_run_one_by_one(elementwise, monkeypatch):
     """Two small ones fit the budget together, two large ones do not."""
     alive, most, add = [0], [], Statistics.add
 
-    def spy(self, values):
+    def spy(self, values, half):
         rows = len(values[0].array)
         alive[0] += rows
         most.append(alive[0])
         time.sleep(0.003)
-        add(self, values)
+        add(self, values, half)
         alive[0] -= rows
 
     monkeypatch.setattr(Statistics, "add", spy)

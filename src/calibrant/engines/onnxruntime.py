@@ -21,7 +21,7 @@ from calibrant.engines.statistics import Statistics
 from calibrant.engines.taps import TapMaker
 from calibrant.engines.working import WorkingModel, check_names, has_convolutions, input_specs
 from calibrant.graph import Graph
-from calibrant.sketches import SketchSpec, TensorSketch
+from calibrant.sketches import Halves, SketchSpec
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class OnnxruntimeExecutor:
         wanted: Mapping[str, SketchSpec],
         raw: Mapping[str, RawCallback] | None = None,
         on_step: Callable[[int], None] | None = None,
-    ) -> dict[str, TensorSketch]:
+    ) -> Halves:
         """Run every sample once; the sketch of each wanted value.
 
         samples: checked ones, see `iterate_samples`. wanted: names of floating values of the main graph (inputs and

@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from calibrant.core import ModelError
+from calibrant.engines.halves import half_of
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import return_memory
 from calibrant.engines.splitting import Splitter
@@ -109,12 +110,12 @@ class Pump:
         return each
 
     def _start(self, number: int, feed: Feed, pool: ThreadPoolExecutor, on_step: Callable[[int], None] | None) -> None:
-        parts = list(self._splitter.parts(feed))
+        parts, half = list(self._splitter.parts(feed)), half_of(feed)
         for place, part in enumerate(parts, 1):
             nbytes = self._splitter.bytes_of(part)
             while self._running and not self._has_room(nbytes):
                 self._finish(on_step)
-            values = pool.submit(self._work, part)
+            values = pool.submit(self._work, part, half)
             self._running.append(_Running(number, place == len(parts), part, nbytes, values))
 
     def _has_room(self, nbytes: int) -> bool:
@@ -123,12 +124,12 @@ class Pump:
         at_once = min(len(self._running) + 1, self._workers)
         return len(self._running) <= self._workers and largest * at_once <= self._memory_budget
 
-    def _work(self, part: Feed) -> tuple[int, dict[str, NDArray[Any]]]:
+    def _work(self, part: Feed, half: int) -> tuple[int, dict[str, NDArray[Any]]]:
         """Compute a part and count its values; their bytes, and copies of those that are wanted raw."""
         batch = self._taps.run(part) if self._taps is not None else []
         nbytes = sum(taken.array.nbytes for taken in batch)
         batch += [Taken(name, part[name]) for name in self._names if name in part]
-        self._statistics.add(batch)
+        self._statistics.add(batch, half)
         return nbytes, {taken.name: taken.array.copy() for taken in batch if taken.name in self._raw}
 
     def _finish(self, on_step: Callable[[int], None] | None) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from threading import Lock
 
 from calibrant.core import CalibrantError
 from calibrant.engines.taps import Taken
-from calibrant.sketches import Collector, SketchSpec, TensorSketch
+from calibrant.sketches import Collector, Halves, SketchSpec
 
 
 class Statistics:
@@ -16,43 +17,53 @@ class Statistics:
     them."""
 
     def __init__(self, wanted: Mapping[str, SketchSpec]) -> None:
-        self._collectors = {name: Collector(spec) for name, spec in wanted.items()}
-        self._locks = {name: Lock() for name in wanted}
+        self._halves = [{name: _Counting(Collector(spec)) for name, spec in wanted.items()} for _ in range(2)]
 
     def use_threads(self, threads: int) -> None:
         """Count a large value on so many threads."""
-        for collector in self._collectors.values():
-            collector.threads = threads
+        for half in self._halves:
+            for counting in half.values():
+                counting.collector.threads = threads
 
-    def add(self, batch: Iterable[Taken]) -> None:
-        """Count the values that somebody asked for. The first error, which names the value, ends it."""
-        waiting = deque(taken for taken in batch if taken.name in self._collectors)
+    def add(self, batch: Iterable[Taken], half: int) -> None:
+        """Count the values that somebody asked for, in that half. The first error, which names the value, ends it."""
+        countings = self._halves[half]
+        waiting = deque(taken for taken in batch if taken.name in countings)
         refused = 0  # in a row
         while waiting:
             taken = waiting.popleft()
-            lock = self._locks[taken.name]
-            if not lock.acquire(blocking=refused > len(waiting)):  # all that are left are in other hands: queue up
+            counting = countings[taken.name]
+            all_taken = refused > len(waiting)  # by other threads: then queue up
+            if not counting.lock.acquire(blocking=all_taken):
                 waiting.append(taken)
                 refused += 1
                 continue
             refused = 0
             try:
-                self._count(taken)
+                counting.add(taken)
             except BaseException as error:
                 raise named(error, taken.name) from error
             finally:
-                lock.release()
+                counting.lock.release()
 
-    def sketches(self) -> dict[str, TensorSketch]:
+    def sketches(self) -> Halves:
         """What was collected of every value."""
-        return {name: collector.sketch() for name, collector in self._collectors.items()}
+        even, odd = ({name: c.collector.sketch() for name, c in half.items()} for half in self._halves)
+        return Halves(even, odd)
 
-    def _count(self, taken: Taken) -> None:
-        collector = self._collectors[taken.name]
+
+@dataclass(slots=True)
+class _Counting:
+    """A value's collector in one half, and whose turn it is."""
+
+    collector: Collector
+    lock: Lock = field(default_factory=Lock)
+
+    def add(self, taken: Taken) -> None:
         if taken.channels is None:
-            collector.add(taken.array)
+            self.collector.add(taken.array)
         else:
-            collector.add_blocked(taken.array, taken.channels)
+            self.collector.add_blocked(taken.array, taken.channels)
 
 
 def named(error: BaseException, value: str) -> BaseException:

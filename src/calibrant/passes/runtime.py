@@ -26,7 +26,7 @@ from calibrant.graph import Graph, ScaleGroup
 from calibrant.observers import BaseTensorObserver, build_observer
 from calibrant.passes.activations import activation_configs, order_carrying, unsettle_dependents
 from calibrant.passes.base import QuantizationPass
-from calibrant.sketches import SketchSpec, TensorSketch
+from calibrant.sketches import Halves, SketchSpec, TensorSketch
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def run(
     samples: Iterable[dict[str, NDArray[Any]]],
     executor: OnnxruntimeExecutor,
     on_step: Callable[[int], None] | None = None,
-) -> dict[str, TensorSketch]:
+) -> Halves:
     """The sketches that the tasks need, in one pass; observers that want raw values are given them on the way."""
     wanted: dict[str, SketchSpec] = {}
     raw: dict[str, list[BaseTensorObserver]] = {}

@@ -3,9 +3,10 @@
 from calibrant.sketches.bins import LogBins
 from calibrant.sketches.collector import Collector
 from calibrant.sketches.extremes import Extremes
+from calibrant.sketches.halves import Halves
 from calibrant.sketches.histogram import Histogram
 from calibrant.sketches.margins import Margins
 from calibrant.sketches.sketch import TensorSketch
 from calibrant.sketches.spec import SketchSpec
 
-__all__ = ["Collector", "Extremes", "Histogram", "LogBins", "Margins", "SketchSpec", "TensorSketch"]
+__all__ = ["Collector", "Extremes", "Halves", "Histogram", "LogBins", "Margins", "SketchSpec", "TensorSketch"]
