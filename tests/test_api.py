@@ -192,5 +192,5 @@ def test_a_table_says_what_it_lacks(small_model, small_samples, tmp_path):
         (tmp_path / "broken").write_bytes(broken)
         with pytest.raises(DataError, match="broken"):
             CalibrationTable.load(tmp_path / "broken")
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="nowhere: no such file"):
         CalibrationTable.load(tmp_path / "nowhere")

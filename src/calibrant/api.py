@@ -11,19 +11,29 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from calibrant import __version__
-from calibrant.core import DataError, QuantizationStates, SettingError, StateError, TargetPlatform, unknown
+from calibrant.core import (
+    DataError,
+    ObservationError,
+    QuantizationStates,
+    SettingError,
+    StateError,
+    TargetPlatform,
+    unknown,
+)
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.samples import iterate_samples
+from calibrant.engines.session import usable_processors
 from calibrant.exporters import EXPORTERS
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.observers import BaseTensorObserver, build_observer, register_calibration_observer
 from calibrant.observers.registry import known
 from calibrant.passes import RuntimeCalibrationPass, pipeline
 from calibrant.passes.activations import activation_configs
-from calibrant.passes.runtime import SampleCount, plan, run
+from calibrant.passes.runtime import plan, wanted_by
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting, QuantizationSettingFactory
 from calibrant.table import CalibrationTable
+from calibrant.table.collecting import Checkpoint, collect_table
 
 __all__ = [
     "BaseTensorObserver",
@@ -44,6 +54,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+METHODS = ("minmax", "percentile", "mse", "kl", "isotone")  # all that a table can serve
 Samples = Iterable[Any]
 OnStep = Callable[[int], None]
 
@@ -75,6 +86,7 @@ def quantize(
     steps: int | None = None,
     collate_fn: Callable[[Any], Any] | None = None,
     executor: OnnxruntimeExecutor | None = None,
+    table: CalibrationTable | None = None,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     memory_budget: int = 1 << 30,
@@ -85,6 +97,8 @@ def quantize(
     samples: any iterable of samples (an array, a tuple or list in input order, a dict by input name), or onnxruntime's
         CalibrationDataReader; read once. Not needed where the setting leaves activations in float.
     steps: at most so many items of it; None: all.
+    table: statistics that were collected before, instead of samples: the model does not run, and the result is what
+        it would be with the samples of the table.
     on_step: called with the number of samples done, for a progress bar.
 
     Raises the errors of `calibrant.core.errors`; nothing is written to disk.
@@ -96,12 +110,15 @@ def quantize(
         graph = model if isinstance(model, Graph) else load_onnx_graph(model)
     with _timed(summary, "plan"):
         quantize_graph(graph, platform, setting)
-    if setting.quantize_activation and executor is None:
+    if setting.quantize_activation and executor is None and table is None:
         with _timed(summary, "plan"):
             executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
     for step in pipeline(setting, steps):
         with _timed(summary, "calibrate" if isinstance(step, RuntimeCalibrationPass) else "weights"):
-            step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
+            if isinstance(step, RuntimeCalibrationPass) and table is not None:
+                table.apply(graph, step.method, threads or usable_processors())
+            else:
+                step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
     configs = [config for config, _ in activation_configs(graph) if config.state is QuantizationStates.ACTIVATED]
     summary.values = len(configs)
     summary.methods = dict(Counter(config.observer_algorithm for config in configs))
@@ -218,25 +235,48 @@ def calibrate(
     setting: QuantizationSetting | None = None,
     steps: int | None = None,
     collate_fn: Callable[[Any], Any] | None = None,
-    methods: Sequence[str] = ("minmax", "percentile", "mse", "kl"),
+    methods: Sequence[str] = METHODS,
+    executor: OnnxruntimeExecutor | None = None,
     threads: int | None = None,
+    checkpoint: str | Path | None = None,
+    every: int = 64,
     on_step: OnStep | None = None,
 ) -> CalibrationTable:
     """Run the model once over the samples; return the sketches of every value the platform quantizes.
 
     methods: what the table must be able to solve; isotone for the values that carry an order (see `plan`).
+    checkpoint: a file that is written after `every` samples. Where it is there, the run goes on from it, given the
+        same samples in the same order, and ends with the same bytes; it is left when the run is done.
     Raises as `quantize` does, and ObservationError for a method that needs raw values.
     """
+    platform, setting = TargetPlatform.of(platform), setting or QuantizationSetting()
     graph = model if isinstance(model, Graph) else load_onnx_graph(model)
-    quantize_graph(graph, TargetPlatform.of(platform), setting or QuantizationSetting())
-    executor = OnnxruntimeExecutor(graph, threads=threads)
+    quantize_graph(graph, platform, setting)
+    executor = executor or OnnxruntimeExecutor(graph, threads=threads)
+    feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
+    kept = None if checkpoint is None else Checkpoint(Path(checkpoint), every)
+    empty = empty_table(graph, platform, methods, executor.description)
+    return collect_table(empty, feeds, executor, kept, on_step)
+
+
+def empty_table(graph: Graph, platform: TargetPlatform, methods: Sequence[str], engine: str) -> CalibrationTable:
+    """The table over no samples, of all that the methods need of the values of a graph after `quantize_graph`.
+
+    Raises SettingError for an unknown method, ObservationError for one that needs raw values.
+    """
     tasks = [task for method in methods for task in plan(graph, method) if task.uses(method)]
     for task in tasks:
         if task.observer.needs_raw_values():
-            raise DataError(f"method '{task.draft.observer_algorithm}' looks at raw values; a table cannot hold them")
-    counted = SampleCount(iterate_samples(samples, executor.input_specs, steps, collate_fn))
-    sketches = run(tasks, counted, executor, on_step)
-    return CalibrationTable(sketches, graph.fingerprint, counted.samples, executor.description)
+            raise ObservationError(
+                f"method '{task.draft.observer_algorithm}' looks at raw values, which a table does not hold: leave it "
+                "out, and quantize with samples for it"
+            )
+    settings = {
+        "calibrant": __version__,
+        "platform": platform.name,
+        "methods": ",".join(sorted(method.casefold() for method in methods)),
+    }
+    return CalibrationTable.empty(wanted_by(tasks, graph), graph.fingerprint, engine, settings)
 
 
 def check_methods(setting: QuantizationSetting) -> None:

@@ -8,8 +8,9 @@ import onnx_ir as ir
 import pytest
 
 from calibrant.core import ExportError, TargetPlatform
+from calibrant.core.files import whole_files
 from calibrant.exporters import EXPORTERS, files
-from calibrant.exporters.files import external_name, save_model, whole_files
+from calibrant.exporters.files import external_name, save_model
 
 
 def names(folder):

@@ -14,16 +14,21 @@ WORD = 1 << 64
 _MIXER = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: spreads what differs in low bits over the high ones
 
 
+def content_of(feed: Feed) -> int:
+    """64 bits that follow from a sample's arrays and their names."""
+    total = 0
+    for name in sorted(feed):
+        total = (total + _sum_of_bits(feed[name])) * _MIXER % WORD
+    return (total ^ total >> 29) * _MIXER % WORD
+
+
 def half_of(feed: Feed) -> int:
-    """0 for an even sample, 1 for an odd one: a bit of a sum over its numbers.
+    """0 for an even sample, 1 for an odd one: the topmost bit of its content.
 
     So neither its place among the samples nor who computes it makes a difference, and tables of any parts of the
     samples merge into the same halves. Of many samples each half gets about as many; equal ones are in the same half.
     """
-    total = 0
-    for name in sorted(feed):
-        total = (total + _sum_of_bits(feed[name])) * _MIXER % WORD
-    return (total ^ total >> 29) * _MIXER % WORD >> 63
+    return content_of(feed) >> 63
 
 
 def _sum_of_bits(array: NDArray[Any]) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +26,7 @@ from calibrant.sketches import Halves, SketchSpec
 
 log = logging.getLogger(__name__)
 
+OnStep = Callable[[int], None]
 OBSERVABLE = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -104,7 +106,7 @@ class OnnxruntimeExecutor:
         samples: Iterable[Feed],
         wanted: Mapping[str, SketchSpec],
         raw: Mapping[str, RawCallback] | None = None,
-        on_step: Callable[[int], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Halves:
         """Run every sample once; the sketch of each wanted value.
 
@@ -119,19 +121,30 @@ class OnnxruntimeExecutor:
         ObservationError for one that is not floating, ModelError where onnxruntime fails; what a collector or a
         function of `raw` raises comes out with the value's name.
         """
+        with self.collecting(wanted, raw) as collect:
+            return collect(samples, on_step)
+
+    @contextmanager
+    def collecting(
+        self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback] | None = None
+    ) -> Iterator[Collecting]:
+        """`collect` for several blocks of samples, one after the other, with the model opened once."""
         self.report = []
         raw = raw or {}
         names = list(dict.fromkeys([*wanted, *raw]))
         check_names(self.graph, names)
-        statistics = Statistics(wanted)
         splitter = Splitter(self._memory_budget, self.input_specs, self._note)
         with _folder() as folder:
             maker = self._tap_maker(wanted, raw, Path(folder))
-            pump = Pump(maker, splitter, statistics, names, raw, self.threads, self._memory_budget)
+            pump = Pump(maker, splitter, names, raw, self.threads, self._memory_budget)
             del maker  # the pump drops it once the taps are chosen
-            pump.run(samples, on_step, self._note)
-            del pump  # its session reads files of the folder
-        return statistics.sketches()
+
+            collect = Collecting(pump, wanted, self._note)
+            del pump
+            try:
+                yield collect
+            finally:
+                collect.close()
 
     def _tap_maker(
         self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback], folder: Path
@@ -155,6 +168,27 @@ class OnnxruntimeExecutor:
     def _note(self, message: str) -> None:
         self.report.append(message)
         log.warning("%s", message)
+
+
+class Collecting:
+    """A model that is open for collecting: see `OnnxruntimeExecutor.collecting`."""
+
+    def __init__(self, pump: Pump, wanted: Mapping[str, SketchSpec], note: Callable[[str], None]) -> None:
+        self._pump: Pump | None = pump
+        self._wanted = wanted
+        self._note = note
+
+    def __call__(self, samples: Iterable[Feed], on_step: OnStep | None = None) -> Halves:
+        """The sketches of these samples. on_step: as in `OnnxruntimeExecutor.collect`, of these samples."""
+        if self._pump is None:
+            raise SettingError("the model is closed: collect inside of the `with` block")
+        statistics = Statistics(self._wanted)
+        self._pump.run(samples, statistics, on_step, self._note)
+        return statistics.sketches()
+
+    def close(self) -> None:
+        """Let go of the session, which reads files of a folder that is about to go."""
+        self._pump = None
 
 
 def _may_be_blocked(spec: SketchSpec) -> bool:

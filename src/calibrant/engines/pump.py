@@ -39,6 +39,7 @@ class Pump:
     Threads that share a sample wait for one another at every layer; threads that share nothing never do. Only where
     the memory budget does not allow a sample for every thread, several threads share one.
 
+    May run several times; each time counts into statistics of its own.
     maker: of the taps for all values that are computed; None where only inputs are asked for. names: all of them.
     threads: in total. memory_budget: bytes that the values of all samples that are being computed may take.
     """
@@ -47,7 +48,6 @@ class Pump:
         self,
         maker: TapMaker | None,
         splitter: Splitter,
-        statistics: Statistics,
         names: Sequence[str],
         raw: Mapping[str, RawCallback],
         threads: int,
@@ -56,17 +56,24 @@ class Pump:
         self._maker = maker
         self._taps: Taps | None = None
         self._splitter = splitter
-        self._statistics = statistics
         self._names = names
         self._raw = raw
         self._threads = threads
         self._memory_budget = memory_budget
         self._workers = threads
+        self._each = 1  # threads of one sample
         self._running: deque[_Running] = deque()
 
-    def run(self, samples: Iterable[Feed], on_step: Callable[[int], None] | None, note: Callable[[str], None]) -> None:
-        """Run every sample. on_step: see `OnnxruntimeExecutor.collect`; note: told what is done otherwise than asked.
+    def run(
+        self,
+        samples: Iterable[Feed],
+        statistics: Statistics,
+        on_step: Callable[[int], None] | None,
+        note: Callable[[str], None],
+    ) -> None:
+        """Run every sample, and count its values into `statistics`.
 
+        on_step: see `OnnxruntimeExecutor.collect`; note: told what is done otherwise than asked.
         An array of a sample may be overwritten as soon as the next sample is asked for.
         """
         samples = iter(samples)
@@ -74,6 +81,8 @@ class Pump:
         if first is None:
             return
         self._prepare(first, note)
+        statistics.use_threads(self._each)
+        self._statistics = statistics
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="calibrant-sample")
         try:
             for number, feed in enumerate(chain([first], samples), 1):
@@ -105,9 +114,8 @@ class Pump:
         self._workers = max(1, min(self._threads, self._memory_budget // max(nbytes, 1)))
         self._splitter.limit = self._memory_budget // self._workers
         self._splitter.record(feed, nbytes)
-        each = self._threads // self._workers
-        self._statistics.use_threads(each)
-        return each
+        self._each = self._threads // self._workers
+        return self._each
 
     def _start(self, number: int, feed: Feed, pool: ThreadPoolExecutor, on_step: Callable[[int], None] | None) -> None:
         parts, half = list(self._splitter.parts(feed)), half_of(feed)

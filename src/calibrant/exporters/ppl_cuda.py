@@ -17,7 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from calibrant.core import ExportError, QuantizationStates, TargetPlatform, TensorQuantizationConfig, dequantize
-from calibrant.exporters.files import external_name, save_model, whole_files
+from calibrant.core.files import whole_files
+from calibrant.exporters.files import external_name, save_model
 from calibrant.exporters.provenance import provenance, sign
 from calibrant.exporters.readiness import (
     BIAS_BITS,

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibrant.core import ExportError
+from calibrant.core.files import whole_files
 from calibrant.exporters.dialect import Dialect
-from calibrant.exporters.files import external_name, save_model, whole_files
+from calibrant.exporters.files import external_name, save_model
 from calibrant.exporters.provenance import provenance, sign
 from calibrant.exporters.qdq import insert_qdq
 from calibrant.exporters.readiness import check_kind, check_ready, check_rounding

@@ -182,17 +182,24 @@ def run(
     on_step: Callable[[int], None] | None = None,
 ) -> Halves:
     """The sketches that the tasks need, in one pass; observers that want raw values are given them on the way."""
-    wanted: dict[str, SketchSpec] = {}
     raw: dict[str, list[BaseTensorObserver]] = {}
     for task in tasks:
-        for root in task.roots:
-            if task.observer.needs_raw_values():
+        if task.observer.needs_raw_values():
+            for root in task.roots:
                 raw.setdefault(root, []).append(task.observer)
-            else:
-                spec = type(task.observer).spec_for(task.draft, channel_axis=executor.graph.channel_axis_of(root))
-                wanted[root] = wanted[root].union(spec) if root in wanted else spec
     callbacks = {name: _all_observe(observers) for name, observers in raw.items()}
-    return executor.collect(samples, wanted, callbacks, on_step)
+    return executor.collect(samples, wanted_by(tasks, executor.graph), callbacks, on_step)
+
+
+def wanted_by(tasks: Sequence[Calibration], graph: Graph) -> dict[str, SketchSpec]:
+    """What the tasks want remembered of each value; nothing of those that are given raw values."""
+    wanted: dict[str, SketchSpec] = {}
+    for task in tasks:
+        if not task.observer.needs_raw_values():
+            for root in task.roots:
+                spec = type(task.observer).spec_for(task.draft, channel_axis=graph.channel_axis_of(root))
+                wanted[root] = wanted[root].union(spec) if root in wanted else spec
+    return wanted
 
 
 def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Mapping[str, TensorSketch], threads: int) -> None:

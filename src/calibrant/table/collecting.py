@@ -1,0 +1,132 @@
+"""From samples to a table, and how a run that was killed goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import chain, islice
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from calibrant.core import DataError, ExportError, IncompatibleSketches, SettingError
+from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines.halves import content_of
+from calibrant.engines.samples import Feed
+from calibrant.passes.runtime import SampleCount
+from calibrant.table.container import read, write_to
+from calibrant.table.table import CalibrationTable
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that keeps what a run has collected so far, written after every so many samples (items of the loader).
+
+    Raises SettingError for every < 1.
+    """
+
+    path: Path
+    every: int = 64
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise SettingError(f"a checkpoint is written every 1 or more samples, got {self.every}")
+
+
+def collect_table(
+    empty: CalibrationTable,
+    samples: Iterable[Feed],
+    executor: OnnxruntimeExecutor,
+    checkpoint: Checkpoint | None = None,
+    on_step: OnStep | None = None,
+) -> CalibrationTable:
+    """The table over `samples`. empty: the one over none of them, which says what is to be collected.
+
+    checkpoint: where the file is there, the run goes on from it: samples that it has seen are read again, to make
+    sure that they are the same, but not computed. The file is left when all is done.
+    on_step: called with the number of samples done.
+
+    Raises DataError where the checkpoint is damaged, or of other samples, IncompatibleSketches where it is of another
+    model or of other settings, ExportError where it cannot be written.
+    """
+    specs = {name: sketch.spec for name, sketch in empty.sketches.even.items()}
+    with executor.collecting(specs) as collect:
+        if checkpoint is None:
+            counted = SampleCount(samples)
+            return replace(empty, sketches=collect(counted, on_step), samples=counted.samples)
+        seen = _Seen(samples)
+        table = _resumed(checkpoint.path, empty, seen) if checkpoint.path.exists() else empty
+        for block in _blocks(seen, checkpoint.every):
+            counted = SampleCount(block)
+            halves = collect(counted, _behind(on_step, seen.items - 1))
+            table = table.merge(replace(empty, sketches=halves, samples=counted.samples))
+            _save(checkpoint.path, table, seen)
+        return table
+
+
+class _Seen:
+    """Passes samples on; keeps how many they were, and a digest of their contents, in order."""
+
+    def __init__(self, samples: Iterable[Feed]) -> None:
+        self._samples = iter(samples)
+        self.items = 0
+        self.digest = ""
+
+    def __iter__(self) -> Iterator[Feed]:
+        return self
+
+    def __next__(self) -> Feed:
+        feed = next(self._samples)
+        self.items += 1
+        self.digest = blake2b(f"{self.digest}{content_of(feed)}".encode(), digest_size=16).hexdigest()
+        return feed
+
+
+def _blocks(samples: Iterator[Feed], size: int) -> Iterator[Iterator[Feed]]:
+    """The samples in blocks, each to be read to its end before the next; none is empty."""
+    for first in samples:
+        yield chain([first], islice(samples, size - 1))
+
+
+def _behind(on_step: OnStep | None, done: int) -> OnStep | None:
+    """`on_step` for samples that come after so many others."""
+    return None if on_step is None else lambda number: on_step(done + number)
+
+
+def _save(path: Path, table: CalibrationTable, seen: _Seen) -> None:
+    """Replace the file at one stroke: whenever the process is killed, the one before or this one is there, whole."""
+    header, arrays = table.parts()
+    place = path.with_name(path.name + ".part")
+    try:
+        write_to(place, header | {"checkpoint": {"items": seen.items, "digest": seen.digest}}, arrays)
+        os.replace(place, path)
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"cannot write the checkpoint {path}: {error}") from None
+
+
+def _resumed(path: Path, empty: CalibrationTable, seen: _Seen) -> CalibrationTable:
+    """The table of the checkpoint, with the samples that it has seen read past."""
+    header, arrays = read(path)
+    state = header.pop("checkpoint", None)
+    if not isinstance(state, dict) or not isinstance(state.get("items"), int):
+        raise DataError(f"{path} is a calibration table, not a checkpoint of an unfinished run: name another file")
+    table = CalibrationTable.of_parts(path, header, arrays)
+    if differing := table.differences(empty):
+        raise IncompatibleSketches(
+            f"{path} is the checkpoint of another run, of different {'; '.join(differing)}: delete it, or name another"
+        )
+    read_past = sum(1 for _ in islice(seen, state["items"]))
+    if read_past < state["items"] or seen.digest != state.get("digest"):
+        raise DataError(
+            f"the first {state['items']} samples are not those of the checkpoint {path}: go on with the same samples "
+            "in the same order, or delete it"
+        )
+    log.info("going on from the checkpoint %s, after %d samples", path, state["items"])
+    return table

@@ -1,0 +1,89 @@
+"""The file around a table: safetensors with a header of JSON and a digest. Reading it executes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from calibrant.core import DataError
+from calibrant.core.files import whole_files
+
+Arrays = dict[str, NDArray[Any]]
+
+SCHEMA = 1
+MOST_BYTES = 1 << 32  # a table of 10,000 values, per channel, has far fewer
+DTYPES = ("uint8", "uint16", "uint32", "uint64", "int32", "float32")
+
+
+def write(path: Path, header: Mapping[str, Any], arrays: Arrays) -> None:
+    """Write header and arrays; the file appears whole or not at all, and is the same for the same content.
+
+    Raises ExportError where it cannot be written.
+    """
+    with whole_files(path) as (place,):
+        write_to(place, header, arrays)
+
+
+def write_to(place: Path, header: Mapping[str, Any], arrays: Arrays) -> None:
+    """Write header and arrays to that very place. OSError or SafetensorError where it cannot be written."""
+    text = json.dumps({"schema": SCHEMA} | dict(header), sort_keys=True)
+    save_file(arrays, place, {"calibrant": f"{_digest(text, arrays)} {text}"})  # one entry: several have no fixed order
+
+
+def read(path: Path) -> tuple[dict[str, Any], Arrays]:
+    """Header and arrays of a file that `write` wrote.
+
+    Raises DataError, with the reason, for any other file: missing, larger than 4 GiB, of another format or of a newer
+    version, cut short, or changed. Takes memory for the file's arrays and its header alone.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file" if not path.exists() else f"{path} is not a file")
+    if path.stat().st_size > MOST_BYTES:
+        raise DataError(f"{path} has {path.stat().st_size} bytes, a calibration table at most {MOST_BYTES}")
+    try:
+        return _read(path)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not a calibration table, or is damaged: {error}") from None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+        if "calibrant" not in metadata:
+            raise DataError("it is no calibration table: calibrant did not write it")
+        digest, _, text = metadata["calibrant"].partition(" ")
+        header = json.loads(text)
+        if not isinstance(header, dict) or not isinstance(header.get("schema"), int):
+            raise DataError("its header has no schema number")
+        if header["schema"] != SCHEMA:
+            raise DataError(
+                f"its schema is {header['schema']}, and this version of calibrant reads {SCHEMA}: take the version "
+                "that wrote it, or a newer one"
+            )
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    odd = [name for name, array in arrays.items() if array.dtype.name not in DTYPES or array.ndim != 1]
+    if odd:
+        raise DataError(f"array '{odd[0]}' is {arrays[odd[0]].dtype} of rank {arrays[odd[0]].ndim}")
+    if digest != _digest(text, arrays):
+        raise DataError("it is damaged: its content is not what was written")
+    return header, arrays
+
+
+def _digest(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Of the header and of every array: name, dtype, content."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"\0{name}\0{array.dtype.name}\0".encode())
+        digest.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).data)
+    return digest.hexdigest()

@@ -1,0 +1,189 @@
+"""CalibrationTable: the sketches of every observed value of a model; a file, mergeable, solved by any method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calibrant.core import (
+    CalibrantError,
+    DataError,
+    IncompatibleSketches,
+    ObservationError,
+    QuantizationPolicy,
+    QuantizationProperty,
+    SettingError,
+    TensorQuantizationConfig,
+    unknown,
+)
+from calibrant.core.config import F32
+from calibrant.graph import Graph
+from calibrant.observers import build_observer
+from calibrant.passes.runtime import plan, settle
+from calibrant.sketches import Halves, SketchSpec, TensorSketch
+from calibrant.table.container import Arrays, read, write
+from calibrant.table.packing import pack, spec_of, unpack
+
+_SYMMETRIC = QuantizationProperty.PER_TENSOR | QuantizationProperty.LINEAR | QuantizationProperty.SYMMETRICAL
+_RAW = "method '{method}' looks at raw values, which a table does not hold: calibrate with samples instead"
+
+
+@dataclass(frozen=True)
+class CalibrationTable:
+    """Sketches by value name, with what they are of and who collected them.
+
+    sketches: over all the samples; `sketches.even` and `sketches.odd` over two halves of them.
+    fingerprint: of the model, weights included. samples: how many (along the first axis of the first input).
+    engine: engine, version, and what computed. settings: calibrant's version, the platform whose values these are,
+        and the methods that they serve.
+
+    Tables of the same model, engine and settings merge in any order into the same bytes.
+    """
+
+    sketches: Halves
+    fingerprint: str
+    samples: int
+    engine: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def empty(
+        cls, wanted: Mapping[str, SketchSpec], fingerprint: str, engine: str, settings: Mapping[str, str]
+    ) -> CalibrationTable:
+        """The table over no samples at all, of these values: merging it into one of its kind changes nothing."""
+        nothing = {name: TensorSketch.empty(spec) for name, spec in wanted.items()}
+        return cls(Halves(nothing, nothing), fingerprint, 0, engine, settings)
+
+    def __len__(self) -> int:
+        return len(self.sketches)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sketches)
+
+    def merge(self, other: CalibrationTable) -> CalibrationTable:
+        """The table of all the samples of both. IncompatibleSketches, naming what differs, where anything else does."""
+        differing = self.differences(other)
+        if differing:
+            raise IncompatibleSketches(f"cannot merge tables of different {'; '.join(differing)}")
+        try:
+            merged = self.sketches.merge(other.sketches)
+        except IncompatibleSketches as error:
+            raise IncompatibleSketches(f"cannot merge tables: {error}") from None
+        return CalibrationTable(merged, self.fingerprint, self.samples + other.samples, self.engine, self.settings)
+
+    def solve(
+        self,
+        value_name: str,
+        method: str = "mse",
+        policy: QuantizationPolicy | QuantizationProperty | TensorQuantizationConfig = _SYMMETRIC,
+        **config: Any,
+    ) -> tuple[F32, F32]:
+        """Scale and offset of one value.
+
+        policy: a policy, on the grid -128..127 unless `config` says otherwise (num_of_bits, quant_min, quant_max,
+        channel_axis, detail), or a whole TensorQuantizationConfig, which is not changed.
+        Raises SettingError for an unknown value or method, ObservationError where the table lacks what the method
+        needs: a method that wants raw values needs samples.
+        """
+        if value_name not in self.sketches:
+            raise SettingError(unknown("value", value_name, self.sketches))
+        if isinstance(policy, TensorQuantizationConfig):
+            draft = policy.clone(scale=None, offset=None, observer_algorithm=method)
+        else:
+            draft = TensorQuantizationConfig(policy, observer_algorithm=method, **config)
+        return solved(draft, value_name, self.sketches[value_name])
+
+    def apply(self, graph: Graph, method: str | None = None, threads: int = 1) -> None:
+        """Find scale and offset of every activation of `graph` whose config is INITIAL, as RuntimeCalibrationPass does.
+
+        graph: of the model that the table is of, after `quantize_graph`. method: for all; None: each config's own.
+        Either every config is solved or none is changed. Raises IncompatibleSketches for the table of another model,
+        ObservationError where it lacks a value, or what a method needs of it.
+        """
+        if graph.fingerprint != self.fingerprint:
+            raise IncompatibleSketches(
+                f"the table is of another model: its fingerprint is {self.fingerprint}, the model's {graph.fingerprint}"
+            )
+        tasks = plan(graph, method)
+        for task in tasks:
+            if task.observer.needs_raw_values():
+                raise ObservationError(_RAW.format(method=task.draft.observer_algorithm))
+        lacking = [root for task in tasks for root in task.roots if root not in self.sketches]
+        if lacking:
+            more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            raise ObservationError(
+                f"the table has no statistics of '{lacking[0]}'{more}: it was collected for platform "
+                f"{self.settings.get('platform', 'unknown')}, the model is quantized for "
+                f"{graph.platform.name if graph.platform else 'none'}; collect it with the platform and the settings "
+                "that you quantize with"
+            )
+        settle(graph, tasks, self.sketches, threads)
+        graph.calibrated_samples = self.samples
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as safetensors; the file appears whole or not at all. ExportError where it cannot."""
+        write(Path(path), *self.parts())
+
+    @classmethod
+    def load(cls, path: str | Path) -> CalibrationTable:
+        """The table in that file. Nothing in it is executed.
+
+        DataError, with the reason, for a file that is none, is damaged, or holds what no calibration could have
+        collected. Loading takes at most 64 MB and 64 times the file's size, whatever the file says of itself.
+        """
+        return cls.of_parts(path, *read(Path(path)))
+
+    def differences(self, other: CalibrationTable) -> list[str]:
+        """In what the tables differ that must be the same for them to merge: `engine a and b`, and so on."""
+        mine, others = ({"model": t.fingerprint, "engine": t.engine, **t.settings} for t in (self, other))
+        return [
+            f"{what} {mine.get(what, 'unknown')} and {others.get(what, 'unknown')}"
+            for what in sorted(mine.keys() | others.keys())
+            if mine.get(what) != others.get(what)
+        ]
+
+    def parts(self) -> tuple[dict[str, Any], Arrays]:
+        """The header and the arrays of its file."""
+        arrays: Arrays = {}
+        values = []
+        for number, name in enumerate(sorted(self.sketches)):
+            halves = []
+            for which, half in enumerate((self.sketches.even, self.sketches.odd)):
+                plain, packed = pack(half[name], f"{number}.{which}.")
+                arrays |= packed
+                halves.append(plain)
+            values.append({"name": name, "spec": asdict(self.sketches.even[name].spec), "halves": halves})
+        origin = {"fingerprint": self.fingerprint, "samples": self.samples, "engine": self.engine}
+        return origin | {"settings": dict(self.settings), "values": values}, arrays
+
+    @classmethod
+    def of_parts(cls, path: str | Path, header: Mapping[str, Any], arrays: Arrays) -> CalibrationTable:
+        """The table that `parts` took apart, checked. DataError, naming `path`, where it is none."""
+        halves: tuple[dict[str, TensorSketch], ...] = ({}, {})
+        name = ""
+        try:
+            for number, value in enumerate(header["values"]):
+                name = str(value["name"])
+                spec = spec_of(value["spec"])
+                for which, half in enumerate(halves):
+                    half[name] = unpack(spec, value["halves"][which], arrays, f"{number}.{which}.")
+            settings = {str(key): str(what) for key, what in header["settings"].items()}
+            if not isinstance(header["samples"], int) or header["samples"] < 0:
+                raise DataError(f"it is of {header['samples']!r} samples")
+            return cls(Halves(*halves), str(header["fingerprint"]), header["samples"], str(header["engine"]), settings)
+        except (CalibrantError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            where = f", value '{name}'" if name else ""
+            raise DataError(f"{path} is not a calibration table, or is damaged{where}: {error}") from None
+
+
+def solved(draft: TensorQuantizationConfig, name: str, sketch: TensorSketch) -> tuple[F32, F32]:
+    """Scale and offset that the method of `draft` finds in the sketch. ObservationError where it finds none."""
+    observer = build_observer(draft, watch_on=name)
+    if observer.needs_raw_values():
+        raise ObservationError(_RAW.format(method=draft.observer_algorithm))
+    observer.render_from(sketch)
+    if draft.scale is None or draft.offset is None:
+        raise ObservationError(f"method '{draft.observer_algorithm}' found no scale for '{name}'")
+    return draft.scale, draft.offset
