@@ -2,6 +2,7 @@
 
 from calibrant.observers.base import BaseTensorObserver
 from calibrant.observers.distribution import Distribution
+from calibrant.observers.error import squared_error
 from calibrant.observers.isotone import IsotoneObserver
 from calibrant.observers.kl import KlObserver
 from calibrant.observers.minmax import MinmaxObserver
@@ -21,4 +22,5 @@ __all__ = [
     "known",
     "observer_class",
     "register_calibration_observer",
+    "squared_error",
 ]

@@ -276,3 +276,18 @@ def solve_channels(cells: Cells, grid: Grid, scale: F64, below: I64) -> None:
         if scale[c] > 0:
             pos, neg, _ = make_sides(cells, c)
             scale[c], below[c] = search(pos, neg, grid, scale[c], below[c])
+
+
+@jit
+def errors_of_channels(cells: Cells, grid: Grid, scale: F64, below: I64) -> tuple[float, float]:
+    """The sum of squared errors over all channels, and the sum of squares. scale, below: (channels,), not changed."""
+    levels = min(grid.span, EXACT_LEVELS) + 1
+    up, down = np.zeros(levels), np.zeros(levels)
+    error = power = 0.0
+    for c in range(len(scale)):
+        pos, neg, _ = make_sides(cells, c)
+        fill_gains(pos, scale[c], grid.span - below[c], grid.up, up)
+        fill_gains(neg, scale[c], below[c], grid.down, down)
+        error += error_of(pos, neg, scale[c], below[c], grid, up, down)
+        power += pos.tail_q[0] + neg.tail_q[0]
+    return error, power
