@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from calibrant import __version__
+from calibrant.auto import choose_by_output, has_open_methods
 from calibrant.core import (
     DataError,
-    ObservationError,
     QuantizationStates,
     SettingError,
     StateError,
@@ -29,11 +29,11 @@ from calibrant.observers import BaseTensorObserver, build_observer, register_cal
 from calibrant.observers.registry import known
 from calibrant.passes import RuntimeCalibrationPass, pipeline
 from calibrant.passes.activations import activation_configs
-from calibrant.passes.runtime import plan, wanted_by
+from calibrant.passes.auto import AUTO
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting, QuantizationSettingFactory
 from calibrant.table import CalibrationTable
-from calibrant.table.collecting import Checkpoint, collect_table
+from calibrant.table.collecting import METHODS, Checkpoint, collect_table, empty_table
 
 __all__ = [
     "BaseTensorObserver",
@@ -54,7 +54,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-METHODS = ("minmax", "percentile", "mse", "kl", "isotone")  # all that a table can serve
 Samples = Iterable[Any]
 OnStep = Callable[[int], None]
 
@@ -98,7 +97,7 @@ def quantize(
         CalibrationDataReader; read once. Not needed where the setting leaves activations in float.
     steps: at most so many items of it; None: all.
     table: statistics that were collected before, instead of samples: the model does not run, and the result is what
-        it would be with the samples of the table.
+        it would be with the samples of the table. With the method `auto`, samples beside it are measured on.
     on_step: called with the number of samples done, for a progress bar.
 
     Raises the errors of `calibrant.core.errors`; nothing is written to disk.
@@ -110,9 +109,14 @@ def quantize(
         graph = model if isinstance(model, Graph) else load_onnx_graph(model)
     with _timed(summary, "plan"):
         quantize_graph(graph, platform, setting)
-    if setting.quantize_activation and executor is None and table is None:
+    measuring = samples is not None and has_open_methods(graph)
+    if setting.quantize_activation and executor is None and (table is None or measuring):
         with _timed(summary, "plan"):
             executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
+    if executor is not None and measuring:
+        with _timed(summary, "calibrate"):
+            feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
+            table = choose_by_output(graph, platform, setting, feeds, executor, table, on_step)
     for step in pipeline(setting, steps):
         with _timed(summary, "calibrate" if isinstance(step, RuntimeCalibrationPass) else "weights"):
             if isinstance(step, RuntimeCalibrationPass) and table is not None:
@@ -259,33 +263,13 @@ def calibrate(
     return collect_table(empty, feeds, executor, kept, on_step)
 
 
-def empty_table(graph: Graph, platform: TargetPlatform, methods: Sequence[str], engine: str) -> CalibrationTable:
-    """The table over no samples, of all that the methods need of the values of a graph after `quantize_graph`.
-
-    Raises SettingError for an unknown method, ObservationError for one that needs raw values.
-    """
-    tasks = [task for method in methods for task in plan(graph, method) if task.uses(method)]
-    for task in tasks:
-        if task.observer.needs_raw_values():
-            raise ObservationError(
-                f"method '{task.draft.observer_algorithm}' looks at raw values, which a table does not hold: leave it "
-                "out, and quantize with samples for it"
-            )
-    settings = {
-        "calibrant": __version__,
-        "platform": platform.name,
-        "methods": ",".join(sorted(method.casefold() for method in methods)),
-    }
-    return CalibrationTable.empty(wanted_by(tasks, graph), graph.fingerprint, engine, settings)
-
-
 def check_methods(setting: QuantizationSetting) -> None:
     """Raise SettingError, with the nearest known name, for a method that is not registered."""
     named = [setting.quantize_activation_setting.calib_algorithm]
     named += [changes.get("calib_algorithm") for changes in setting.overrides.values()]
     for method in named:
-        if method is not None and method.casefold() not in known():
-            raise SettingError(unknown("method", method, known()))
+        if method is not None and method.casefold() not in (*known(), AUTO):
+            raise SettingError(unknown("method", method, [*known(), AUTO]))
 
 
 def _providers(device: str | None) -> list[str] | None:

@@ -12,7 +12,8 @@ from calibrant.engines.samples import iterate_samples
 from calibrant.graph import Graph
 from calibrant.passes.activations import activation_configs, order_carrying
 from calibrant.passes.base import QuantizationPass
-from calibrant.passes.runtime import Calibration, awake, run, settle
+from calibrant.passes.calibration import Calibration
+from calibrant.passes.runtime import awake, run, settle
 
 log = logging.getLogger(__name__)
 

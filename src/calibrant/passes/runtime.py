@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,64 +16,20 @@ from calibrant.core import (
     DataError,
     QuantizationProperty,
     QuantizationStates,
-    StateError,
-    TensorQuantizationConfig,
 )
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.samples import iterate_samples
 from calibrant.graph import Graph, ScaleGroup
-from calibrant.observers import BaseTensorObserver, build_observer
+from calibrant.observers import BaseTensorObserver
 from calibrant.passes.activations import activation_configs, order_carrying, unsettle_dependents
+from calibrant.passes.auto import AUTO, AutoCalibration
 from calibrant.passes.base import QuantizationPass
-from calibrant.sketches import Halves, SketchSpec, TensorSketch
+from calibrant.passes.calibration import Calibration
+from calibrant.sketches import Halves, SketchSpec
 
 log = logging.getLogger(__name__)
 
 FEW_SAMPLES = 16
-
-
-@dataclass
-class Calibration:
-    """One config to be solved, from the merged sketches of `roots`; `draft` replaces it when all is well."""
-
-    config: TensorQuantizationConfig
-    draft: TensorQuantizationConfig
-    observer: BaseTensorObserver
-    roots: Sequence[str]
-    output: ScaleGroup | None = None  # a float output that is quantized if all is well
-
-    @classmethod
-    def of(cls, config: TensorQuantizationConfig, roots: Sequence[str], method: str, **detail: Any) -> Calibration:
-        draft = config.clone(
-            scale=None,
-            offset=None,
-            state=QuantizationStates.INITIAL,
-            observer_algorithm=method,
-            detail=config.detail | detail,
-        )
-        return cls(config, draft, build_observer(draft, watch_on=", ".join(roots)), roots)
-
-    def uses(self, method: str) -> bool:
-        """Whether it is solved by that method."""
-        return self.draft.observer_algorithm.casefold() == method.casefold()
-
-    def solve(self, sketches: Mapping[str, TensorSketch]) -> None:
-        """Find the draft's scale and offset; the config itself is not touched."""
-        if self.observer.needs_raw_values():
-            self.observer.render_quantization_config()
-        else:
-            self.observer.render_from(merged([sketches[root] for root in self.roots], self.config.is_per_channel))
-        if self.draft.state is not QuantizationStates.ACTIVATED:
-            raise StateError(
-                f"observer '{self.draft.observer_algorithm}' left '{', '.join(self.roots)}' in state "
-                f"{self.draft.state.name}: render_quantization_config must set scale, offset and state ACTIVATED"
-            )
-
-    def commit(self) -> None:
-        """Write what was found into the config, all of it at once."""
-        self.config.scale, self.config.offset = self.draft.scale, self.draft.offset
-        self.config.observer_algorithm, self.config.detail = self.draft.observer_algorithm, self.draft.detail
-        self.config.state = QuantizationStates.ACTIVATED
 
 
 def plan(graph: Graph, method: str | None = None, override: bool = False) -> list[Calibration]:
@@ -91,7 +46,8 @@ def plan(graph: Graph, method: str | None = None, override: bool = False) -> lis
         if config.state not in wanted or config.policy.has_property(QuantizationProperty.DYNAMIC):
             continue
         chosen = method if method and (not isotone or carrying & set(roots)) else config.observer_algorithm
-        found.append(Calibration.of(config, roots, chosen))
+        kind = AutoCalibration if chosen.casefold() == AUTO else Calibration
+        found.append(kind.of(config, roots, chosen))
     found += [awake(group) for group in graph.float_outputs if carrying & set(group.roots)]
     if isotone:
         others = sum(not carrying & set(c.roots) for c in found)
@@ -148,19 +104,6 @@ class RuntimeCalibrationPass(QuantizationPass):
         settle(graph, tasks, sketches, executor.threads)
 
 
-def merged(sketches: Sequence[TensorSketch], per_channel: bool) -> TensorSketch:
-    """One sketch of several values on one scale; their channels, which need not correspond, are folded."""
-    if len(sketches) > 1 and not per_channel:
-        sketches = [folded(sketch) for sketch in sketches]
-    return reduce(TensorSketch.merge, sketches)
-
-
-def folded(sketch: TensorSketch) -> TensorSketch:
-    """The sketch of the whole tensor, its channels forgotten."""
-    spec = replace(sketch.spec, channel_axis=None, per_channel=False)
-    return replace(sketch, spec=spec, extremes=sketch.extremes.per_tensor(), channel_histogram=None)
-
-
 class SampleCount:
     """Passes the batches on and counts their samples (axis 0 of the first input)."""
 
@@ -184,7 +127,7 @@ def run(
     """The sketches that the tasks need, in one pass; observers that want raw values are given them on the way."""
     raw: dict[str, list[BaseTensorObserver]] = {}
     for task in tasks:
-        if task.observer.needs_raw_values():
+        if task.needs_raw_values:
             for root in task.roots:
                 raw.setdefault(root, []).append(task.observer)
     callbacks = {name: _all_observe(observers) for name, observers in raw.items()}
@@ -195,14 +138,14 @@ def wanted_by(tasks: Sequence[Calibration], graph: Graph) -> dict[str, SketchSpe
     """What the tasks want remembered of each value; nothing of those that are given raw values."""
     wanted: dict[str, SketchSpec] = {}
     for task in tasks:
-        if not task.observer.needs_raw_values():
+        if not task.needs_raw_values:
             for root in task.roots:
-                spec = type(task.observer).spec_for(task.draft, channel_axis=graph.channel_axis_of(root))
+                spec = task.spec(graph.channel_axis_of(root))
                 wanted[root] = wanted[root].union(spec) if root in wanted else spec
     return wanted
 
 
-def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Mapping[str, TensorSketch], threads: int) -> None:
+def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads: int) -> None:
     """Solve every task, several at a time, then write them all: an error leaves every config as it was."""
 
     def error_of(task: Calibration) -> CalibrantError | None:

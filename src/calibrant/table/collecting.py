@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import chain, islice
@@ -12,15 +12,26 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from calibrant.core import DataError, ExportError, IncompatibleSketches, SettingError
+from calibrant import __version__
+from calibrant.core import (
+    DataError,
+    ExportError,
+    IncompatibleSketches,
+    ObservationError,
+    SettingError,
+    TargetPlatform,
+)
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.halves import content_of
 from calibrant.engines.samples import Feed
-from calibrant.passes.runtime import SampleCount
+from calibrant.graph import Graph
+from calibrant.passes.runtime import SampleCount, plan, wanted_by
 from calibrant.table.container import read, write_to
 from calibrant.table.table import CalibrationTable
 
 log = logging.getLogger(__name__)
+
+METHODS = ("minmax", "percentile", "mse", "kl", "isotone")  # all that a table can serve
 
 OnStep = Callable[[int], None]
 
@@ -38,6 +49,26 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise SettingError(f"a checkpoint is written every 1 or more samples, got {self.every}")
+
+
+def empty_table(graph: Graph, platform: TargetPlatform, methods: Sequence[str], engine: str) -> CalibrationTable:
+    """The table over no samples, of all that the methods need of the values of a graph after `quantize_graph`.
+
+    Raises SettingError for an unknown method, ObservationError for one that needs raw values.
+    """
+    tasks = [task for method in methods for task in plan(graph, method) if task.uses(method)]
+    for task in tasks:
+        if task.needs_raw_values:
+            raise ObservationError(
+                f"method '{task.draft.observer_algorithm}' looks at raw values, which a table does not hold: leave it "
+                "out, and quantize with samples for it"
+            )
+    settings = {
+        "calibrant": __version__,
+        "platform": platform.name,
+        "methods": ",".join(sorted(method.casefold() for method in methods)),
+    }
+    return CalibrationTable.empty(wanted_by(tasks, graph), graph.fingerprint, engine, settings)
 
 
 def collect_table(

@@ -21,6 +21,7 @@ from calibrant.core import (
 from calibrant.core.config import F32
 from calibrant.graph import Graph
 from calibrant.observers import build_observer
+from calibrant.passes.calibration import Calibration
 from calibrant.passes.runtime import plan, settle
 from calibrant.sketches import Halves, SketchSpec, TensorSketch
 from calibrant.table.container import Arrays, read, write
@@ -102,13 +103,19 @@ class CalibrationTable:
         Either every config is solved or none is changed. Raises IncompatibleSketches for the table of another model,
         ObservationError where it lacks a value, or what a method needs of it.
         """
+        tasks = self.check(graph, method)
+        settle(graph, tasks, self.sketches, threads)
+        graph.calibrated_samples = self.samples
+
+    def check(self, graph: Graph, method: str | None = None) -> list[Calibration]:
+        """What `apply` would solve. Raises what it would raise for a table that does not fit."""
         if graph.fingerprint != self.fingerprint:
             raise IncompatibleSketches(
                 f"the table is of another model: its fingerprint is {self.fingerprint}, the model's {graph.fingerprint}"
             )
         tasks = plan(graph, method)
         for task in tasks:
-            if task.observer.needs_raw_values():
+            if task.needs_raw_values:
                 raise ObservationError(_RAW.format(method=task.draft.observer_algorithm))
         lacking = [root for task in tasks for root in task.roots if root not in self.sketches]
         if lacking:
@@ -119,8 +126,7 @@ class CalibrationTable:
                 f"{graph.platform.name if graph.platform else 'none'}; collect it with the platform and the settings "
                 "that you quantize with"
             )
-        settle(graph, tasks, self.sketches, threads)
-        graph.calibrated_samples = self.samples
+        return tasks
 
     def save(self, path: str | Path) -> None:
         """Write the table as safetensors; the file appears whole or not at all. ExportError where it cannot."""

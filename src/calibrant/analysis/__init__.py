@@ -1,0 +1,7 @@
+"""What quantization costs: measured by running the float model and the quantized one on the same samples."""
+
+from calibrant.analysis.measures import sqnr_db
+from calibrant.analysis.readers import reader_errors
+from calibrant.analysis.simulation import Simulation
+
+__all__ = ["Simulation", "reader_errors", "sqnr_db"]

@@ -1,0 +1,125 @@
+"""What quantizing one value does to what is computed from it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from calibrant.core import QuantizationStates, TensorQuantizationConfig, fake_quantize
+from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines.samples import Feed
+from calibrant.graph import Graph
+from calibrant.graph.bodies import body_graphs
+
+F64 = NDArray[np.float64]
+_FUSED = {"Relu", "Clip"}
+
+
+def reader_errors(
+    graph: Graph,
+    executor: OnnxruntimeExecutor,
+    samples: Iterable[Feed],
+    tried: Sequence[tuple[Sequence[str], Sequence[TensorQuantizationConfig]]],
+) -> list[F64]:
+    """For each of `tried`, names of values that share a scale and configs to choose from: the error of each config.
+
+    The error is that of the outputs of the operators that read the values (behind a Relu or Clip that only they feed),
+    when the values alone are quantized: its power over the output's, added up over operators and means of samples.
+    Where nothing but the model's outputs reads a value, it is that of the value itself.
+
+    Runs the float model once over the samples, and each reader once for each config.
+    """
+    values = [name for names, _ in tried for name in names]
+    readers = {name: [Reader(graph, node) for node in reading(graph, name)] for name in values}
+    wanted = list(
+        dict.fromkeys([*values, *(n for found in readers.values() for reader in found for n in reader.inputs)])
+    )
+    noise = [np.zeros((len(names), len(configs))) for names, configs in tried]
+    power = [np.zeros((len(names), 1)) for names, _ in tried]
+    for sample in samples:
+        seen = dict(zip(wanted, executor.forward(sample, wanted), strict=True))
+        for number, (names, configs) in enumerate(tried):
+            for row, name in enumerate(names):
+                exact = _outputs(readers[name], seen)
+                power[number][row] += sum(float((x.astype(np.float64) ** 2).sum()) for x in exact or [seen[name]])
+                for column, config in enumerate(configs):
+                    quantized = fake_quantize(seen[name], config)
+                    got = _outputs(readers[name], seen | {name: quantized}) or [quantized]
+                    noise[number][row, column] += _squared_difference(exact or [seen[name]], got)
+    return [(n / np.maximum(p, np.finfo(np.float64).tiny)).sum(axis=0) for n, p in zip(noise, power, strict=True)]
+
+
+def reading(graph: Graph, name: str) -> list[ir.Node]:
+    """The nodes of the main graph that read this value quantized."""
+    found = []
+    for use in graph.value(name).uses():
+        config = graph.edges.get((use.node.name or "", use.idx))
+        floats = config is not None and config.state is QuantizationStates.FP32
+        if not floats and use.node.graph is graph.model.graph and use.node not in found and not body_graphs(use.node):
+            found.append(use.node)
+    return found
+
+
+@dataclass(init=False)
+class Reader:
+    """A node, with a Relu or Clip behind it, as a model of its own. inputs: the names of what it reads."""
+
+    inputs: list[str]
+
+    def __init__(self, graph: Graph, node: ir.Node) -> None:
+        nodes = [node]
+        uses = list(node.outputs[0].uses())
+        if (
+            len(uses) == 1
+            and uses[0].node.op_type in _FUSED
+            and uses[0].idx == 0
+            and not node.outputs[0].is_graph_output()
+        ):
+            nodes.append(uses[0].node)
+        inner = {value for one in nodes for value in one.outputs}
+        read = [value for one in nodes for value in one.inputs if value is not None and value not in inner]
+        self.inputs = list(dict.fromkeys(value.name or "" for value in read if value.const_value is None))
+        self._session = ort.InferenceSession(_model(graph, nodes, read), _options(), providers=["CPUExecutionProvider"])
+
+    def run(self, seen: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Its floating outputs."""
+        made = self._session.run(None, {name: seen[name] for name in self.inputs})
+        return [array for array in made if array.dtype.kind == "f"]
+
+
+def _model(graph: Graph, nodes: Sequence[ir.Node], read: Sequence[ir.Value]) -> bytes:
+    constants = {value.name: value.const_value for value in read if value.const_value is not None}
+    inputs = {value.name: value for value in read if value.const_value is None}
+    proto = onnx.GraphProto(
+        name="reader",
+        node=[ir.to_proto(node) for node in nodes],
+        input=[ir.to_proto(value) for value in inputs.values()],
+        output=[onnx.ValueInfoProto(name=value.name) for value in nodes[-1].outputs if value.name],
+    )
+    for name, constant in constants.items():
+        tensor = ir.to_proto(constant)
+        tensor.name = name
+        proto.initializer.append(tensor)
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in graph.model.opset_imports.items()]
+    return bytes(onnx.helper.make_model(proto, opset_imports=opsets, ir_version=10).SerializeToString())
+
+
+def _options() -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def _outputs(readers: Sequence[Reader], seen: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    return [array for reader in readers for array in reader.run(seen)]
+
+
+def _squared_difference(one: Sequence[NDArray[Any]], other: Sequence[NDArray[Any]]) -> float:
+    return sum(float(((a.astype(np.float64) - b) ** 2).sum()) for a, b in zip(one, other, strict=True))

@@ -1,0 +1,79 @@
+"""Calibration: one config that is to be solved, and what it is solved from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+from calibrant.core import QuantizationStates, StateError, TensorQuantizationConfig
+from calibrant.graph import ScaleGroup
+from calibrant.observers import BaseTensorObserver, build_observer
+from calibrant.sketches import Halves, SketchSpec, TensorSketch
+
+
+@dataclass
+class Calibration:
+    """One config to be solved, from the merged sketches of `roots`; `draft` replaces it when all is well."""
+
+    config: TensorQuantizationConfig
+    draft: TensorQuantizationConfig
+    observer: BaseTensorObserver
+    roots: Sequence[str]
+    output: ScaleGroup | None = None  # a float output that is quantized if all is well
+
+    @classmethod
+    def of(cls, config: TensorQuantizationConfig, roots: Sequence[str], method: str, **detail: Any) -> Calibration:
+        draft = config.clone(
+            scale=None,
+            offset=None,
+            state=QuantizationStates.INITIAL,
+            observer_algorithm=method,
+            detail=config.detail | detail,
+        )
+        return cls(config, draft, build_observer(draft, watch_on=", ".join(roots)), roots)
+
+    @property
+    def needs_raw_values(self) -> bool:
+        """Whether it is solved while the samples run through, by an observer that looks at them."""
+        return self.observer.needs_raw_values()
+
+    def spec(self, channel_axis: int | None) -> SketchSpec:
+        """What is to be remembered of its roots."""
+        return type(self.observer).spec_for(self.draft, channel_axis=channel_axis)
+
+    def uses(self, method: str) -> bool:
+        """Whether it is solved by that method."""
+        return self.draft.observer_algorithm.casefold() == method.casefold()
+
+    def solve(self, sketches: Halves) -> None:
+        """Find the draft's scale and offset; the config itself is not touched."""
+        if self.needs_raw_values:
+            self.observer.render_quantization_config()
+        else:
+            self.observer.render_from(merged([sketches[root] for root in self.roots], self.config.is_per_channel))
+        if self.draft.state is not QuantizationStates.ACTIVATED:
+            raise StateError(
+                f"observer '{self.draft.observer_algorithm}' left '{', '.join(self.roots)}' in state "
+                f"{self.draft.state.name}: render_quantization_config must set scale, offset and state ACTIVATED"
+            )
+
+    def commit(self) -> None:
+        """Write what was found into the config, all of it at once."""
+        self.config.scale, self.config.offset = self.draft.scale, self.draft.offset
+        self.config.observer_algorithm, self.config.detail = self.draft.observer_algorithm, self.draft.detail
+        self.config.state = QuantizationStates.ACTIVATED
+
+
+def merged(sketches: Sequence[TensorSketch], per_channel: bool) -> TensorSketch:
+    """One sketch of several values on one scale; their channels, which need not correspond, are folded."""
+    if len(sketches) > 1 and not per_channel:
+        sketches = [folded(sketch) for sketch in sketches]
+    return reduce(TensorSketch.merge, sketches)
+
+
+def folded(sketch: TensorSketch) -> TensorSketch:
+    """The sketch of the whole tensor, its channels forgotten."""
+    spec = replace(sketch.spec, channel_axis=None, per_channel=False)
+    return replace(sketch, spec=spec, extremes=sketch.extremes.per_tensor(), channel_histogram=None)
