@@ -17,8 +17,7 @@ from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.passes import pipeline
 from calibrant.passes.activations import activation_configs
-from calibrant.passes.auto import AUTO, CANDIDATES, is_auto
-from calibrant.passes.calibration import Calibration
+from calibrant.passes.auto import AUTO, CANDIDATES, candidates_for, is_auto
 from calibrant.passes.runtime import RuntimeCalibrationPass
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
@@ -164,20 +163,14 @@ def by_layer(graph: Graph, table: CalibrationTable, samples: list[Feed], executo
     values = {id(group.config): group.values for group in graph.groups}
     tried, methods = [], []
     for config, roots in open_configs:
-        drafts = {}
-        for method in CANDIDATES:
-            task = Calibration.of(config, roots, method)
-            try:
-                task.solve(table.sketches)
-            except CalibrantError:
-                continue
-            drafts[method] = task.draft
-        tried.append((values.get(id(config), roots), list(drafts.values())))
-        methods.append(list(drafts))
+        tasks = candidates_for(config, roots)
+        for task in tasks:
+            task.solve(table.sketches)
+        tried.append((values.get(id(config), roots), [task.draft for task in tasks]))
+        methods.append([task.draft.observer_algorithm for task in tasks])
     errors = reader_errors(graph, executor, samples, tried)
     return {
-        roots[0]: of[int(np.argmin(error))] if of else AUTO
-        for (_, roots), of, error in zip(open_configs, methods, errors, strict=True)
+        roots[0]: of[int(np.argmin(error))] for (_, roots), of, error in zip(open_configs, methods, errors, strict=True)
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import reduce
 from typing import Any
 
@@ -22,19 +23,27 @@ def is_auto(config: TensorQuantizationConfig) -> bool:
     return config.observer_algorithm.casefold() == AUTO
 
 
+def candidates_for(config: TensorQuantizationConfig, roots: Sequence[str], **detail: Any) -> list[Calibration]:
+    """What `auto` chooses from: a calibration by each method that takes the config (kl takes 8 bits at most)."""
+    found = []
+    for name in CANDIDATES:
+        with suppress(ConfigError):
+            found.append(Calibration.of(config, roots, name, **detail))
+    return found
+
+
 class AutoCalibration(Calibration):
     """A config whose method is chosen: each candidate is solved on one half of the samples and judged on the other.
 
     Judged by the mean squared error that the sketch of the other half tells (see `squared_error`), both ways, added.
-    The one of least error is then solved on all samples. A method that refuses the config (kl beyond 8 bits) is none of
-    the candidates. Where one half has no samples, all of them serve for both.
+    The one of least error is then solved on all samples. Where one half has no samples, all of them serve for both.
     """
 
     candidates: list[Calibration]
 
     @classmethod
     def of(cls, config: TensorQuantizationConfig, roots: Sequence[str], method: str, **detail: Any) -> AutoCalibration:
-        candidates = [Calibration.of(config, roots, name, **detail) for name in CANDIDATES]
+        candidates = candidates_for(config, roots, **detail)
         first = candidates[0]
         task = cls(first.config, first.draft.clone(observer_algorithm=method), first.observer, first.roots)
         task.candidates = candidates
@@ -56,8 +65,5 @@ class AutoCalibration(Calibration):
         """The error on one half of what the candidate finds on the other."""
         per_channel = self.config.is_per_channel
         draft = Calibration.of(self.config, self.roots, candidate.draft.observer_algorithm)
-        try:
-            draft.observer.render_from(merged(seen, per_channel))
-        except ConfigError:
-            return float("inf")
+        draft.observer.render_from(merged(seen, per_channel))
         return squared_error(draft.draft, merged(unseen, per_channel))[0]

@@ -1,0 +1,178 @@
+"""The method `auto`: by statistics, and by what reaches the outputs."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from calibrant import OnnxruntimeExecutor, QuantizationSetting, RuntimeCalibrationPass, load_onnx_graph
+from calibrant.api import calibrate, export_graph, quantize
+from calibrant.auto import BYTES, MEASURED, Kept
+from calibrant.core import QuantizationProperty as P
+from calibrant.core import SettingError, TargetPlatform, TensorQuantizationConfig, fake_quantize
+from calibrant.engines.halves import half_of
+from calibrant.passes.auto import CANDIDATES, AutoCalibration
+from calibrant.passes.calibration import Calibration
+from calibrant.quantizers import quantize_graph
+from calibrant.sketches import Halves, SketchSpec, TensorSketch
+
+RNG = np.random.default_rng(29)
+SPEC = SketchSpec()
+
+
+def auto(**overrides):
+    setting = QuantizationSetting()
+    setting.quantize_activation_setting.calib_algorithm = "auto"
+    setting.overrides = overrides
+    return setting
+
+
+def config(bits=8):
+    return TensorQuantizationConfig(
+        P.PER_TENSOR | P.LINEAR | P.SYMMETRICAL,
+        num_of_bits=bits,
+        quant_min=-(1 << (bits - 1)),
+        quant_max=(1 << (bits - 1)) - 1,
+    )
+
+
+def halves(even, odd):
+    of = [{"v": TensorSketch.of(np.asarray(x, np.float32), SPEC)} for x in (even, odd)]
+    return Halves(*of)
+
+
+@pytest.mark.parametrize("kind", ["normal", "outlier in one half", "heavy"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_it_takes_the_method_of_least_error_on_the_other_half(kind, bits):
+    even, odd = RNG.normal(size=(2, 20_000)).astype(np.float32)
+    if kind == "heavy":
+        even, odd = RNG.standard_t(2, (2, 20_000)).astype(np.float32)
+    if kind == "outlier in one half":
+        even[7] = 1000
+    task = AutoCalibration.of(config(bits), ["v"], "auto")
+    task.solve(halves(even, odd))
+    errors = {}
+    for method in CANDIDATES:
+        errors[method] = 0.0
+        for seen, unseen in ((even, odd), (odd, even)):
+            one = Calibration.of(config(bits), ["v"], method)
+            one.observer.render_from(TensorSketch.of(seen, SPEC))
+            errors[method] += ((unseen - fake_quantize(unseen, one.draft)) ** 2).mean(dtype=np.float64)
+    assert errors[task.draft.observer_algorithm] <= 1.01 * min(errors.values())
+    whole = Calibration.of(config(bits), ["v"], task.draft.observer_algorithm)
+    whole.solve(halves(even, odd))
+    assert task.draft.scale == whole.draft.scale
+
+
+def test_a_method_that_refuses_the_config_is_no_candidate():
+    x = RNG.normal(size=5000)
+    task = AutoCalibration.of(config(16), ["v"], "auto")
+    task.solve(halves(x, x + 0.1))
+    assert task.draft.observer_algorithm in ("mse", "percentile", "minmax")
+
+
+def test_one_half_without_samples_is_no_obstacle():
+    task = AutoCalibration.of(config(), ["v"], "auto")
+    task.solve(halves(RNG.normal(size=5000), []))
+    assert task.draft.scale > 0
+
+
+def test_from_a_table_without_samples(small_model, small_samples):
+    table = calibrate(small_model, small_samples)
+    graph, summary = quantize(small_model, None, table=table, setting=auto(logits={"calib_algorithm": "minmax"}))
+    assert set(summary.methods) <= set(CANDIDATES)
+    assert all(group.config.scale > 0 for group in graph.groups)
+    assert not any("auto chose" in note for note in summary.notes)
+
+
+def test_the_pass_takes_it_as_a_method(small_model, small_samples):
+    graph = load_onnx_graph(small_model)
+    quantize_graph(graph, TargetPlatform.ONNXRUNTIME)
+    RuntimeCalibrationPass("AUTO").optimize(graph, small_samples, OnnxruntimeExecutor(graph))
+    assert {group.config.observer_algorithm for group in graph.groups} <= set(CANDIDATES)
+
+
+def outlier_model(path):
+    """x -> Relu-free Conv -> Clip to [0, 1] -> y: what is above 1 is lost anyway, and x has rare huge values."""
+    weights = {"w": np.eye(4)[:, :, None, None], "zero": np.array(0), "one": np.array(1)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+        helper.make_node("Clip", ["c", "zero", "one"], ["y"], "clip"),
+    ]
+    shape = ["N", 4, 8, 8]
+    graph = helper.make_graph(
+        nodes,
+        "outlier",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def test_with_samples_it_looks_at_the_outputs(tmp_path):
+    """mse keeps the huge values of x, which the Clip throws away; percentile does not, and serves the output better."""
+    outlier_model(tmp_path / "m.onnx")
+    samples = RNG.uniform(0, 1, (24, 1, 4, 8, 8)).astype(np.float32)
+    samples[:, 0, 0, 0, 0] = 300
+    setting = auto()
+    setting.quantize_activation_setting.percentile = 0.99
+    graph, summary = quantize(tmp_path / "m.onnx", samples, setting=setting)
+    table = calibrate(tmp_path / "m.onnx", samples)
+    by_table, _ = quantize(tmp_path / "m.onnx", None, table=table, setting=setting)
+    assert by_table.config_of("x").observer_algorithm == "mse"
+    assert graph.config_of("x").observer_algorithm == "percentile"
+    (note,) = [note for note in summary.notes if note.startswith("auto chose")]
+    assert "dB at the outputs on 24 samples" in note
+
+
+def test_it_is_the_same_with_a_table_or_without_and_in_any_order(small_model, small_samples, tmp_path):
+    table = calibrate(small_model, small_samples)
+    for number, given in enumerate([None, table, None]):
+        samples = small_samples if number < 2 else small_samples[::-1]
+        graph, summary = quantize(small_model, samples, setting=auto(), table=given)
+        export_graph(graph, "ONNXRUNTIME", tmp_path / f"{number}.onnx")
+        assert summary.samples == 40
+    files = {(tmp_path / f"{number}.onnx").read_bytes() for number in range(3)}
+    assert len(files) == 1
+
+
+def test_an_override_keeps_its_method(small_model, small_samples):
+    graph, _ = quantize(small_model, small_samples, setting=auto(r1={"calib_algorithm": "kl"}))
+    assert graph.config_of("r1").observer_algorithm == "kl"
+
+
+def test_what_is_kept_does_not_depend_on_the_order():
+    feeds = [{"x": RNG.normal(size=(1, 9)).astype(np.float32)} for _ in range(3 * MEASURED)]
+    found = []
+    for order in (feeds, feeds[::-1], [feeds[i] for i in RNG.permutation(len(feeds))]):
+        kept = Kept(order)
+        assert sum(1 for _ in kept) == len(feeds)
+        found.append([feed["x"].tobytes() for feed in kept.samples])
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == MEASURED
+    assert {half_of(feed) for feed in kept.samples} == {0}
+
+
+def test_what_is_kept_is_copied_and_bounded(monkeypatch):
+    monkeypatch.setattr("calibrant.auto.BYTES", 100)
+    buffer = np.zeros((1, 10), np.float32)
+
+    def overwritten():
+        for number in range(20):
+            buffer[:] = number
+            yield {"x": buffer}
+
+    kept = Kept(overwritten())
+    for _ in kept:
+        pass
+    assert len(kept.samples) == 2
+    assert kept.samples[0]["x"][0, 0] != kept.samples[1]["x"][0, 0]
+    assert BYTES > 100
+
+
+def test_a_mistyped_method_is_told_of_it(small_model, small_samples):
+    setting = auto()
+    setting.quantize_activation_setting.calib_algorithm = "atuo"
+    with pytest.raises(SettingError, match="did you mean 'auto'"):
+        quantize(small_model, small_samples, setting=setting)
