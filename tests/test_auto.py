@@ -176,3 +176,11 @@ def test_a_mistyped_method_is_told_of_it(small_model, small_samples):
     setting.quantize_activation_setting.calib_algorithm = "atuo"
     with pytest.raises(SettingError, match="did you mean 'auto'"):
         quantize(small_model, small_samples, setting=setting)
+
+
+def test_sixteen_bits_leave_kl_out(small_model, small_samples):
+    setting = auto()
+    setting.quantize_activation_setting.num_of_bits = 16
+    _, summary = quantize(small_model, small_samples[:20], setting=setting)
+    assert not summary.methods.keys() & {"kl", "auto"}
+    assert "kl" in calibrate(small_model, small_samples[:4], setting=setting).settings["methods"]

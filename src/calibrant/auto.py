@@ -83,10 +83,9 @@ def choose_by_output(
     """
     kept = Kept(samples)
     if table is None:
-        methods = [*CANDIDATES, *({c.observer_algorithm for c, _ in activation_configs(graph)} - {AUTO})]
-        table = collect_table(
-            empty_table(graph, platform, methods, executor.description), kept, executor, on_step=on_step
-        )
+        methods = sorted({config.observer_algorithm.casefold() for config, _ in activation_configs(graph)})
+        empty = empty_table(graph, platform, [AUTO, *methods], executor.description)
+        table = collect_table(empty, kept, executor, on_step=on_step)
     else:
         for number, _ in enumerate(kept, 1):
             if on_step is not None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from calibrant import __version__
 from calibrant.core import (
+    ConfigError,
     DataError,
     ExportError,
     IncompatibleSketches,
@@ -54,9 +55,17 @@ class Checkpoint:
 def empty_table(graph: Graph, platform: TargetPlatform, methods: Sequence[str], engine: str) -> CalibrationTable:
     """The table over no samples, of all that the methods need of the values of a graph after `quantize_graph`.
 
-    Raises SettingError for an unknown method, ObservationError for one that needs raw values.
+    A method that refuses a config (kl beyond 8 bits) may stand among others. Raises SettingError for an unknown method,
+    ConfigError where every method refuses, ObservationError for one that needs raw values.
     """
-    tasks = [task for method in methods for task in plan(graph, method) if task.uses(method)]
+    tasks, refused = [], []
+    for method in methods:
+        try:
+            tasks += [task for task in plan(graph, method) if task.uses(method)]
+        except ConfigError as error:
+            refused.append(error)
+    if refused and not tasks:
+        raise refused[0]
     for task in tasks:
         if task.needs_raw_values:
             raise ObservationError(
