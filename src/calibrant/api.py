@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,6 +54,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+MOVES = 0.1  # of a scale: less is no more than another choice of samples does
+
 Samples = Iterable[Any]
 OnStep = Callable[[int], None]
 
@@ -64,6 +66,8 @@ class QuantizationSummary:
 
     values: how many activation scales were found. methods: by how many of them each method was used.
     samples: how many the model ran over. left_in_float: node name -> reason. notes: what was reported on the way.
+    moving: value name -> how far apart its scales are that two halves of the samples give, as a share of its scale;
+        those of more than MOVES. They would profit from more samples.
     seconds: time by stage.
     """
 
@@ -73,6 +77,7 @@ class QuantizationSummary:
     samples: int = 0
     left_in_float: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    moving: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -127,6 +132,7 @@ def quantize(
     summary.values = len(configs)
     summary.methods = dict(Counter(config.observer_algorithm for config in configs))
     summary.samples = graph.calibrated_samples
+    summary.moving = dict(moving(graph))
     summary.left_in_float = dict(graph.left_in_float)
     summary.notes = [*graph.report, *(executor.report if executor else [])]
     graph.provenance = {
@@ -138,6 +144,14 @@ def quantize(
         "fingerprint": graph.fingerprint,
     }
     return graph, summary
+
+
+def moving(graph: Graph) -> Iterator[tuple[str, float]]:
+    """The values of a calibrated graph whose scales move by more than MOVES between two halves of the samples."""
+    for config, roots in activation_configs(graph):
+        moved = config.detail.get("moved", 0.0)
+        if config.state is QuantizationStates.ACTIVATED and moved > MOVES:
+            yield roots[0], moved
 
 
 def quantize_onnx_model(

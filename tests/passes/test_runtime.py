@@ -17,6 +17,7 @@ from calibrant import (
     load_onnx_graph,
     register_calibration_observer,
 )
+from calibrant.api import calibrate, quantize
 from calibrant.core import (
     DataError,
     ObservationError,
@@ -208,3 +209,27 @@ def test_isotone_pass_changes_the_outputs_alone(graph, executor, small_samples, 
 def test_isotone_pass_names_what_it_cannot_find(graph, executor, small_samples):
     with pytest.raises(SettingError, match="did you mean 'logits'"):
         IsotoneCalibrationPass(["logit"]).optimize(graph, small_samples, executor)
+
+
+def span(sketch):
+    """The range that minmax covers."""
+    return max(sketch.extremes.hi.max(), 0) - min(sketch.extremes.lo.min(), 0)
+
+
+def test_a_scale_comes_with_how_far_it_moves_between_halves_of_the_samples(small_model, small_samples):
+    table = calibrate(small_model, small_samples)
+    setting = QuantizationSetting()
+    setting.quantize_activation_setting.calib_algorithm = "minmax"
+    graph, summary = quantize(small_model, None, table=table, setting=setting)
+    for group in graph.groups:
+        halves = [half[group.roots[0]] for half in (table.sketches.even, table.sketches.odd)]
+        even, odd, whole = (span(sketch) for sketch in (*halves, table.sketches[group.roots[0]]))
+        assert group.config.detail["moved"] == pytest.approx(abs(even - odd) / whole, rel=1e-3, abs=1e-6)
+    most = {g.roots[0]: g.config.detail["moved"] for g in graph.groups if g.config.detail["moved"] > 0.1}
+    assert summary.moving == most
+
+
+def test_half_of_one_sample_says_nothing_about_movement(small_model, small_samples):
+    graph, summary = quantize(small_model, small_samples[:1])
+    assert summary.moving == {}
+    assert not any("moved" in group.config.detail for group in graph.groups)

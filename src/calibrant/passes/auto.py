@@ -59,7 +59,7 @@ class AutoCalibration(Calibration):
         errors = [self._error(c, even, odd) + self._error(c, odd, even) for c in self.candidates]
         chosen = self.candidates[errors.index(min(errors))]
         chosen.solve(sketches)
-        self.draft = chosen.draft
+        self.draft, self.moved = chosen.draft, chosen.moved
 
     def _error(self, candidate: Calibration, seen: Any, unseen: Any) -> float:
         """The error on one half of what the candidate finds on the other."""

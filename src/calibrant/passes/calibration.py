@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
-from calibrant.core import QuantizationStates, StateError, TensorQuantizationConfig
+from calibrant.core import CalibrantError, QuantizationStates, StateError, TensorQuantizationConfig
 from calibrant.graph import ScaleGroup
 from calibrant.observers import BaseTensorObserver, build_observer
 from calibrant.sketches import Halves, SketchSpec, TensorSketch
@@ -22,6 +22,7 @@ class Calibration:
     observer: BaseTensorObserver
     roots: Sequence[str]
     output: ScaleGroup | None = None  # a float output that is quantized if all is well
+    moved: float | None = None  # between the scales of two halves of the samples, as a share of the scale of all
 
     @classmethod
     def of(cls, config: TensorQuantizationConfig, roots: Sequence[str], method: str, **detail: Any) -> Calibration:
@@ -58,11 +59,28 @@ class Calibration:
                 f"observer '{self.draft.observer_algorithm}' left '{', '.join(self.roots)}' in state "
                 f"{self.draft.state.name}: render_quantization_config must set scale, offset and state ACTIVATED"
             )
+        self.moved = self._movement(sketches)
+
+    def _movement(self, sketches: Halves) -> float | None:
+        """How far apart the scales of the two halves are; None where that is not known, or would take long to find."""
+        if self.needs_raw_values or self.config.is_per_channel or self.config.num_of_bits > 8:
+            return None
+        scales = []
+        for half in (sketches.even, sketches.odd):
+            other = Calibration.of(self.config, self.roots, self.draft.observer_algorithm)
+            try:
+                other.observer.render_from(merged([half[root] for root in self.roots], per_channel=False))
+            except CalibrantError:  # a half of few samples may hold nothing that this value's method can work with
+                return None
+            scales.append(float(other.draft.scale))  # type: ignore[arg-type]
+        return abs(scales[0] - scales[1]) / float(self.draft.scale)  # type: ignore[arg-type]
 
     def commit(self) -> None:
         """Write what was found into the config, all of it at once."""
         self.config.scale, self.config.offset = self.draft.scale, self.draft.offset
         self.config.observer_algorithm, self.config.detail = self.draft.observer_algorithm, self.draft.detail
+        if self.moved is not None:
+            self.config.detail = self.config.detail | {"moved": self.moved}
         self.config.state = QuantizationStates.ACTIVATED
 
 
