@@ -18,7 +18,7 @@ from calibrant import QuantizationSettingFactory, export_graph
 from calibrant.api import QuantizationSummary, quantize
 from calibrant.graph import Graph
 
-METHODS = ("default", "minmax", "percentile", "mse", "kl", "isotone")
+METHODS = ("default", "minmax", "percentile", "mse", "kl", "isotone", "auto")
 PLATFORM = "ONNXRUNTIME"
 COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -130,11 +130,11 @@ def _lines(
     yield f"Calibrated on {samples} samples, measured on {measured} others{splits}.\n"
     yield "| method | " + " | ".join(columns) + " | seconds |"
     yield "|---|" + "---|" * (len(columns) + 1)
-    if not any("SQNR" in column for column in columns):
+    if tasks[0].has_truth:
         yield "| FP32 | " + " | ".join(_numbers(column, reference) for column in columns) + " | |"
     for row in rows:
         numbers = " | ".join(_numbers(column, row.measures) for column in columns)
-        used = f" ({', '.join(sorted(row.summary.methods))})" if row.method in ("default", "isotone") else ""
+        used = f" ({', '.join(sorted(row.summary.methods))})" if row.method in ("default", "isotone", "auto") else ""
         yield f"| {row.method}{used} | {numbers} | {row.seconds:.1f} |"
     if rows:
         yield f"\nIn 8 bits: {rows[0].integer_nodes}."

@@ -35,6 +35,7 @@ class Task(ABC):
     """Data and judgement for one model. `calibration` and `measuring` share no item."""
 
     columns: Sequence[str]  # of the measures, in order
+    has_truth: bool = False  # whether a measure is taken against labels, so that FP32 has one as well
 
     @abstractmethod
     def calibration(self) -> list[Sample]:
@@ -121,7 +122,8 @@ class Classifier(Task):
 class Recogniser(Task):
     """The PP-OCRv4 recogniser on images of text lines. Exact match and character error rate leave spaces out."""
 
-    columns = ("exact match", "character error rate")
+    columns = ("exact match", "character error rate", "output SQNR, dB")
+    has_truth = True
 
     def __init__(self, lines: Path, calibration: int, seed: int) -> None:
         with open(lines / "labels.csv", newline="", encoding="utf-8") as file:
@@ -133,17 +135,22 @@ class Recogniser(Task):
 
     def measure(self, float_model: Path, model: Path) -> tuple[dict[str, float], int]:
         characters = recogniser_characters(float_model)
-        running = session(model)
-        name = running.get_inputs()[0].name
+        wanted, found = self._probabilities(float_model), self._probabilities(model)
         exact = wrong = total = 0
-        for path, text in self._measuring:
-            probabilities = running.run(None, {name: line_input(path)})[0][0]
+        for probabilities, (_, text) in zip(found, self._measuring, strict=True):
             read = best_path(probabilities, characters).replace(" ", "")
             exact += read == text
             wrong += edit_distance(read, text)
             total += len(text)
-        values = (exact / len(self._measuring), wrong / total)
+        sqnr = sqnr_db(np.concatenate(wanted), np.concatenate(found))
+        values = (exact / len(self._measuring), wrong / total, sqnr)
         return dict(zip(self.columns, values, strict=True)), len(self._measuring)
+
+    def _probabilities(self, model: Path) -> list[Array]:
+        """What the model gives for each line, (steps, classes)."""
+        running = session(model)
+        name = running.get_inputs()[0].name
+        return [running.run(None, {name: line_input(path)})[0][0] for path, _ in self._measuring]
 
 
 def line_input(path: Path, height: int = 48, width: int = 320) -> Array:

@@ -11,9 +11,11 @@ Source: onnxruntime docs, "Quantize ONNX models", and its QDQ optimizers (core/o
   session.qdqisint8allowed to 1.
 
 The model with onnxruntime's optimizations off is the simulation, with them on the integer run. Each integer op gives
-what exact arithmetic gives, but for values within about 1e-5 of a step from a rounding tie (measured: 1e-6 to 1e-5 of
-the values, 1e-4 of a sum of two); those may fall one step lower or higher, as they may in the simulation, whose sums
-are float32. That is the only difference between the two; a deep network amplifies it from layer to layer.
+what exact arithmetic gives, but for values within about 1e-5 of a step from a rounding tie; those may fall one step
+lower or higher, as they may in the simulation, whose sums are float32. ExactSimulationPass keeps convolutions, matrix
+products with weights, and sums away from ties: there the two are equal, bit for bit. For the others (products of two
+activations, Sigmoid and the like; any op without that pass) it is the only difference between the two, which a deep
+network amplifies from layer to layer.
 """
 
 from __future__ import annotations
