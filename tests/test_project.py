@@ -21,7 +21,9 @@ FLOORS = (
     {"sketches"},
     {"graph", "observers"},
     {"quantizers", "engines"},
-    {"passes", "exporters", "table"},
+    {"passes", "exporters"},
+    {"table", "analysis"},
+    {"auto"},
     {"api"},
     {"cli"},
 )
