@@ -12,8 +12,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from calibrant import __version__
+from calibrant.cli.calibrate import CALIBRATE_HELP, calibrate
 from calibrant.cli.console import error_line
 from calibrant.cli.exits import INTERRUPTED, TERMINATED, USAGE
+from calibrant.cli.merge import MERGE_HELP, merge
 from calibrant.cli.quantize import QUANTIZE_HELP, quantize
 from calibrant.core import closest
 
@@ -132,7 +134,12 @@ def _calibrant(
     pass
 
 
-app.command(cls=Command, no_args_is_help=True, help=QUANTIZE_HELP)(quantize)
+for body, text in (
+    (quantize, QUANTIZE_HELP),
+    (calibrate, CALIBRATE_HELP),
+    (merge, MERGE_HELP),
+):
+    app.command(cls=Command, no_args_is_help=True, help=text)(body)
 
 
 def main() -> None:

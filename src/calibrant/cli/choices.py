@@ -76,7 +76,7 @@ class Choices:
         """An option that nothing would listen to is a mistake of whoever typed it."""
         methods = [setting.quantize_activation_setting.calib_algorithm]
         methods += [changes.get("calib_algorithm") for changes in setting.overrides.values()]
-        if self.percentile is not None and methods[0] is not None and "percentile" not in methods:
+        if self.percentile is not None and methods[0] is not None and not {"percentile", "auto"} & set(methods):
             raise SettingError("--percentile is for the percentile method: add --method percentile")
         if not self.weights_only:
             return

@@ -28,8 +28,8 @@ def one_line_errors(console: Console) -> Iterator[None]:
         yield
     except typer.Exit:
         raise
-    except KeyboardInterrupt:
-        _stop(console, "interrupted; nothing was written", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        _stop(console, str(stop) or "interrupted; nothing was written", INTERRUPTED)
     except (SettingError, ConfigError) as error:
         _stop(console, str(error), USAGE)
     except CalibrantError as error:

@@ -3,62 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from calibrant.api import check_methods, export_graph, load_onnx_graph, quantize
 from calibrant.cli.choices import Choices
 from calibrant.cli.console import Console, Stages
 from calibrant.cli.dry_run import show_plan
-from calibrant.cli.output import check_model, check_output, size_of
+from calibrant.cli.output import beside, check_model, check_output, size_of
+from calibrant.cli.reading import Reading, Running, naming_the_file
 from calibrant.cli.summary import Finished, show_summary
+from calibrant.cli.tables import TableFile, warn_of_few
 from calibrant.cli.words import left_in_float
-from calibrant.core import DataError, ModelError, QuantizationStates, SettingError, TargetPlatform
-from calibrant.data import Preprocessing, Samples, open_samples
+from calibrant.core import ModelError, QuantizationStates, SettingError, TargetPlatform
 from calibrant.data.functions import load_module
-from calibrant.data.inputs import ModelInput
-from calibrant.engines import OnnxruntimeExecutor
 from calibrant.graph import Graph
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How samples are read; `images` holds the fields of `Preprocessing`."""
-
-    data: str | None = None
-    samples: int | None = None
-    batch_size: int | None = None
-    skip_bad: bool = False
-    images: dict[str, Any] = field(default_factory=dict)
-
-    def open(self, inputs: Sequence[ModelInput]) -> Samples:
-        """The samples, none of them read yet. Raises as `open_samples` does."""
-        return open_samples(
-            self.data or "",
-            inputs,
-            preprocessing=Preprocessing(**self.images),
-            samples=self.samples,
-            batch_size=self.batch_size,
-            skip_bad=self.skip_bad,
-        )
-
-
-@dataclass(frozen=True)
-class Running:
-    """How the model runs, and the modules to import before."""
-
-    threads: int | None = None
-    providers: list[str] | None = None
-    memory_budget: int | None = None
-    imports: list[str] = field(default_factory=list)
-
-    def executor(self, graph: Graph) -> OnnxruntimeExecutor:
-        """What runs the graph. Raises ModelError where onnxruntime cannot, SettingError for unknown providers."""
-        return OnnxruntimeExecutor(graph, self.providers, self.threads, self.memory_budget or 1 << 30)
 
 
 @dataclass(frozen=True)
@@ -67,18 +29,25 @@ class Job:
 
     model: Path
     output: Path | None
-    platform: TargetPlatform
+    platform: TargetPlatform | None
     choices: Choices
     reading: Reading
     running: Running
     force: bool = False
+    table: Path | None = None
 
     def show(self, console: Console) -> None:
         """Print what would be quantized, and how. Reads no samples and writes nothing."""
         setting = self._setting()
-        graph = load_onnx_graph(check_model(self.model))
-        quantize_graph(graph, self.platform, setting)
-        show_plan(console, graph, self.platform)
+        check_model(self.model)
+        source = self._source(setting)
+        platform = self._platform(source)
+        graph = load_onnx_graph(self.model)
+        quantize_graph(graph, platform, setting)
+        if source is not None:
+            with source.named():
+                source.table.check(graph, setting.quantize_activation_setting.calib_algorithm)
+        show_plan(console, graph, platform)
 
     def run(self, console: Console) -> None:
         """Quantize, write the file, print the summary. What can be refused is refused before the work starts."""
@@ -86,33 +55,64 @@ class Job:
         check_model(self.model)
         if self.output is None:
             raise SettingError("--output is missing: say where the quantized model goes (or --dry-run)")
-        output = check_output(self.output, self.model, self.platform, self.force)
         setting = self._setting()
-        if setting.quantize_activation and self.reading.data is None:
-            raise SettingError("--data is missing: calibration needs samples (or --weights-only)")
+        source = self._source(setting)
+        platform = self._platform(source)
+        output = check_output(self.output, self.force, self.model, beside(self.output, platform))
+        if setting.quantize_activation and self.reading.data is None and source is None:
+            raise SettingError("--data is missing: calibration needs samples (or a --table, or --weights-only)")
         with Stages(console) as stages:
             stages.begin("loading the model")
             graph = load_onnx_graph(self.model)
             size = size_of(self.model, graph)
             executor, samples = None, None
-            if setting.quantize_activation:
+            if setting.quantize_activation and source is None:
                 executor = self.running.executor(graph)
                 samples = self.reading.open(executor.input_specs)
                 stages.begin("calibrating", samples.expected)
             loaded = time.perf_counter()
-            graph, summary = _named(samples, graph, self.platform, setting, executor, stages)
-            refuse_nothing(graph, self.platform)
+            with naming_the_file(samples), source.named() if source else nullcontext():
+                graph, summary = quantize(
+                    graph,
+                    samples,
+                    platform=platform,
+                    setting=setting,
+                    steps=samples.steps if samples is not None else None,
+                    executor=executor,
+                    table=source.table if source else None,
+                    threads=self.running.threads,
+                    on_step=lambda _: stages.done(samples.given if samples is not None else 0),
+                )
+            refuse_nothing(graph, platform)
             exporting = time.perf_counter()
             stages.begin("writing")
-            export_graph(graph, self.platform, output)
+            export_graph(graph, platform, output)
         seconds = {
             "load": summary.seconds.pop("load", 0.0) + loaded - started,
             **summary.seconds,
             "export": time.perf_counter() - exporting,
         }
+        if source is not None:
+            warn_of_few(source.table)
         idle = self.reading.data is not None and samples is None
         notes = ["--data was not read: weights alone need no samples"] if idle else []
-        show_summary(console, Finished(self.model, size, output, graph, setting, summary, samples, seconds, notes))
+        done = Finished(self.model, size, output, graph, setting, summary, samples, seconds, notes, source)
+        show_summary(console, done)
+
+    def _source(self, setting: QuantizationSetting) -> TableFile | None:
+        """The table that stands in for samples. SettingError for options that contradict it."""
+        if self.table is None:
+            return None
+        self.reading.refuse_beside(str(self.table))
+        if not setting.quantize_activation:
+            raise SettingError("--table is about activations, and --weights-only leaves those in float")
+        return TableFile.open(self.table)
+
+    def _platform(self, source: TableFile | None) -> TargetPlatform:
+        """The one that was asked for; else the one that the table is for; else onnxruntime."""
+        if self.platform is not None:
+            return self.platform
+        return source.platform if source is not None else TargetPlatform.ONNXRUNTIME
 
     def _setting(self) -> QuantizationSetting:
         for module in self.running.imports:
@@ -128,28 +128,3 @@ def refuse_nothing(graph: Graph, platform: TargetPlatform) -> None:
         return
     why = "; ".join(f"{nodes}: {reason}" for reason, nodes in left_in_float(graph))
     raise ModelError(f"nothing in the model is quantized for {platform.name}" + (f" ({why})" if why else ""))
-
-
-def _named(
-    samples: Samples | None,
-    graph: Graph,
-    platform: TargetPlatform,
-    setting: QuantizationSetting,
-    executor: OnnxruntimeExecutor | None,
-    stages: Stages,
-) -> Any:
-    """`api.quantize`, whose errors about a sample also say which file it came from."""
-    try:
-        return quantize(
-            graph,
-            samples,
-            platform=platform,
-            setting=setting,
-            steps=samples.steps if samples is not None else None,
-            executor=executor,
-            on_step=lambda _: stages.done(samples.given if samples is not None else 0),
-        )
-    except DataError as error:
-        if samples is None or not samples.last or samples.last in str(error):
-            raise
-        raise DataError(f"{error} (the last one read: {samples.last})") from error

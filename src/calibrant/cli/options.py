@@ -13,23 +13,23 @@ DATA, IMAGES, ACTIVATIONS, WEIGHTS = "Samples", "Images", "Activations", "Weight
 METHOD, LAYERS, RUNNING, OUTPUT, MESSAGES = "Quantization", "Layers", "Running", "Output", "Messages"
 
 
-def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
+def option(*names: str, panel: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
 
 
-def _flag(*names: str, panel: str, help: str) -> Any:
-    return _option(*names, panel=panel, help=help, metavar=" ")
+def flag(*names: str, panel: str, help: str) -> Any:
+    return option(*names, panel=panel, help=help, metavar=" ")
 
 
-def _whole(*names: str, panel: str, help: str, least: int = 1, most: int | None = None) -> Any:
-    return _option(*names, panel=panel, help=help, metavar="N", parser=parse.whole(least, most))
+def whole(*names: str, panel: str, help: str, least: int = 1, most: int | None = None) -> Any:
+    return option(*names, panel=panel, help=help, metavar="N", parser=parse.whole(least, most))
 
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The float model, an .onnx file.", show_default=False)]
 
 Data = Annotated[
     str | None,
-    _option(
+    option(
         "--data",
         "-d",
         panel=DATA,
@@ -40,7 +40,7 @@ Data = Annotated[
 ]
 SampleCount = Annotated[
     Any,
-    _whole(
+    whole(
         "--samples",
         "-n",
         panel=DATA,
@@ -49,18 +49,18 @@ SampleCount = Annotated[
 ]
 BatchSize = Annotated[
     Any,
-    _whole(
+    whole(
         "--batch-size",
         panel=DATA,
         help="Run N samples of equal shape at once. By default what the model fixes, else 1.",
     ),
 ]
 SkipBad = Annotated[
-    bool, _flag("--skip-bad", panel=DATA, help="Leave out files that cannot be read, with a warning for each.")
+    bool, flag("--skip-bad", panel=DATA, help="Leave out files that cannot be read, with a warning for each.")
 ]
 Import = Annotated[
     list[str] | None,
-    _option(
+    option(
         "--import",
         panel=METHOD,
         metavar="MODULE",
@@ -70,7 +70,7 @@ Import = Annotated[
 
 ResizeTo = Annotated[
     Any,
-    _option(
+    option(
         "--resize",
         panel=IMAGES,
         parser=parse.resize,
@@ -80,7 +80,7 @@ ResizeTo = Annotated[
 ]
 Crop = Annotated[
     Any,
-    _option(
+    option(
         "--crop",
         panel=IMAGES,
         parser=parse.crop,
@@ -90,7 +90,7 @@ Crop = Annotated[
 ]
 Mean = Annotated[
     Any,
-    _option(
+    option(
         "--mean",
         panel=IMAGES,
         parser=parse.numbers,
@@ -101,7 +101,7 @@ Mean = Annotated[
 ]
 Std = Annotated[
     Any,
-    _option(
+    option(
         "--std",
         panel=IMAGES,
         parser=parse.numbers,
@@ -111,7 +111,7 @@ Std = Annotated[
 ]
 Pixels = Annotated[
     Any,
-    _option(
+    option(
         "--pixels",
         panel=IMAGES,
         parser=parse.one_of("range of pixels", ("1", "255")),
@@ -121,7 +121,7 @@ Pixels = Annotated[
 ]
 Layout = Annotated[
     Any,
-    _option(
+    option(
         "--layout",
         panel=IMAGES,
         parser=parse.one_of("layout", ("nchw", "nhwc")),
@@ -131,7 +131,7 @@ Layout = Annotated[
 ]
 Color = Annotated[
     Any,
-    _option(
+    option(
         "--color",
         panel=IMAGES,
         parser=parse.one_of("color", ("rgb", "bgr", "gray")),
@@ -142,7 +142,7 @@ Color = Annotated[
 
 Platform = Annotated[
     Any,
-    _option(
+    option(
         "--platform",
         "-p",
         panel=METHOD,
@@ -153,18 +153,18 @@ Platform = Annotated[
 ]
 Method = Annotated[
     str | None,
-    _option(
+    option(
         "--method",
         "-m",
         panel=ACTIVATIONS,
         metavar="NAME",
-        help="How activation ranges are found: minmax, percentile, mse, kl, isotone, or one of your own (--import). "
-        "By default the platform's.",
+        help="How activation ranges are found: minmax, percentile, mse, kl, isotone, auto (for each value the best), or "
+        "one of your own (--import). By default the platform's.",
     ),
 ]
 Percentile = Annotated[
     Any,
-    _option(
+    option(
         "--percentile",
         panel=ACTIVATIONS,
         parser=parse.share,
@@ -174,15 +174,15 @@ Percentile = Annotated[
 ]
 Bits = Annotated[
     Any,
-    _whole("--bits", panel=ACTIVATIONS, least=2, most=16, help="Bits of activations: 2 to 16, 8 by default."),
+    whole("--bits", panel=ACTIVATIONS, least=2, most=16, help="Bits of activations: 2 to 16, 8 by default."),
 ]
 WeightBits = Annotated[
     Any,
-    _whole("--weight-bits", panel=WEIGHTS, least=2, most=16, help="Bits of weights: 2 to 16, 8 by default."),
+    whole("--weight-bits", panel=WEIGHTS, least=2, most=16, help="Bits of weights: 2 to 16, 8 by default."),
 ]
 WeightMethod = Annotated[
     Any,
-    _option(
+    option(
         "--weight-method",
         panel=WEIGHTS,
         parser=parse.one_of("weight method", ("minmax", "mse")),
@@ -192,15 +192,15 @@ WeightMethod = Annotated[
 ]
 PerChannel = Annotated[
     bool | None,
-    _flag("--per-channel/--per-tensor", panel=WEIGHTS, help="One weight scale per channel (default), or per tensor."),
+    flag("--per-channel/--per-tensor", panel=WEIGHTS, help="One weight scale per channel (default), or per tensor."),
 ]
 PerChannelActivations = Annotated[
     bool,
-    _flag("--per-channel-activations", panel=METHOD, help="A scale per channel of activations; few runtimes can."),
+    flag("--per-channel-activations", panel=METHOD, help="A scale per channel of activations; few runtimes can."),
 ]
 Symmetric = Annotated[
     bool | None,
-    _flag(
+    flag(
         "--symmetric/--asymmetric",
         panel=ACTIVATIONS,
         help="Activations without or with a zero point. By default the platform's.",
@@ -208,7 +208,7 @@ Symmetric = Annotated[
 ]
 ActivationType = Annotated[
     Any,
-    _option(
+    option(
         "--activation-type",
         panel=ACTIVATIONS,
         parser=parse.one_of("activation type", ("int8", "uint8")),
@@ -218,19 +218,19 @@ ActivationType = Annotated[
 ]
 ReduceRange = Annotated[
     bool,
-    _flag(
+    flag(
         "--reduce-range",
         panel=WEIGHTS,
         help="Weights keep one bit less, for x86 processors without VNNI, which saturate.",
     ),
 ]
-PowerOf2 = Annotated[bool, _flag("--power-of-2", panel=METHOD, help="Scales are powers of two.")]
+PowerOf2 = Annotated[bool, flag("--power-of-2", panel=METHOD, help="Scales are powers of two.")]
 WeightsOnly = Annotated[
-    bool, _flag("--weights-only", panel=WEIGHTS, help="Quantize weights, leave activations in float: needs no --data.")
+    bool, flag("--weights-only", panel=WEIGHTS, help="Quantize weights, leave activations in float: needs no --data.")
 ]
 IgnoreNonfinite = Annotated[
     bool,
-    _flag(
+    flag(
         "--ignore-nonfinite",
         panel=ACTIVATIONS,
         help="Where values are NaN or Inf, calibrate on the finite ones.",
@@ -239,7 +239,7 @@ IgnoreNonfinite = Annotated[
 
 LeaveInFloat = Annotated[
     list[str] | None,
-    _option(
+    option(
         "--leave-in-float",
         panel=LAYERS,
         metavar="PATTERN",
@@ -249,13 +249,13 @@ LeaveInFloat = Annotated[
 ]
 Only = Annotated[
     list[str] | None,
-    _option(
+    option(
         "--only", panel=LAYERS, metavar="PATTERN", help="Quantize these layers alone; patterns as above. Repeatable."
     ),
 ]
 Override = Annotated[
     list[Any] | None,
-    _option(
+    option(
         "--override",
         panel=LAYERS,
         parser=parse.override,
@@ -266,7 +266,7 @@ Override = Annotated[
 ]
 Setting = Annotated[
     Path | None,
-    _option(
+    option(
         "--setting",
         panel=METHOD,
         metavar="FILE.json",
@@ -276,11 +276,11 @@ Setting = Annotated[
 
 Threads = Annotated[
     Any,
-    _whole("--threads", panel=RUNNING, help="By default as many as this process may use."),
+    whole("--threads", panel=RUNNING, help="By default as many as this process may use."),
 ]
 Provider = Annotated[
     list[str] | None,
-    _option(
+    option(
         "--provider",
         panel=RUNNING,
         metavar="NAME",
@@ -289,7 +289,7 @@ Provider = Annotated[
 ]
 MemoryBudget = Annotated[
     Any,
-    _option(
+    option(
         "--memory-budget",
         panel=RUNNING,
         parser=parse.size_in_bytes,
@@ -299,14 +299,14 @@ MemoryBudget = Annotated[
 ]
 
 Output = Annotated[
-    Path | None, _option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Where the quantized model goes.")
+    Path | None, option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Where the quantized model goes.")
 ]
-Force = Annotated[bool, _flag("--force", "-f", panel=OUTPUT, help="Replace the output file if there is one.")]
+Force = Annotated[bool, flag("--force", "-f", panel=OUTPUT, help="Replace the output file if there is one.")]
 DryRun = Annotated[
     bool,
-    _flag("--dry-run", panel=OUTPUT, help="Show what would be quantized and how; reads no samples, writes nothing."),
+    flag("--dry-run", panel=OUTPUT, help="Show what would be quantized and how; reads no samples, writes nothing."),
 ]
 
-Verbose = Annotated[bool, _flag("--verbose", "-v", panel=MESSAGES, help="Say more, and list everything in full.")]
-Quiet = Annotated[bool, _flag("--quiet", "-q", panel=MESSAGES, help="Say nothing but errors.")]
-Debug = Annotated[bool, _flag("--debug", panel=MESSAGES, help="Say everything; errors come with their traceback.")]
+Verbose = Annotated[bool, flag("--verbose", "-v", panel=MESSAGES, help="Say more, and list everything in full.")]
+Quiet = Annotated[bool, flag("--quiet", "-q", panel=MESSAGES, help="Say nothing but errors.")]
+Debug = Annotated[bool, flag("--debug", panel=MESSAGES, help="Say everything; errors come with their traceback.")]

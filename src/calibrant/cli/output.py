@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -49,19 +50,31 @@ def beside(path: Path, platform: TargetPlatform | None = None) -> list[Path]:
     return [external_name(path), *parameters]
 
 
-def check_output(path: Path, model: Path, platform: TargetPlatform, force: bool) -> Path:
-    """`path`, if a file can be written there. Raises ExportError saying what is in the way."""
+def check_output(
+    path: Path,
+    force: bool,
+    model: Path | None = None,
+    others: Sequence[Path] = (),
+    example: str = "model.int8.onnx",
+) -> Path:
+    """`path`, if a file can be written there. Raises ExportError saying what is in the way.
+
+    model: what is read, and must not be written over. others: files that will be written beside it.
+    """
     if path.is_dir():
-        raise ExportError(
-            f"the output '{path}' is a folder: give the name of a file, such as '{path / 'model.int8.onnx'}'"
-        )
-    if path.exists() and path.samefile(model):
+        raise ExportError(f"the output '{path}' is a folder: give the name of a file, such as '{path / example}'")
+    if model is not None and path.exists() and path.samefile(model):
         raise ExportError(f"the output '{path}' is the model itself: give another name")
-    for file in [path, *beside(path, platform)]:
+    for file in [path, *others]:
         if file.exists() and not force:
             raise ExportError(f"the output '{file}' exists already: give another name, or --force to replace it")
+    return check_writable(path, "the output")
+
+
+def check_writable(path: Path, what: str) -> Path:
+    """`path`, if its folder can be written to. Raises ExportError."""
     if not path.parent.exists():
-        raise ExportError(missing(path.parent, "the folder of the output"))
+        raise ExportError(missing(path.parent, f"the folder of {what}"))
     if not path.parent.is_dir():
         raise ExportError(f"cannot write '{path}': '{path.parent}' is a file, not a folder")
     try:
@@ -70,5 +83,5 @@ def check_output(path: Path, model: Path, platform: TargetPlatform, force: bool)
         os.close(handle)
         os.unlink(name)
     except OSError as error:
-        raise ExportError(f"cannot write to the folder of the output '{path}': {error.strerror or error}") from error
+        raise ExportError(f"cannot write to the folder of {what} '{path}': {error.strerror or error}") from error
     return path

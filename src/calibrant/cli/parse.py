@@ -56,6 +56,18 @@ def one_of(what: str, choices: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
+def names(text: str) -> list[str]:
+    """Names with commas or spaces between, each once.
+
+    >>> names("mse,KL, mse")
+    ['mse', 'kl']
+    """
+    found = list(dict.fromkeys(name.casefold() for name in re.split(r"[,\s]+", text) if name))
+    if not found:
+        raise typer.BadParameter(f"'{text}' names nothing")
+    return found
+
+
 def platform(text: str) -> TargetPlatform:
     """A platform by name, in any case, with or without its `_INT8`.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import typer
 
 from calibrant.cli import options as o
+from calibrant.cli import table_options as t
 from calibrant.cli.choices import Choices
 from calibrant.cli.console import Console
 from calibrant.cli.exits import one_line_errors
-from calibrant.core import TargetPlatform
 
 QUANTIZE_HELP = """Quantize a float ONNX model, calibrated on samples.
 
@@ -19,6 +19,10 @@ The samples show which values the layers really take: a few hundred that look li
   calibrant quantize model.onnx --data photos -o int8.onnx
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
 
+[dim]From a table that `calibrant calibrate` wrote, in seconds, with any method:[/dim]
+
+  calibrant quantize model.onnx --table model.table --method mse -o int8.onnx
+
 [dim]What would be quantized, and how; no samples needed:[/dim]
 
   calibrant quantize model.onnx --dry-run
@@ -28,6 +32,7 @@ The samples show which values the layers really take: a few hundred that look li
 def quantize(
     model: o.Model,
     data: o.Data = None,
+    table: t.FromTable = None,
     output: o.Output = None,
     samples: o.SampleCount = None,
     batch_size: o.BatchSize = None,
@@ -93,15 +98,17 @@ def quantize(
     images = {"resize": resize, "crop": crop, "mean": mean, "std": std, "layout": layout, "color": color}
     images["pixels"] = int(pixels) if pixels else None
     with console.logging(), one_line_errors(console):
-        from calibrant.cli.job import Job, Reading, Running
+        from calibrant.cli.job import Job
+        from calibrant.cli.reading import Reading, Running
 
         job = Job(
             model,
             output,
-            platform or TargetPlatform.ONNXRUNTIME,
+            platform,
             choices,
             Reading(data, samples, batch_size, skip_bad, images),
             Running(threads, provider, memory_budget, imports or []),
             force,
+            table,
         )
         job.show(console) if dry_run else job.run(console)

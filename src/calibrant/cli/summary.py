@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from rich.text import Text
 from calibrant.api import QuantizationSummary
 from calibrant.cli.console import Console, shortened
 from calibrant.cli.output import beside
+from calibrant.cli.tables import TableFile
 from calibrant.cli.words import Parameters, config_in_words, counted, left_in_float, megabytes
 from calibrant.data import Samples
 from calibrant.data.images import Images
@@ -35,6 +36,7 @@ class Finished:
     samples: Samples | None
     seconds: dict[str, float]
     notes: list[str]
+    source: TableFile | None = None  # instead of samples
 
 
 def show_summary(console: Console, done: Finished) -> None:
@@ -55,12 +57,16 @@ def show_summary(console: Console, done: Finished) -> None:
 def rows(done: Finished, verbose: bool = False) -> Iterator[tuple[str, str]]:
     """Label and text of each line, in order."""
     summary, graph = done.summary, done.graph
-    if done.samples is not None:
+    if done.source is not None:
+        yield "samples", f"none read: the table '{done.source.path}' is of {summary.samples}"
+    elif done.samples is not None:
         yield "samples", samples_in_words(done.samples, summary.samples)
         yield from (("", note) for note in done.samples.notes)
+    if done.samples is not None or done.source is not None:
         kinds = counted(config_in_words(group.config) for group in graph.groups) or "none"
         methods = counted(word for word, n in summary.methods.items() for _ in range(n)) or "nothing to calibrate"
         yield "activations", f"{values_in_words(graph)} calibrated by {methods}: {kinds}"
+        yield from moving_rows(summary.moving, verbose)
     else:
         yield "activations", "in float"
     yield "weights", str(Parameters.of(graph)) if done.setting.quantize_parameter else "in float"
@@ -73,6 +79,17 @@ def rows(done: Finished, verbose: bool = False) -> Iterator[tuple[str, str]]:
     after = done.output.stat().st_size + sum(path.stat().st_size for path in beside(done.output) if path.exists())
     smaller = f" ({done.size / after:.1f} times smaller)" if done.size > 1.05 * after else ""
     yield "size", f"{megabytes(done.size)} -> {megabytes(after)}{smaller}"
+
+
+def moving_rows(moving: Mapping[str, float], verbose: bool) -> Iterator[tuple[str, str]]:
+    """Which scales hang on the choice of samples, those that move most first."""
+    if not moving:
+        return
+    worst = sorted(moving, key=lambda name: -moving[name])
+    shown = [f"'{name}' {100 * moving[name]:.0f} %" for name in (worst if verbose else worst[:3])]
+    more = f" and {len(moving) - len(shown)} more" if len(moving) > len(shown) else ""
+    would = f"{count(len(moving), 'value')} would profit from more samples"
+    yield "", f"{would}: between two halves of these, the scale of {', '.join(shown)}{more} moves"
 
 
 def values_in_words(graph: Graph) -> str:
@@ -112,9 +129,9 @@ def samples_in_words(samples: Samples, used: int) -> str:
 
 def next_step(done: Finished) -> str:
     """The one thing that most likely helps."""
-    if done.samples is None:
+    if done.samples is None and done.source is None:
         return "compare it with the float model on labelled data"
-    source = done.samples.source
+    source = done.samples.source if done.samples is not None else None
     if isinstance(source, Images) and source.plan.is_plain:
         return "if the model was trained on normalized images, say so with --mean and --std: it got pixels from 0 to 1"
     if done.summary.samples < 32:

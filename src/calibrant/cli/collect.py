@@ -1,0 +1,169 @@
+"""From samples to a table: what `calibrant calibrate` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.text import Text
+
+from calibrant.api import calibrate, load_onnx_graph
+from calibrant.cli.choices import Choices
+from calibrant.cli.console import Console, Stages, shortened
+from calibrant.cli.output import check_model, check_output, check_writable
+from calibrant.cli.reading import Reading, Running, naming_the_file
+from calibrant.cli.summary import LABEL, alike, samples_in_words
+from calibrant.cli.tables import warn_of_few
+from calibrant.cli.words import left_in_float, megabytes
+from calibrant.core import ModelError, SettingError, TargetPlatform
+from calibrant.data import Samples
+from calibrant.data.functions import load_module
+from calibrant.data.paths import count
+from calibrant.graph import Graph
+from calibrant.passes.activations import activation_configs
+from calibrant.quantizers import quantize_graph
+from calibrant.settings import QuantizationSetting
+from calibrant.table import CalibrationTable
+from calibrant.table.collecting import METHODS
+
+EVERY = 64  # batches between checkpoints
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where and how often what was collected so far is kept."""
+
+    checkpoint: Path | None = None
+    every: int | None = None
+
+    def check(self, output: Path) -> None:
+        """Raise SettingError for options that contradict each other, ExportError for what cannot be written."""
+        if self.checkpoint is None:
+            if self.every is not None:
+                raise SettingError("--every says how often the checkpoint is written: add --checkpoint FILE")
+            return
+        if self.checkpoint.resolve() == output.resolve():
+            raise SettingError(f"the checkpoint '{self.checkpoint}' is the output: give it a name of its own")
+        check_writable(self.checkpoint, "the checkpoint")
+
+    def interruption(self) -> str:
+        """What is said when the run is interrupted."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return "interrupted; nothing was written"
+        return f"interrupted; the same command goes on from the checkpoint '{self.checkpoint}'"
+
+
+@dataclass(frozen=True)
+class Collecting:
+    """A model, the samples, what is to be collected of them, and where it goes."""
+
+    model: Path
+    output: Path | None
+    platform: TargetPlatform
+    methods: Sequence[str] | None
+    choices: Choices
+    reading: Reading
+    running: Running
+    keeping: Keeping
+    force: bool = False
+
+    def run(self, console: Console) -> None:
+        """Collect, write the table, print the summary. What can be refused is refused before the work starts."""
+        started = time.perf_counter()
+        check_model(self.model)
+        if self.output is None:
+            raise SettingError("--output is missing: say where the table goes")
+        output = check_output(self.output, self.force, self.model, example="model.table")
+        self.keeping.check(output)
+        if self.reading.data is None:
+            raise SettingError("--data is missing: calibration needs samples")
+        for module in self.running.imports:
+            load_module(module)
+        setting = self.choices.to_setting()
+        try:
+            with Stages(console) as stages:
+                stages.begin("loading the model")
+                graph = self._graph(setting)
+                executor = self.running.executor(graph)
+                samples = self.reading.open(executor.input_specs)
+                stages.begin("calibrating", samples.expected)
+                loaded = time.perf_counter()
+                with naming_the_file(samples):
+                    table = calibrate(
+                        graph,
+                        samples,
+                        platform=self.platform,
+                        setting=setting,
+                        steps=samples.steps,
+                        methods=self.methods or METHODS,
+                        executor=executor,
+                        checkpoint=self.keeping.checkpoint,
+                        every=self.keeping.every or EVERY,
+                        on_step=lambda _: stages.done(samples.given),
+                    )
+                collected = time.perf_counter()
+                stages.begin("writing")
+                table.save(output)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self.keeping.interruption()) from None
+        if self.keeping.checkpoint is not None:
+            self.keeping.checkpoint.unlink(missing_ok=True)
+        warn_of_few(table)
+        seconds = {"load": loaded - started, "calibrate": collected - loaded, "write": time.perf_counter() - collected}
+        notes = [*graph.report, *executor.report]
+        show_collected(console, Collected(self.model, output, self.platform, table, samples, seconds, notes))
+
+    def _graph(self, setting: QuantizationSetting) -> Graph:
+        """The model, planned. ModelError where no value of it would be quantized."""
+        graph = load_onnx_graph(self.model)
+        quantize_graph(graph, self.platform, setting)
+        if not any(True for _ in activation_configs(graph)):
+            why = "; ".join(f"{nodes}: {reason}" for reason, nodes in left_in_float(graph))
+            raise ModelError(
+                f"no value of the model is quantized for {self.platform.name}, so there is nothing to collect"
+                + (f" ({why})" if why else "")
+            )
+        return graph
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A table that is done and written. seconds: time by stage, in order."""
+
+    model: Path
+    output: Path
+    platform: TargetPlatform
+    table: CalibrationTable
+    samples: Samples
+    seconds: dict[str, float]
+    notes: list[str]
+
+
+def show_collected(console: Console, done: Collected) -> None:
+    """Print the summary on stdout, warnings included. Nothing if quiet."""
+    if console.quiet:
+        return
+    console.out.print(Text(f"{done.model.name}, statistics for {done.platform.name}", style="bold"))
+    for label, text in rows(done, verbose=console.live):
+        console.out.print(Text.assemble((f"  {label:<{LABEL}}", "dim"), text), soft_wrap=True)
+    for text in shortened([] if console.live else console.warnings):
+        console.out.print(Text.assemble((f"  {'warning':<{LABEL}}", "yellow"), text), soft_wrap=True)
+    hint = f"calibrant quantize {done.model} --table {done.output} --output {done.model.stem}.int8.onnx"
+    for label, text in (("written to", str(done.output)), ("next", hint)):
+        console.out.print(Text.assemble((f"  {label:<{LABEL}}", "bold green"), text), soft_wrap=True)
+
+
+def rows(done: Collected, verbose: bool = False) -> Iterator[tuple[str, str]]:
+    """Label and text of each line, in order."""
+    table = done.table
+    yield "samples", samples_in_words(done.samples, table.samples)
+    yield from (("", note) for note in done.samples.notes)
+    methods = table.settings["methods"].replace(",", ", ")
+    yield "statistics", f"of {count(len(table), 'value')}, for {methods}"
+    yield from (("note", note) for note in (done.notes if verbose else alike(done.notes)))
+    stages = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in done.seconds.items() if spent >= 0.05)
+    reading = f" (waiting for samples: {done.samples.seconds:.1f} s)"
+    yield "time", f"{sum(done.seconds.values()):.1f} s" + (f": {stages}{reading}" if stages else "")
+    yield "size", megabytes(done.output.stat().st_size)
