@@ -15,6 +15,7 @@ from calibrant import __version__
 from calibrant.cli.calibrate import CALIBRATE_HELP, calibrate
 from calibrant.cli.console import error_line
 from calibrant.cli.exits import INTERRUPTED, TERMINATED, USAGE
+from calibrant.cli.inspect import INSPECT_HELP, inspect
 from calibrant.cli.merge import MERGE_HELP, merge
 from calibrant.cli.quantize import QUANTIZE_HELP, quantize
 from calibrant.core import closest
@@ -138,6 +139,7 @@ for body, text in (
     (quantize, QUANTIZE_HELP),
     (calibrate, CALIBRATE_HELP),
     (merge, MERGE_HELP),
+    (inspect, INSPECT_HELP),
 ):
     app.command(cls=Command, no_args_is_help=True, help=text)(body)
 

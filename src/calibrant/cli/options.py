@@ -158,8 +158,8 @@ Method = Annotated[
         "-m",
         panel=ACTIVATIONS,
         metavar="NAME",
-        help="How activation ranges are found: minmax, percentile, mse, kl, isotone, auto (for each value the best), or "
-        "one of your own (--import). By default the platform's.",
+        help="How activation ranges are found: minmax, percentile, mse, kl, isotone, auto (for each value the best), "
+        "or one of your own (--import). By default the platform's.",
     ),
 ]
 Percentile = Annotated[

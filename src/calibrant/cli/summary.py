@@ -86,10 +86,11 @@ def moving_rows(moving: Mapping[str, float], verbose: bool) -> Iterator[tuple[st
     if not moving:
         return
     worst = sorted(moving, key=lambda name: -moving[name])
-    shown = [f"'{name}' {100 * moving[name]:.0f} %" for name in (worst if verbose else worst[:3])]
-    more = f" and {len(moving) - len(shown)} more" if len(moving) > len(shown) else ""
-    would = f"{count(len(moving), 'value')} would profit from more samples"
-    yield "", f"{would}: between two halves of these, the scale of {', '.join(shown)}{more} moves"
+    first, *others = worst if verbose else worst[:3]
+    text = f"between two halves of them, the scale of '{first}' moves by {100 * moving[first]:.0f} %"
+    text += "".join(f", of '{name}' by {100 * moving[name]:.0f} %" for name in others)
+    more = f", and {len(moving) - 1 - len(others)} more" if len(moving) > 1 + len(others) else ""
+    yield "", f"{count(len(moving), 'value')} would profit from more samples: {text}{more}"
 
 
 def values_in_words(graph: Graph) -> str:
