@@ -31,6 +31,8 @@ Choice = dict[str, str]  # the first value of each scale -> its method
 MEASURED = 32  # samples on which models are compared
 BYTES = 1 << 28  # that they may take
 OF_LAYERS = 8  # of them, on which the layers' outputs are compared
+BY_LAYER = "by layer"
+MARGIN = 0.5  # dB by which it must be ahead: so many choices are partly luck with these samples
 
 
 class Kept:
@@ -130,7 +132,7 @@ def choose(
         simulation = Simulation(graph, executor.threads)
         found[name] = _mean_sqnr(references, [simulation.run(feed) for feed in samples])
         log.info("auto: %s has %.2f dB", name, found[name])
-    best = max(found, key=lambda name: found[name])
+    best = max(found, key=lambda name: found[name] - (MARGIN if name == BY_LAYER else 0))
     return best, choices[best], found
 
 
@@ -152,7 +154,7 @@ def candidates(
     open_roots = [roots for config, roots in activation_configs(graph) if is_auto(config)]
     found = {"the platform's own": {roots[0]: default[roots[0]] for roots in open_roots}}
     found |= {method: {roots[0]: method for roots in open_roots} for method in (*CANDIDATES, AUTO)}
-    found["by layer"] = by_layer(graph, table, samples, executor)
+    found[BY_LAYER] = by_layer(graph, table, samples, executor)
     return found
 
 
