@@ -85,7 +85,7 @@ def compare(
     for samples that do not fit.
     """
     paths = Path(float_model), Path(other_model)
-    one, other = (_open(path) for path in paths)
+    one, other = (open_model(path) for path in paths)
     specs = input_specs(one)
     if [spec.name for spec in specs] != [spec.name for spec in input_specs(other)]:
         names = f"{_names(specs)} and {_names(input_specs(other))}"
@@ -120,7 +120,8 @@ def input_specs(session: Any) -> list[InputSpec]:
     return specs
 
 
-def _open(path: Path) -> Any:
+def open_model(path: Path) -> Any:
+    """A session of that file. DataError where there is none, ModelError where onnxruntime cannot run it."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     options = ort.SessionOptions()

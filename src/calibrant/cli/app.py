@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from calibrant import __version__
 from calibrant.cli.calibrate import CALIBRATE_HELP, calibrate
+from calibrant.cli.compare import COMPARE_HELP, compare
 from calibrant.cli.console import error_line
 from calibrant.cli.exits import INTERRUPTED, TERMINATED, USAGE
 from calibrant.cli.inspect import INSPECT_HELP, inspect
@@ -140,6 +141,7 @@ for body, text in (
     (calibrate, CALIBRATE_HELP),
     (merge, MERGE_HELP),
     (inspect, INSPECT_HELP),
+    (compare, COMPARE_HELP),
 ):
     app.command(cls=Command, no_args_is_help=True, help=text)(body)
 
