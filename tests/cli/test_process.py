@@ -57,9 +57,18 @@ def test_an_interrupt_leaves_nothing(here, sent, code, said):
     assert not list((here / "tmp").glob("*calibrant*"))
 
 
-def test_help_starts_without_the_heavy_imports():
+OPTIONS = {
+    "quantize": ("--data", "--table", "--leave-in-float", "--dry-run", "Samples", "Images"),
+    "calibrate": ("--data", "--methods", "--checkpoint", "--every", "--only", "Samples", "Images"),
+    "merge": ("--output", "--force"),
+    "inspect": ("--sort", "--value", "--json", "--csv", "--bits"),
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_starts_without_the_heavy_imports(command):
     code = (
-        "import sys; sys.argv = ['calibrant', 'quantize', '--help']\n"
+        f"import sys; sys.argv = ['calibrant', '{command}', '--help']\n"
         "from calibrant.cli import main\n"
         "try: main()\n"
         "except SystemExit as end: assert end.code == 0\n"
@@ -68,7 +77,7 @@ def test_help_starts_without_the_heavy_imports():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
-    for words in ("--data", "--leave-in-float", "--dry-run", "Samples", "Images"):
+    for words in OPTIONS[command]:
         assert words in result.stdout
 
 

@@ -13,7 +13,8 @@ from calibrant.core import TargetPlatform
 
 CALIBRATE_HELP = """Collect the statistics of a model's values over samples, as a table: once, for any number of models.
 
-The table serves every method, any bit width and both kinds of grid, without the samples; tables merge.
+The table serves every method and any number of bits, without the samples; tables merge. Which values are observed
+depends on the platform, on --symmetric and --activation-type, and on the layers: say those as for quantize.
 
   calibrant calibrate model.onnx --data photos -o model.table
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
@@ -34,6 +35,8 @@ def calibrate(
     skip_bad: o.SkipBad = False,
     platform: o.Platform = None,
     methods: t.Methods = None,
+    symmetric: o.Symmetric = None,
+    activation_type: o.ActivationType = None,
     per_channel_activations: o.PerChannelActivations = False,
     imports: o.Import = None,
     leave_in_float: o.LeaveInFloat = None,
@@ -63,6 +66,8 @@ def calibrate(
     console = Console(verbose, quiet, debug)
     choices = Choices(
         setting=setting,
+        symmetric=symmetric,
+        activation_type=activation_type,
         per_channel_activations=per_channel_activations,
         leave_in_float=leave_in_float or [],
         only=only or [],

@@ -22,7 +22,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 class Bars:
     """How many values lie in each of equal parts of their range.
 
-    edges: one more than counts, ascending. A value on an edge belongs to the part before it.
+    edges: one more than counts, ascending. What lies nearer to an edge than the sketch tells may count beyond it.
     """
 
     edges: list[float]
@@ -51,8 +51,8 @@ def lines(bars: Bars, choices: Mapping[str, Choice], width: int, ascii_only: boo
     """The histogram as text: where a part begins, a bar for the logarithm of its count, the count, whose range ends.
 
     >>> for line in lines(Bars([0.0, 1.0, 2.0], [99, 9]), {"mse": Choice(0.1, 0, 0.0, 1.9, 0, 0, 0)}, 40): print(line)
-    0 ███████████████  99  from here: mse
-    1 ███████▌          9  to here: mse
+    0 ██████████████████  99  from here: mse
+    1 █████████            9  to here: mse
     """
     marks = [_marks(bars, choices, part) for part in range(len(bars.counts))]
     labels = [short(edge) for edge in bars.edges[:-1]]

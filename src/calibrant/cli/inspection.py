@@ -89,7 +89,7 @@ class Inspection:
                 self.grid,
                 self.threads or usable_processors(),
             )
-            refuse_nothing(found, self.method)
+            refuse_unserved(found, self.method)
         found = self.order.sorted(found, lead)
         if form == "json":
             write_out(as_json(source.table, self.grid, found))
@@ -120,7 +120,7 @@ def refuse_raw(methods: Sequence[str]) -> None:
             raise ObservationError(f"method '{method}' looks at raw values, which a table does not hold")
 
 
-def refuse_nothing(found: Sequence[Finding], method: str | None) -> None:
+def refuse_unserved(found: Sequence[Finding], method: str | None) -> None:
     """Raise ObservationError where the one method that was asked for serves no value."""
     if method is not None and found and not any(f.choices for f in found):
         raise ObservationError(found[0].refused[method])
@@ -147,9 +147,9 @@ def show_values(
     console.out.print()
     if any(far):
         text = f"{count(sum(far), 'value')} would profit from more samples (!): between two halves of them the scale "
-        console.out.print(Text(f"{text}by {lead} moves by more than {MOVES:.0%}.", style="yellow"))
+        console.out.print(Text(f"{text}by {lead} moves by more than {100 * MOVES:g} %.", style="yellow"))
     elif any(move is not None for move in moves):
-        console.out.print(f"No scale by {lead} moves by more than {MOVES:.0%} between two halves of the samples.")
+        console.out.print(f"No scale by {lead} moves by more than {100 * MOVES:g} % between two halves of the samples.")
     nonfinite = sum(f.nonfinite > 0 for f in found)
     if nonfinite:
         console.out.print(Text(f"{count(nonfinite, 'value')} with NaN or Inf: scales are for the finite elements."))
@@ -181,11 +181,12 @@ def chosen_columns(found: Sequence[Finding], methods: Sequence[str], single: boo
             columns.append(Column("SCALE", scale))
             columns.append(Column("OFFSET", [str(c.offset) if c else "-" for c in choices], rank=6))
             covers = [f"{short(c.low)}..{short(c.high)}" if c else "-" for c in choices]
-            columns.append(Column("COVERS", covers, rank=5))
+            columns.append(Column("COVERS", covers, rank=1))
             columns.append(Column("dB", sqnr))
         else:
-            columns.append(Column(f"{name}\ndB", sqnr, rank=5 if method == "isotone" else 0))
-            columns.append(Column(f"{name}\nSCALE", scale, rank=6))
+            few = method == "isotone"  # of most values it has nothing to say
+            columns.append(Column(f"{name}\ndB", sqnr, rank=7 if few else 0))
+            columns.append(Column(f"{name}\nSCALE", scale, rank=7 if few else 6))
     return columns if single else columns[::2] + columns[1::2]
 
 
