@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from calibrant.core import DataError
 from calibrant.sketches import Extremes, Histogram, LogBins, Margins, SketchSpec, TensorSketch
 from calibrant.sketches.kernels.reference import HIGHEST, LOWEST
-from calibrant.sketches.margins import COARSEST, EXACT
+from calibrant.sketches.margins import COARSEST, EXACT, LIMIT
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -23,9 +24,7 @@ _PARTS: dict[str, type] = {
     "channel_histogram": Histogram,
     "margins": Margins,
 }
-_DTYPES = {"lo": np.float32, "hi": np.float32, "keys": np.int32, "channel": np.int32, "top": np.int32}
-_DTYPES |= {"second": np.int32}  # all others are int64
-_SIGNED = {"keys", "top", "second"}
+_AS_IT_IS = {"lo": np.float32, "hi": np.float32, "keys": np.int32, "top": np.int32, "second": np.int32}  # in the file
 
 
 def pack(sketch: TensorSketch, prefix: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -39,25 +38,25 @@ def pack(sketch: TensorSketch, prefix: str) -> tuple[dict[str, Any], dict[str, N
         plain[part] = {}
         for f in fields(held):
             value = getattr(held, f.name)
-            if isinstance(value, np.ndarray):
-                arrays[f"{prefix}{part}.{f.name}"] = _narrow(value, f.name)
-            elif not isinstance(value, LogBins):
+            if f.type == "int":
                 plain[part][f.name] = value
+            elif f.name != "bins":  # the spec has them
+                arrays[f"{prefix}{part}.{f.name}"] = _narrow(value, f.name)
     return plain, arrays
 
 
 def unpack(spec: SketchSpec, plain: Mapping[str, Any], arrays: Arrays, prefix: str) -> TensorSketch:
     """The sketch that `pack` took apart. DataError where these are not the parts of one."""
     parts: dict[str, Any] = dict.fromkeys(_PARTS)
-    if list(plain) != _expected(spec):
-        raise DataError(f"it has {', '.join(plain)}; its settings ask for {', '.join(_expected(spec))}")
-    for part in plain:
+    expected = _expected(spec)
+    _check(sorted(plain) == sorted(expected), f"it has {short([*plain])}, its settings ask for {expected}")
+    for part in expected:
         arguments: dict[str, Any] = {}
         for f in fields(_PARTS[part]):
             if f.name == "bins":
                 channelled = part == "channel_histogram"
                 arguments["bins"] = LogBins(spec.channel_mantissa_bits if channelled else spec.mantissa_bits)
-            elif f.name in plain[part]:
+            elif f.type == "int":
                 arguments[f.name] = _whole(plain[part][f.name], f.name)
             else:
                 arguments[f.name] = _wide(arrays, f"{prefix}{part}.{f.name}", f.name)
@@ -83,23 +82,25 @@ def _expected(spec: SketchSpec) -> list[str]:
 
 def _narrow(array: NDArray[Any], name: str) -> NDArray[Any]:
     """Counts and channels in the narrowest unsigned integers; floats and signed keys as they are."""
-    if array.dtype.kind == "f" or name in _SIGNED:
+    if name in _AS_IT_IS:
         return np.ascontiguousarray(array)
     return array.astype(np.min_scalar_type(array.max(initial=0)))
 
 
 def _wide(arrays: Arrays, key: str, name: str) -> NDArray[Any]:
-    array, wanted = arrays[key], np.dtype(_DTYPES.get(name, np.int64))
-    kinds = {"f": "f", "i": "i" if name in _SIGNED else "u"}
-    _check(array.dtype.kind == kinds.get(wanted.kind), f"{name} is {array.dtype}")
-    if array.dtype.kind == "u":
-        most = 255 * MOST if wanted == np.int64 else np.iinfo(np.int32).max
-        _check(int(array.max(initial=0)) <= most, f"a number of {name} is too large")
+    _check(key in arrays, f"array '{key}' is missing")
+    array = arrays[key]
+    fits = array.dtype == _AS_IT_IS[name] if name in _AS_IT_IS else array.dtype.kind == "u"
+    _check(fits and array.ndim == 1, f"{name} is {array.dtype} of rank {array.ndim}")
+    if name in _AS_IT_IS:
+        return array
+    wanted, most = (np.int32, np.iinfo(np.int32).max) if name == "channel" else (np.int64, 255 * MOST)
+    _check(int(array.max(initial=0)) <= most, f"a number of {name} is too large")
     return array.astype(wanted)
 
 
 def _whole(value: Any, name: str) -> int:
-    _check(type(value) is int and -MOST <= value <= MOST, f"{name} is {value!r}")
+    _check(type(value) is int and -MOST <= value <= MOST, f"{name} is {short(value)}")
     return int(value)
 
 
@@ -108,13 +109,17 @@ def _check_extremes(e: Extremes) -> None:
     _check(len(sizes) == 1, "the columns of its extremes differ in length")
     _check(min(e.size, e.zeros, e.nan, e.pos_inf, e.neg_inf, e.finite) >= 0, "a number of its extremes is negative")
     _check((e.size > 0) == (e.channels > 0), "it has channels without elements, or elements without channels")
-    finite = np.isfinite(e.lo) & np.isfinite(e.hi)
-    _check(bool((finite | ((e.lo == np.inf) & (e.hi == -np.inf))).all()), "an end of its range is NaN or Inf")
-    _check(bool((e.lo[finite] <= e.hi[finite]).all()), "its range ends before it begins")
-    hit = (e.n_lo > 0) & (e.n_hi > 0)
-    _check(bool((hit == finite).all()), "the ends of its range are hit by no element")
-    _check(int(e.n_lo.max(initial=0)) <= e.size and int(e.n_hi.max(initial=0)) <= e.size, "more ends than elements")
-    _check(e.zeros <= e.finite, "it has more zeros than finite elements")
+    seen = np.isfinite(e.lo) & np.isfinite(e.hi)
+    _check(bool((seen | ((e.lo == np.inf) & (e.hi == -np.inf))).all()), "an end of its range is NaN or Inf")
+    _check(not any(np.signbit(end[end == 0]).any() for end in (e.lo, e.hi)), "an end of its range is -0.0")
+    _check(bool((e.lo[seen] <= e.hi[seen]).all()), "its range ends before it begins")
+    hit = ((e.n_lo > 0) == seen) & ((e.n_hi > 0) == seen)
+    _check(bool(hit.all()) and seen.any() == (e.finite > 0), "the ends of its range are hit by no element")
+    alike = e.lo == e.hi
+    _check(bool((e.n_lo == e.n_hi)[alike].all()), "one value is hit by two numbers of elements")
+    _check(_sum(e.n_lo) + _sum(e.n_hi[~alike]) <= e.finite, "it has more ends than finite elements")
+    around = bool((seen & (e.lo <= 0) & (e.hi >= 0)).any())
+    _check(0 <= e.zeros <= e.finite * around, "it has more zeros than its range has room for")
 
 
 def _check_histogram(h: Histogram) -> None:
@@ -129,8 +134,9 @@ def _check_margins(m: Margins) -> None:
     _check_cells([m.channel, m.top, m.second], [m.counts], m.channels)
     _check(len(m.tied) == len(m.single) == m.channels, "its margins have other channels than they say")
     shift = EXACT - m.mantissa_bits
-    ends = (m.second >= LOWEST >> shift) & (m.top <= HIGHEST >> shift) & (m.second <= m.top)
+    ends = (m.second >= LOWEST >> shift) & (m.top <= HIGHEST >> shift) & (m.second <= m.top - (shift == 0))
     _check(bool(ends.all()), "a row of its margins is of no floats")
+    _check(len(m.counts) <= LIMIT or m.mantissa_bits == COARSEST, f"its margins have {len(m.counts)} cells")
 
 
 def _check_cells(names: list[NDArray[Any]], weights: list[NDArray[Any]], channels: int) -> None:
@@ -141,7 +147,7 @@ def _check_cells(names: list[NDArray[Any]], weights: list[NDArray[Any]], channel
         return
     _check(int(names[0].max()) < channels, "a cell is of a channel that it does not have")
     _check(int(weights[0].min()) >= 1, "a cell is empty")
-    _check(float(weights[0].sum(dtype=np.float64)) <= MOST, "its cells hold too many elements")
+    _check(_sum(weights[0]) <= MOST, "its cells hold too many elements")
     ascending = np.zeros(len(names[0]) - 1, bool)
     for column in reversed(names):
         ascending = (column[1:] > column[:-1]) | ((column[1:] == column[:-1]) & ascending)
@@ -151,19 +157,34 @@ def _check_cells(names: list[NDArray[Any]], weights: list[NDArray[Any]], channel
 def _check_together(spec: SketchSpec, parts: Mapping[str, Any]) -> None:
     """That the parts are of the same elements, and as the spec says."""
     extremes, margins = parts["extremes"], parts["margins"]
-    _check(margins is None or margins.axis == spec.isotone_axis, "its margins are of another axis than it says")
     if spec.channel_axis is None:
         _check(extremes.channels <= 1, "its extremes have channels, and it knows no axis of them")
-    for name, channels in (("histogram", 1), ("channel_histogram", extremes.channels)):
-        histogram = parts[name]
-        if histogram is None:
-            continue
-        _check(histogram.channels in (0, channels), f"its {name} has {histogram.channels} channels")
-        _check(histogram.size == extremes.finite, f"its {name} holds {histogram.size} of {extremes.finite} elements")
-    whole = parts["histogram"]
-    if whole is not None and len(whole.keys):
-        ends = whole.bins.keys([extremes.per_tensor().lo[0], extremes.per_tensor().hi[0]])
-        _check([*ends] == [whole.keys[0], whole.keys[-1]], "its histogram ends elsewhere than its extremes")
+    for name, same in (("histogram", extremes.per_tensor()), ("channel_histogram", extremes)):
+        if parts[name] is not None:
+            _check_same(parts[name], same, name)
+    if margins is not None:
+        _check(margins.axis == spec.isotone_axis, "its margins are of another axis than it says")
+        channels = {min(1, extremes.channels), extremes.channels if spec.per_channel else 0}
+        _check(margins.channels in channels, f"its margins have {margins.channels} channels")
+        elements = 2 * (_sum(margins.counts) + _sum(margins.tied)) + _sum(margins.single)
+        _check(elements <= extremes.finite, "its margins are of more elements than it has")
+
+
+def _check_same(histogram: Histogram, extremes: Extremes, name: str) -> None:
+    """That both are of the same elements, channel by channel."""
+    _check(histogram.channels == extremes.channels, f"its {name} has {histogram.channels} channels")
+    _check(histogram.size == extremes.finite, f"its {name} holds {histogram.size} of {extremes.finite} elements")
+    seen = np.flatnonzero(extremes.n_lo)
+    channels, first = np.unique(histogram.channel, return_index=True)
+    _check(np.array_equal(channels, seen), f"its {name} is of other channels than its extremes")
+    for end, cells in ((extremes.lo, first), (extremes.hi, np.append(first[1:], len(histogram.keys))[: len(seen)] - 1)):
+        same = np.array_equal(histogram.bins.keys(end[seen]), histogram.keys[cells])
+        _check(same, f"its {name} ends elsewhere than its extremes")
+
+
+def _sum(counts: NDArray[np.int64]) -> float:
+    """Their sum, near enough, where that of int64 could overflow."""
+    return float(counts.sum(dtype=np.float64))
 
 
 def _check(holds: bool, what: str) -> None:
