@@ -110,7 +110,7 @@ class Inspection:
 
 def lead_of(table: CalibrationTable) -> str:
     """The method whose movements are shown where none was asked for."""
-    return "mse" if any(whole(sketch).histogram for sketch in table.sketches.even.values()) else "minmax"
+    return "mse" if any(whole(sketch).histogram is not None for sketch in table.sketches.even.values()) else "minmax"
 
 
 def refuse_raw(methods: Sequence[str]) -> None:
