@@ -23,7 +23,6 @@ from calibrant.core import (
     TargetPlatform,
 )
 from calibrant.engines import OnnxruntimeExecutor
-from calibrant.engines.halves import content_of
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.passes.runtime import SampleCount, plan, wanted_by
@@ -103,6 +102,7 @@ def collect_table(
             return replace(empty, sketches=collect(counted, on_step), samples=counted.samples)
         seen = _Seen(samples)
         table = _resumed(checkpoint.path, empty, seen) if checkpoint.path.exists() else empty
+        _save(checkpoint.path, table, seen)  # a place that cannot be written is found before hours of work
         for block in _blocks(seen, checkpoint.every):
             counted = SampleCount(block)
             halves = collect(counted, _behind(on_step, seen.items - 1))
@@ -125,7 +125,11 @@ class _Seen:
     def __next__(self) -> Feed:
         feed = next(self._samples)
         self.items += 1
-        self.digest = blake2b(f"{self.digest}{content_of(feed)}".encode(), digest_size=16).hexdigest()
+        digest = blake2b(self.digest.encode(), digest_size=16)
+        for name, array in feed.items():
+            digest.update(f"\0{name}\0{array.dtype}\0{array.shape}\0".encode())
+            digest.update(repr(array.tolist()).encode() if array.dtype.kind == "O" else array.tobytes())
+        self.digest = digest.hexdigest()
         return feed
 
 
@@ -155,13 +159,15 @@ def _resumed(path: Path, empty: CalibrationTable, seen: _Seen) -> CalibrationTab
     """The table of the checkpoint, with the samples that it has seen read past."""
     header, arrays = read(path)
     state = header.pop("checkpoint", None)
-    if not isinstance(state, dict) or not isinstance(state.get("items"), int):
+    if not isinstance(state, dict) or type(state.get("items")) is not int or state["items"] < 0:
         raise DataError(f"{path} is a calibration table, not a checkpoint of an unfinished run: name another file")
     table = CalibrationTable.of_parts(path, header, arrays)
-    if differing := table.differences(empty):
+    try:
+        table.merge(empty)
+    except IncompatibleSketches as error:
         raise IncompatibleSketches(
-            f"{path} is the checkpoint of another run, of different {'; '.join(differing)}: delete it, or name another"
-        )
+            f"{path} is the checkpoint of another run ({error}): delete it, or name another"
+        ) from None
     read_past = sum(1 for _ in islice(seen, state["items"]))
     if read_past < state["items"] or seen.digest != state.get("digest"):
         raise DataError(
