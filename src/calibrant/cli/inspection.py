@@ -22,7 +22,7 @@ from calibrant.core import ObservationError, SettingError, unknown
 from calibrant.data.functions import load_module
 from calibrant.data.paths import count
 from calibrant.engines.session import usable_processors
-from calibrant.observers.registry import known, observer_class
+from calibrant.observers.registry import known
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import METHODS
 
@@ -80,7 +80,6 @@ class Inspection:
         methods = [self.method] if self.method else list(METHODS)
         in_full = form != "text" or self.value is not None
         with source.named():
-            refuse_raw(methods)
             found = find(
                 source.table,
                 names,
@@ -111,13 +110,6 @@ class Inspection:
 def lead_of(table: CalibrationTable) -> str:
     """The method whose movements are shown where none was asked for."""
     return "mse" if any(whole(sketch).histogram is not None for sketch in table.sketches.even.values()) else "minmax"
-
-
-def refuse_raw(methods: Sequence[str]) -> None:
-    """Raise ObservationError for a method that no table serves."""
-    for method in methods:
-        if observer_class(method).needs_raw_values():
-            raise ObservationError(f"method '{method}' looks at raw values, which a table does not hold")
 
 
 def refuse_unserved(found: Sequence[Finding], method: str | None) -> None:
