@@ -19,6 +19,7 @@ from calibrant.cli.words import left_in_float
 from calibrant.core import ModelError, QuantizationStates, SettingError, TargetPlatform
 from calibrant.data.functions import load_module
 from calibrant.graph import Graph
+from calibrant.passes.auto import AUTO
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 
@@ -66,7 +67,7 @@ class Job:
             graph = load_onnx_graph(self.model)
             size = size_of(self.model, graph)
             executor, samples = None, None
-            if setting.quantize_activation and source is None:
+            if setting.quantize_activation and (source is None or self.reading.data is not None):
                 executor = self.running.executor(graph)
                 samples = self.reading.open(executor.input_specs)
                 stages.begin("calibrating", samples.expected)
@@ -103,7 +104,8 @@ class Job:
         """The table that stands in for samples. SettingError for options that contradict it."""
         if self.table is None:
             return None
-        self.reading.refuse_beside(str(self.table))
+        if setting.quantize_activation_setting.calib_algorithm != AUTO:  # which measures on samples if there are any
+            self.reading.refuse_beside(str(self.table))
         if not setting.quantize_activation:
             raise SettingError("--table is about activations, and --weights-only leaves those in float")
         return TableFile.open(self.table)

@@ -58,7 +58,8 @@ def rows(done: Finished, verbose: bool = False) -> Iterator[tuple[str, str]]:
     """Label and text of each line, in order."""
     summary, graph = done.summary, done.graph
     if done.source is not None:
-        yield "samples", f"none read: the table '{done.source.path}' is of {summary.samples}"
+        read = "none read" if done.samples is None else f"{done.samples.given} read to measure on"
+        yield "samples", f"{read}: the table '{done.source.path}' is of {summary.samples}"
     elif done.samples is not None:
         yield "samples", samples_in_words(done.samples, summary.samples)
         yield from (("", note) for note in done.samples.notes)
