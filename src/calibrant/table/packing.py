@@ -57,7 +57,7 @@ def unpack(spec: SketchSpec, plain: Mapping[str, Any], arrays: Arrays, prefix: s
                 channelled = part == "channel_histogram"
                 arguments["bins"] = LogBins(spec.channel_mantissa_bits if channelled else spec.mantissa_bits)
             elif f.type == "int":
-                arguments[f.name] = _whole(plain[part][f.name], f.name)
+                arguments[f.name] = _whole(plain[part], f.name)
             else:
                 arguments[f.name] = _wide(arrays, f"{prefix}{part}.{f.name}", f.name)
         parts[part] = _PARTS[part](**arguments)
@@ -67,10 +67,13 @@ def unpack(spec: SketchSpec, plain: Mapping[str, Any], arrays: Arrays, prefix: s
 
 
 def spec_of(plain: Mapping[str, Any]) -> SketchSpec:
-    """The spec of those settings. Raises SettingError or TypeError where they make none."""
-    spec = SketchSpec(**plain)
-    _check(type(spec.histogram) is bool and type(spec.per_channel) is bool, "a switch of its settings is no bool")
-    return spec
+    """The spec of those settings. Raises SettingError, DataError or TypeError where they make none."""
+    for name, value in plain.items():
+        if name in ("histogram", "per_channel"):
+            _check(type(value) is bool, f"{name} is {short(value)}")
+        elif value is not None:
+            _whole(plain, name)
+    return SketchSpec(**plain)
 
 
 def _expected(spec: SketchSpec) -> list[str]:
@@ -99,9 +102,10 @@ def _wide(arrays: Arrays, key: str, name: str) -> NDArray[Any]:
     return array.astype(wanted)
 
 
-def _whole(value: Any, name: str) -> int:
-    _check(type(value) is int and -MOST <= value <= MOST, f"{name} is {short(value)}")
-    return int(value)
+def _whole(plain: Any, name: str) -> int:
+    _check(isinstance(plain, Mapping) and name in plain, f"{name} is missing")
+    _check(type(plain[name]) is int and -MOST <= plain[name] <= MOST, f"{name} is {short(plain[name])}")
+    return int(plain[name])
 
 
 def _check_extremes(e: Extremes) -> None:
