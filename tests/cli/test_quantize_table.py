@@ -136,3 +136,16 @@ def test_the_table_is_checked_before_the_work(tabled, monkeypatch):
     monkeypatch.setattr("calibrant.cli.job.load_onnx_graph", lambda path: pytest.fail("the work has started"))
     tabled.check_refused(quantize(tabled, table="no.table"), FAILED, "'no.table' does not exist")
     tabled.check_refused(quantize(tabled, "--method", "mze"), USAGE, "did you mean 'mse'?")
+
+
+def test_auto_measures_on_samples_beside_the_table(tabled):
+    result = quantize(tabled, "--method", "auto", "--data", "photos")
+    assert result.exit_code == 0, result.output
+    assert "samples      16 read to measure on: the table 'model.table' is of 16" in result.stdout
+    assert "auto chose" in result.stdout
+
+
+def test_auto_without_samples_refuses_options_about_them(tabled):
+    result = quantize(tabled, "--method", "auto", "--samples", "4")
+    assert result.exit_code == USAGE
+    assert "--samples is about samples" in result.output

@@ -157,7 +157,7 @@ def test_per_channel_needs_what_was_collected_per_channel(method, config):
     x = np.random.default_rng(0).normal(size=(4, 3, 9)).astype(np.float32)
     sketch = TensorSketch.of(x, SketchSpec(channel_axis=1, isotone_axis=-1))
     c = config(method, axis=1)
-    with pytest.raises(ObservationError, match=r"value 'x': .* statistics per channel, .*`--collect per-channel`"):
+    with pytest.raises(ObservationError, match=r"value 'x': .* statistics per channel, .*`--per-channel-activations`"):
         build_observer(c, "x").render_from(sketch)
     assert c.state is QuantizationStates.INITIAL
 

@@ -104,7 +104,8 @@ class Job:
         """The table that stands in for samples. SettingError for options that contradict it."""
         if self.table is None:
             return None
-        if setting.quantize_activation_setting.calib_algorithm != AUTO:  # which measures on samples if there are any
+        measuring = setting.quantize_activation_setting.calib_algorithm == AUTO and self.reading.data is not None
+        if not measuring:
             self.reading.refuse_beside(str(self.table))
         if not setting.quantize_activation:
             raise SettingError("--table is about activations, and --weights-only leaves those in float")

@@ -175,7 +175,7 @@ class BaseTensorObserver:
             )
 
     def _lacks(self, what: str) -> ObservationError:
-        how = "collect again with `--collect per-channel` (in code: a config with a PER_CHANNEL policy)"
+        how = "collect again with `--per-channel-activations` (in code: a config with a PER_CHANNEL policy)"
         if not self._quant_cfg.is_per_channel:
             how = f"collect again for the method '{self._quant_cfg.observer_algorithm}'"
         return ObservationError(

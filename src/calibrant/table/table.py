@@ -121,10 +121,10 @@ class CalibrationTable:
         if lacking:
             more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
             raise ObservationError(
-                f"the table has no statistics of '{lacking[0]}'{more}: it was collected for platform "
-                f"{self.settings.get('platform', 'unknown')}, the model is quantized for "
-                f"{graph.platform.name if graph.platform else 'none'}; collect it with the platform and the settings "
-                "that you quantize with"
+                f"the table has no statistics of '{lacking[0]}'{more}: it was collected for "
+                f"{self.settings.get('platform', 'an unknown platform')}, or with other settings (symmetric or not, "
+                "activation type, layers in float); collect it with the platform and the settings that you quantize "
+                f"with, {graph.platform.name if graph.platform else 'no platform'} here"
             )
         return tasks
 
