@@ -20,9 +20,9 @@ def model_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def real_file(model_file, small_samples):
-    """A small model's table, of few samples."""
+    """A small model's table, of two samples in each half."""
     path = model_file.with_name("real.table")
-    calibrate(model_file, small_samples[:4]).save(path)
+    calibrate(model_file, small_samples[5:9]).save(path)
     return path
 
 
