@@ -128,13 +128,7 @@ def quantize(
                 table.apply(graph, step.method, threads or usable_processors())
             else:
                 step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
-    configs = [config for config, _ in activation_configs(graph) if config.state is QuantizationStates.ACTIVATED]
-    summary.values = len(configs)
-    summary.methods = dict(Counter(config.observer_algorithm for config in configs))
-    summary.samples = graph.calibrated_samples
-    summary.moving = dict(moving(graph))
-    summary.left_in_float = dict(graph.left_in_float)
-    summary.notes = [*graph.report, *(executor.report if executor else [])]
+    _tell(summary, graph, executor)
     graph.provenance = {
         "version": __version__,
         "platform": platform.name,
@@ -144,6 +138,17 @@ def quantize(
         "fingerprint": graph.fingerprint,
     }
     return graph, summary
+
+
+def _tell(summary: QuantizationSummary, graph: Graph, executor: OnnxruntimeExecutor | None) -> None:
+    """Write into the summary what became of the graph."""
+    configs = [config for config, _ in activation_configs(graph) if config.state is QuantizationStates.ACTIVATED]
+    summary.values = len(configs)
+    summary.methods = dict(Counter(config.observer_algorithm for config in configs))
+    summary.samples = graph.calibrated_samples
+    summary.moving = dict(moving(graph))
+    summary.left_in_float = dict(graph.left_in_float)
+    summary.notes = [*graph.report, *(executor.report if executor else [])]
 
 
 def moving(graph: Graph) -> Iterator[tuple[str, float]]:
