@@ -80,7 +80,7 @@ needs_kills = pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX kil
 
 @needs_kills
 def test_five_kills_make_no_difference(small_model, tmp_path):
-    check_kills(tmp_path, small_model, kills=5, seed=3, count=150)
+    check_kills(tmp_path, small_model, kills=5, seed=3, count=110)
 
 
 @needs_kills
