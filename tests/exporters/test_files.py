@@ -35,7 +35,7 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path):
 def test_files_appear_together_the_first_one_last(tmp_path, monkeypatch):
     order = []
     replace = os.replace
-    monkeypatch.setattr(files.os, "replace", lambda src, dst: (order.append(dst.name), replace(src, dst)))
+    monkeypatch.setattr(os, "replace", lambda src, dst: (order.append(dst.name), replace(src, dst)))
     (tmp_path / "sub").mkdir()
     with whole_files(tmp_path / "a", tmp_path / "sub" / "b", tmp_path / "skipped") as (a, b, _):
         a.write_text("1")
