@@ -281,3 +281,9 @@ def every_bin():
 def test_paths_that_are_none(tmp_path, name):
     with pytest.raises(DataError, match=r"no such file|is not a file"):
         CalibrationTable.load(f"{tmp_path}/{name}")
+
+
+def test_a_header_with_half_a_character_is_refused(tmp_path):
+    write(tmp_path / "half", HEADER | {"engine": "\ud800"}, {})
+    with pytest.raises(DataError, match=r"half is not a calibration table, or is damaged: .*\\ud800.* surrogates"):
+        read(tmp_path / "half")

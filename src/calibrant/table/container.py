@@ -71,6 +71,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
             raise DataError("it is no calibration table: calibrant did not write it")
         digest, _, text = metadata["calibrant"].partition(" ")
         header = json.loads(text)
+        json.dumps(header, ensure_ascii=False).encode()  # JSON can spell half characters, which no terminal can print
         if not isinstance(header, dict) or type(header.get("schema")) is not int:
             raise DataError("its header has no schema number")
         if header["schema"] != SCHEMA:
