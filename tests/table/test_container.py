@@ -15,7 +15,7 @@ from calibrant.core import DataError, ExportError
 from calibrant.sketches import Halves, SketchSpec, TensorSketch
 from calibrant.table.container import read, write, write_to
 
-HEADER = {"b": 1, "a": [None, "é\0\ud800"]}
+HEADER = {"b": 1, "a": [None, "é\0\U0001f600"]}
 ARRAYS = {"one": np.arange(5, dtype=np.uint8), "none": np.zeros(0, np.float32), "é\0": np.int32([-1])}
 
 
