@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
@@ -215,6 +215,7 @@ def test_strings_are_constants_too():
 
 @settings(max_examples=200, deadline=None)
 @given(cut=st.integers(0, 400), at=st.integers(0, 400), byte=st.integers(0, 255))
+@example(cut=0, at=180, byte=2)  # the element type of a weight
 def test_damage_anywhere_gives_a_model_or_an_error_of_ours(tmp_path_factory, cut, at, byte):
     content = bytearray(parser.parse_model(TINY).SerializeToString())
     content[at % len(content)] = byte

@@ -68,5 +68,5 @@ def _bytes_of(name: str, tensor: ir.TensorProtocol) -> memoryview | bytes:
         if sys.byteorder == "little" and array.nbytes == tensor.nbytes:
             return array.view(np.uint8).data
         return tensor.tobytes()  # types of less than a byte are stored packed
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AssertionError) as error:  # onnx_ir asserts that numbers and element type fit
         raise ModelError(f"weight '{name}' is damaged, or cannot be read: {error}") from error
