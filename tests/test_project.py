@@ -23,7 +23,7 @@ FLOORS = (
     {"quantizers", "engines"},
     {"passes", "exporters"},
     {"table", "analysis"},
-    {"auto"},
+    {"auto", "distributed"},
     {"api"},
     {"cli"},
 )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         TargetPlatform,
         TensorQuantizationConfig,
     )
+    from calibrant.distributed import RayCluster
     from calibrant.engines import OnnxruntimeExecutor
     from calibrant.graph import load_onnx_graph
     from calibrant.observers import BaseTensorObserver, build_observer, register_calibration_observer
@@ -45,6 +46,7 @@ _ROOMS = {
         "CalibrantError QuantizationPolicy QuantizationProperty QuantizationStates RoundingPolicy TargetPlatform "
         "TensorQuantizationConfig"
     ),
+    "calibrant.distributed": "RayCluster",
     "calibrant.engines": "OnnxruntimeExecutor",
     "calibrant.graph": "load_onnx_graph",
     "calibrant.observers": "BaseTensorObserver build_observer register_calibration_observer",
@@ -65,6 +67,7 @@ __all__ = [  # noqa: RUF022 - the order of the documentation
     "BaseTensorObserver", "build_observer", "register_calibration_observer",
     "load_onnx_graph", "OnnxruntimeExecutor", "TorchExecutor",
     "quantize_onnx_model", "quantize_torch_model", "export_graph", "export_ppq_graph", "calibrate", "CalibrationTable",
+    "RayCluster",
     "CalibrantError",
 ]  # fmt: skip
 

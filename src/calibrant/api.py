@@ -20,6 +20,7 @@ from calibrant.core import (
     TargetPlatform,
     unknown,
 )
+from calibrant.distributed import RayCluster, collect_on_ray
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.samples import iterate_samples
 from calibrant.engines.session import usable_processors
@@ -40,6 +41,7 @@ __all__ = [
     "CalibrationTable",
     "QuantizationSettingFactory",
     "QuantizationSummary",
+    "RayCluster",
     "TargetPlatform",
     "build_observer",
     "calibrate",
@@ -263,6 +265,7 @@ def calibrate(
     threads: int | None = None,
     checkpoint: str | Path | None = None,
     every: int = 64,
+    ray: RayCluster | None = None,
     on_step: OnStep | None = None,
 ) -> CalibrationTable:
     """Run the model once over the samples; return the sketches of every value the platform quantizes.
@@ -270,15 +273,22 @@ def calibrate(
     methods: what the table must be able to solve; isotone for the values that carry an order (see `plan`).
     checkpoint: a file that is written after `every` samples. Where it is there, the run goes on from it, given the
         same samples in the same order, and ends with the same bytes; it is left when the run is done.
+    ray: collect on that cluster. The samples are then files that every node can read, by a path or as
+        `calibrant.data.open_samples` opens them, or a ray.data.Dataset with a row for each sample and a column for
+        each input. The table is the same.
     Raises as `quantize` does, and ObservationError for a method that needs raw values.
     """
     platform, setting = TargetPlatform.of(platform), setting or QuantizationSetting()
     graph = model if isinstance(model, Graph) else load_onnx_graph(model)
     quantize_graph(graph, platform, setting)
     executor = executor or OnnxruntimeExecutor(graph, threads=threads)
-    feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
     kept = None if checkpoint is None else Checkpoint(Path(checkpoint), every)
     empty = empty_table(graph, platform, methods, executor.description)
+    if ray is not None:
+        if kept is not None:
+            raise SettingError("a run on Ray keeps no checkpoint: Ray does again what is lost; leave checkpoint out")
+        return collect_on_ray(ray, graph, empty, samples, executor, steps, collate_fn, on_step)
+    feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
     return collect_table(empty, feeds, executor, kept, on_step)
 
 

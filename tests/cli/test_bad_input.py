@@ -81,7 +81,9 @@ def test_missing_data(here):
 
 def test_empty_folder(here):
     (here / "empty").mkdir()
-    here.check_refused(here.quantize(data="empty"), FAILED, "'empty' is empty", "expected images, .npy or .npz")
+    here.check_refused(
+        here.quantize(data="empty"), FAILED, "'empty' is empty", "expected images, .npy, .npz or .parquet"
+    )
 
 
 def test_folder_without_samples(here):

@@ -4,6 +4,7 @@ from calibrant.core.arithmetic import affine, dequantize, fake_quantize, quantiz
 from calibrant.core.config import TensorQuantizationConfig
 from calibrant.core.errors import (
     CalibrantError,
+    ClusterError,
     ConfigError,
     DataError,
     ExportError,
@@ -19,6 +20,7 @@ from calibrant.core.policy import QuantizationPolicy, QuantizationProperty, Quan
 
 __all__ = [
     "CalibrantError",
+    "ClusterError",
     "ConfigError",
     "DataError",
     "ExportError",

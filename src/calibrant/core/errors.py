@@ -8,6 +8,7 @@
     ├── ObservationError       a scale cannot be found from what was observed
     ├── IncompatibleSketches   a merge of sketches whose settings differ
     ├── StateError             a pass, or an export, that comes before the pass it needs
+    ├── ClusterError           a Ray cluster that cannot be reached, or that gave up
     └── ExportError            what a runtime cannot express, or a file that cannot be written
 
 Every message says what happened, where, what was found, what was expected, and what to do about it.
@@ -44,6 +45,10 @@ class IncompatibleSketches(CalibrantError):
 
 class StateError(CalibrantError):
     """A step was taken before the one it depends on; the message names the one to run first."""
+
+
+class ClusterError(CalibrantError):
+    """A Ray cluster cannot be reached, or it lost what it cannot make again."""
 
 
 class ExportError(CalibrantError):

@@ -46,11 +46,13 @@ def names(inputs: Sequence[ModelInput]) -> str:
     return ", ".join(i.name for i in inputs)
 
 
-def spread(total: int, wanted: int) -> Iterator[int]:
+def spread(total: int, wanted: int, start: int = 0, stop: int | None = None) -> Iterator[int]:
     """`wanted` of the indices 0..total-1, evenly spread: a folder sorted by class gives some of each class.
 
-    >>> list(spread(10, 4)), list(spread(3, 4))
-    ([0, 2, 5, 7], [0, 1, 2])
+    start, stop: only those in these places.
+
+    >>> list(spread(10, 4)), list(spread(3, 4)), list(spread(10, 4, 1, 3))
+    ([0, 2, 5, 7], [0, 1, 2], [2, 5])
     """
     wanted = min(total, wanted)
-    return (i * total // wanted for i in range(wanted))
+    return (i * total // wanted for i in range(start, wanted if stop is None else min(stop, wanted)))

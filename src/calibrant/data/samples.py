@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from calibrant.core import DataError, SettingError
-from calibrant.data import arrays, images
+from calibrant.data import arrays, images, parquet
 from calibrant.data.ahead import read_ahead
 from calibrant.data.functions import FunctionSamples, is_function
 from calibrant.data.inputs import ModelInput, Sample, Source, spread, static
@@ -20,6 +21,7 @@ from calibrant.data.preprocessing import Preprocessing
 
 log = logging.getLogger("calibrant.data")
 T = TypeVar("T")
+KNOWN = images.SUFFIXES | arrays.SUFFIXES | parquet.SUFFIXES
 MOST = 512  # samples taken when the user does not say; more hardly move a scale, and cost time
 
 
@@ -30,6 +32,7 @@ class Samples:
     taken, available: numbers of samples; available is None when only the function knows.
     notes: how the samples are read, in words. skipped: what `skip_bad` left out during the last iteration.
     expected: how many it will be; None while nobody knows (a function that may end at any time).
+    reopen: opens the same samples again, elsewhere too; it can be pickled.
 
     Of the last iteration so far: given, how many samples it handed out (of a function: items); seconds, how long
     they were waited for; last, the name of the one read last, for messages about it (empty for functions).
@@ -45,11 +48,13 @@ class Samples:
         wanted: int | None,
         batch: int,
         skip_bad: bool,
+        reopen: Callable[[], Samples],
     ) -> None:
         self.where = where
         self.source = source
         self.batch = batch
         self.skip_bad = skip_bad
+        self.reopen = reopen
         self.skipped: list[str] = []
         self.given = 0
         self.seconds = 0.0
@@ -71,12 +76,28 @@ class Samples:
                 self.given += 1
                 yield item
         else:
-            for batch in self._timed(self._batches(self.source)):
+            for batch in self._timed(self._batches(self.source, 0, self.taken)):
                 self.given += len(batch)
                 yield _joined(batch)
         if not self.given:
             why = f": none of its {count(self.taken, 'sample')} can be used" if self.taken and self.available else ""
             raise DataError(f"'{self.where}' gave no samples{why}")
+
+    def parts(self) -> int:
+        """How many parts `part` knows. SettingError for a function, which gives samples in one order only."""
+        if isinstance(self.source, FunctionSamples):
+            raise SettingError(f"'{self.where}' is a function, whose samples cannot be shared out: give files")
+        return -(-self.taken // self.batch)
+
+    def part(self, number: int) -> Iterator[Any]:
+        """What iteration gives of one part of the samples, as many as a batch has: one item, where they are all alike.
+
+        Where none is skipped and all have the same shape, all parts together are what iteration gives.
+        """
+        self.skipped = []
+        if not isinstance(self.source, FunctionSamples):
+            for batch in self._batches(self.source, number * self.batch, (number + 1) * self.batch):
+                yield _joined(batch)
 
     def _timed(self, items: Iterator[T]) -> Iterator[T]:
         while True:
@@ -89,9 +110,9 @@ class Samples:
                 self.seconds += time.perf_counter() - start
             yield item
 
-    def _batches(self, source: Source) -> Iterator[list[Sample]]:
+    def _batches(self, source: Source, start: int, stop: int) -> Iterator[list[Sample]]:
         waiting: list[Sample] = []
-        for sample in self._read(source):
+        for sample in self._read(source, start, stop):
             if waiting and not _alike(waiting[0], sample):
                 yield from self._flush(waiting)
                 waiting = []
@@ -110,8 +131,8 @@ class Samples:
         elif waiting:
             yield waiting
 
-    def _read(self, source: Source) -> Iterator[Sample]:
-        for index, future in read_ahead(source.__getitem__, spread(len(source), self.taken)):
+    def _read(self, source: Source, start: int, stop: int) -> Iterator[Sample]:
+        for index, future in read_ahead(source.__getitem__, spread(len(source), self.taken, start, stop)):
             try:
                 sample = future.result()
             except DataError as error:
@@ -134,7 +155,7 @@ def open_samples(
     batch_size: int | None = None,
     skip_bad: bool = False,
 ) -> Samples:
-    """The samples that `data` names: a folder of images, .npy/.npz files, or `package.module:function`.
+    """The samples that `data` names: a folder of images, .npy, .npz or .parquet files, or `package.module:function`.
 
     inputs: the model's. preprocessing: of images; giving it for anything else is a SettingError.
     samples: how many to take (None: up to 512), evenly spread over files and rows, the first ones of a function.
@@ -144,13 +165,22 @@ def open_samples(
     Raises DataError for what is missing, empty or does not fit the inputs; SettingError for options that do not.
     """
     text = str(data)
+    reopen = partial(
+        open_samples,
+        text if is_function(text) and not Path(text).exists() else Path(data).absolute(),
+        list(inputs),
+        preprocessing=preprocessing,
+        samples=samples,
+        batch_size=batch_size,
+        skip_bad=skip_bad,
+    )
     if samples is not None and samples < 1:
         raise SettingError(f"at least 1 sample must be taken, got {samples}")
     if is_function(text) and not Path(text).exists():
         _refuse(preprocessing, "a function gives samples as the model takes them")
         if batch_size is not None:
             raise SettingError("--batch-size is for files; a function gives batches of the size it likes")
-        return Samples(text, FunctionSamples(text), inputs, samples, 1, skip_bad)
+        return Samples(text, FunctionSamples(text), inputs, samples, 1, skip_bad, reopen)
     path = Path(data)
     if not path.exists():
         said = missing(path, "the data")
@@ -161,7 +191,7 @@ def open_samples(
         raise DataError(f"'{text}' holds no samples, expected at least one")
     if not isinstance(source, images.Images):
         _refuse(preprocessing, "arrays are taken as they are")
-    return Samples(text, source, inputs, samples, _batch(source, inputs, batch_size), skip_bad)
+    return Samples(text, source, inputs, samples, _batch(source, inputs, batch_size), skip_bad, reopen)
 
 
 def _file(path: Path, inputs: Sequence[ModelInput], preprocessing: Preprocessing | None) -> Source:
@@ -173,10 +203,14 @@ def _file(path: Path, inputs: Sequence[ModelInput], preprocessing: Preprocessing
         if len(inputs) > 1:
             return arrays.Files([path], inputs)  # refuses it, and says what to give
         return arrays.Stacked({inputs[0].name: arrays.read_npy(path)}, inputs, where)
+    if suffix in parquet.SUFFIXES:
+        return parquet.Parquet([path], inputs)
     if suffix in images.SUFFIXES:
         return images.Images([path], inputs, preprocessing or Preprocessing())
     hint = f"; for a function in it: --data {path.stem}:FUNCTION" if suffix == ".py" else ""
-    raise DataError(f"cannot take samples from {where}: give a folder of images, .npy or .npz, or a function{hint}")
+    raise DataError(
+        f"cannot take samples from {where}: give a folder of images, .npy, .npz or .parquet, or a function{hint}"
+    )
 
 
 def _folder(path: Path, inputs: Sequence[ModelInput], preprocessing: Preprocessing | None) -> Source:
@@ -184,19 +218,24 @@ def _folder(path: Path, inputs: Sequence[ModelInput], preprocessing: Preprocessi
     per_input = _per_input(path, inputs)
     if per_input is not None:
         return per_input
-    pictures = [p for p in entries if p.suffix.lower() in images.SUFFIXES and p.is_file()]
-    tensors = [p for p in entries if p.suffix.lower() in arrays.SUFFIXES and p.is_file()]
-    if pictures and tensors:
-        raise DataError(
-            f"'{path}' holds {count(len(pictures), 'image')} and {count(len(tensors), 'array file')}: "
-            "put the ones to use into a folder of their own"
-        )
-    if not pictures and not tensors:
+    kinds: dict[str, tuple[frozenset[str], Callable[[list[Path]], Source]]] = {
+        "image": (images.SUFFIXES, lambda paths: images.Images(paths, inputs, preprocessing or Preprocessing())),
+        "array file": (arrays.SUFFIXES, lambda paths: arrays.Files(paths, inputs)),
+        "Parquet file": (parquet.SUFFIXES, lambda paths: parquet.Parquet(paths, inputs)),
+    }
+    found = {
+        kind: [p for p in entries if p.suffix.lower() in suffixes and p.is_file()]
+        for kind, (suffixes, _) in kinds.items()
+    }
+    found = {kind: paths for kind, paths in found.items() if paths}
+    if len(found) > 1:
+        said = " and ".join(count(len(paths), kind) for kind, paths in found.items())
+        raise DataError(f"'{path}' holds {said}: put the ones to use into a folder of their own")
+    if not found:
         raise DataError(_empty(path, entries))
-    source = (
-        images.Images(pictures, inputs, preprocessing or Preprocessing()) if pictures else arrays.Files(tensors, inputs)
-    )
-    others = sum(p.is_file() for p in entries) - len(source)
+    ((kind, paths),) = found.items()
+    source = kinds[kind][1](paths)
+    others = sum(p.is_file() for p in entries) - len(paths)
     if others:
         source.notes.append(f"{count(others, 'file of another kind', 'files of another kind')} ignored")
     return source
@@ -250,9 +289,9 @@ def _refuse(preprocessing: Preprocessing | None, because: str) -> None:
 
 def _empty(path: Path, entries: list[Path]) -> str:
     if not entries:
-        return f"the folder '{path}' is empty: expected images, .npy or .npz files"
+        return f"the folder '{path}' is empty: expected images, .npy, .npz or .parquet files"
     for folder in (p for p in entries if p.is_dir()):
-        if any(f.suffix.lower() in images.SUFFIXES | arrays.SUFFIXES for f in visible(folder)):
+        if any(f.suffix.lower() in KNOWN for f in visible(folder)):
             return f"'{path}' holds no samples itself, but its folder '{folder.name}' does: give one folder, '{folder}'"
     kinds = sorted({p.suffix.lower() or p.name for p in entries})
-    return f"'{path}' holds no images, .npy or .npz files, only {', '.join(kinds[:5])}"
+    return f"'{path}' holds no images, .npy, .npz or .parquet files, only {', '.join(kinds[:5])}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -79,6 +80,16 @@ class OnnxruntimeExecutor:
         names = [p if isinstance(p, str) else p[0] for p in self._runtime.providers]
         return f"onnxruntime {ort.__version__} {','.join(names)}"
 
+    def settings(self, threads: int) -> Callable[[Graph], OnnxruntimeExecutor]:
+        """What makes an executor like this one, of so many threads, for another graph. It can be pickled."""
+        return partial(
+            OnnxruntimeExecutor,
+            providers=self._runtime.providers,
+            threads=threads,
+            memory_budget=self._memory_budget,
+            blocked=self._blocked,
+        )
+
     def load_graph(self, graph: Graph) -> None:
         """Run this graph from now on. Also to be called when `forward` shall see changed weights."""
         self.graph = graph
@@ -133,13 +144,13 @@ class OnnxruntimeExecutor:
         raw = raw or {}
         names = list(dict.fromkeys([*wanted, *raw]))
         check_names(self.graph, names)
-        splitter = Splitter(self._memory_budget, self.input_specs, self._note)
+        splitter = Splitter(self._memory_budget, self.input_specs, self.note)
         with _folder() as folder:
             maker = self._tap_maker(wanted, raw, Path(folder))
             pump = Pump(maker, splitter, names, raw, self.threads, self._memory_budget)
             del maker  # the pump drops it once the taps are chosen
 
-            collect = Collecting(pump, wanted, self._note)
+            collect = Collecting(pump, wanted, self.note)
             del pump
             try:
                 yield collect
@@ -165,7 +176,8 @@ class OnnxruntimeExecutor:
                 raise ObservationError(f"value '{name}' is {kind}: only floating values can be observed")
         return maker
 
-    def _note(self, message: str) -> None:
+    def note(self, message: str) -> None:
+        """Add a sentence to the report, and to the log."""
         self.report.append(message)
         log.warning("%s", message)
 
