@@ -187,3 +187,19 @@ def test_a_method_that_looks_at_raw_values_is_refused_everywhere(here):
         here.run("quantize", "model.onnx", "--table", "b.table", *own, "-m", "raw_for_the_table", "-o", "out.onnx"),
     ):
         here.check_refused(result, FAILED, "'raw_for_the_table' looks at raw values, which a table does not hold")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--workers", "2"), "--workers is about a Ray cluster: add --ray"),
+        (("--ray", "--checkpoint", "c"), "leave --checkpoint out"),
+        (("--ray", "127.0.0.1:1"), "no Ray cluster at '127.0.0.1:1'"),
+    ],
+)
+def test_options_of_a_cluster_are_checked(here, options, words):
+    pytest.importorskip("ray.data")
+    result = calibrate(here, *options)
+    assert result.exit_code == FAILED
+    assert words in result.stderr
+    assert not (here / "a.table").exists()

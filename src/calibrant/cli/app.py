@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -61,10 +62,27 @@ class Commands(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command whose --mean and --std take their three numbers with spaces between, as well as with commas."""
+    """A command whose --mean and --std take their three numbers with spaces between, as well as with commas.
+
+    And whose --ray goes without an address.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return list(super().parse_args(ctx, join_numbers(args, ("--mean", "--std"))))
+        return list(super().parse_args(ctx, complete_address(join_numbers(args, ("--mean", "--std")), "--ray")))
+
+
+def complete_address(args: list[str], option: str, default: str = "local") -> list[str]:
+    """`args` with the default address after `option`, where none follows.
+
+    >>> complete_address(["--ray", "m.onnx"], "--ray"), complete_address(["--ray", "head:6379"], "--ray")
+    (['--ray', 'local', 'm.onnx'], ['--ray', 'head:6379'])
+    """
+    completed: list[str] = []
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        completed.append(arg)
+        if arg == option and following not in ("auto", default) and re.search(r":\d+$", following) is None:
+            completed.append(default)
+    return completed
 
 
 def join_numbers(args: list[str], options: tuple[str, ...]) -> list[str]:

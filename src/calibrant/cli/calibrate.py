@@ -23,6 +23,10 @@ depends on the platform, on --symmetric and --activation-type, and on the layers
 [dim]A long run, which may be interrupted at any time and goes on with the same command:[/dim]
 
   calibrant calibrate model.onnx --data photos -o model.table --checkpoint model.part
+
+[dim]On all machines of a Ray cluster that see the photos at that path:[/dim]
+
+  calibrant calibrate model.onnx --data /shared/photos -o model.table --ray head:6379
 """
 
 
@@ -55,6 +59,9 @@ def calibrate(
     memory_budget: o.MemoryBudget = None,
     checkpoint: t.Checkpoint = None,
     every: t.Every = None,
+    ray: t.Ray = None,
+    workers: t.Workers = None,
+    block_size: t.BlockSize = None,
     force: o.Force = False,
     verbose: o.Verbose = False,
     quiet: o.Quiet = False,
@@ -76,7 +83,7 @@ def calibrate(
     images = {"resize": resize, "crop": crop, "mean": mean, "std": std, "layout": layout, "color": color}
     images["pixels"] = int(pixels) if pixels else None
     with console.logging(), one_line_errors(console):
-        from calibrant.cli.collect import Collecting, Keeping
+        from calibrant.cli.collect import Collecting, Keeping, Sharing
         from calibrant.cli.reading import Reading, Running
 
         Collecting(
@@ -88,5 +95,6 @@ def calibrate(
             Reading(data, samples, batch_size, skip_bad, images),
             Running(threads, provider, memory_budget, imports or []),
             Keeping(checkpoint, every),
+            Sharing(ray, workers, block_size),
             force,
         ).run(console)

@@ -21,6 +21,7 @@ from calibrant.core import ModelError, SettingError, TargetPlatform
 from calibrant.data import Samples
 from calibrant.data.functions import load_module
 from calibrant.data.paths import count
+from calibrant.distributed import BLOCK_SIZE, RayCluster
 from calibrant.graph import Graph
 from calibrant.passes.activations import activation_configs
 from calibrant.quantizers import quantize_graph
@@ -56,6 +57,26 @@ class Keeping:
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """The Ray cluster that does the work, if any."""
+
+    address: str | None = None
+    workers: int | None = None
+    block_size: int | None = None
+
+    def cluster(self, threads: int | None, keeping: Keeping) -> RayCluster | None:
+        """None: this process does the work. Raises SettingError for options that contradict each other."""
+        if self.address is None:
+            for option, value in {"--workers": self.workers, "--block-size": self.block_size}.items():
+                if value is not None:
+                    raise SettingError(f"{option} is about a Ray cluster: add --ray")
+            return None
+        if keeping.checkpoint is not None:
+            raise SettingError("--checkpoint is for one process; Ray does again what is lost: leave --checkpoint out")
+        return RayCluster(self.address, self.workers, threads or 1, self.block_size or BLOCK_SIZE)
+
+
+@dataclass(frozen=True)
 class Collecting:
     """A model, the samples, what is to be collected of them, and where it goes."""
 
@@ -67,6 +88,7 @@ class Collecting:
     reading: Reading
     running: Running
     keeping: Keeping
+    sharing: Sharing
     force: bool = False
 
     def run(self, console: Console) -> None:
@@ -77,6 +99,7 @@ class Collecting:
             raise SettingError("--output is missing: say where the table goes")
         output = check_output(self.output, self.force, self.model, example="model.table")
         self.keeping.check(output)
+        cluster = self.sharing.cluster(self.running.threads, self.keeping)
         if self.reading.data is None:
             raise SettingError("--data is missing: calibration needs samples")
         for module in self.running.imports:
@@ -88,6 +111,8 @@ class Collecting:
                 graph = self._graph(setting)
                 executor = self.running.executor(graph)
                 samples = self.reading.open(executor.input_specs)
+                if cluster is not None:
+                    samples.parts()  # refuses what cannot be shared out
                 stages.begin("calibrating", samples.expected)
                 loaded = time.perf_counter()
                 with naming_the_file(samples):
@@ -101,7 +126,10 @@ class Collecting:
                         executor=executor,
                         checkpoint=self.keeping.checkpoint,
                         every=self.keeping.every or EVERY,
-                        on_step=lambda _: stages.done(samples.given),
+                        ray=cluster,
+                        on_step=lambda step: stages.done(
+                            samples.given if cluster is None else min(step * samples.batch, samples.taken)
+                        ),
                     )
                 collected = time.perf_counter()
                 stages.begin("writing")
@@ -164,6 +192,6 @@ def rows(done: Collected, verbose: bool = False) -> Iterator[tuple[str, str]]:
     yield "statistics", f"of {count(len(table), 'value')}, for {methods}"
     yield from (("note", note) for note in (done.notes if verbose else alike(done.notes)))
     stages = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in done.seconds.items() if spent >= 0.05)
-    reading = f" (waiting for samples: {done.samples.seconds:.1f} s)"
+    reading = f" (waiting for samples: {done.samples.seconds:.1f} s)" if done.samples.seconds else ""
     yield "time", f"{sum(done.seconds.values()):.1f} s" + (f": {stages}{reading}" if stages else "")
     yield "size", megabytes(done.output.stat().st_size)

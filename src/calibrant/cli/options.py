@@ -34,8 +34,8 @@ Data = Annotated[
         "-d",
         panel=DATA,
         metavar="SAMPLES",
-        help="A folder of images; a folder or file of .npy or .npz (a key per input); or package.module:function, "
-        "which returns samples as the model takes them.",
+        help="A folder of images; a folder or file of .npy, .npz (a key per input) or .parquet (a column per input); "
+        "or package.module:function, which returns samples as the model takes them.",
     ),
 ]
 SampleCount = Annotated[

@@ -10,7 +10,7 @@ import typer
 from calibrant.cli import parse
 from calibrant.cli.options import ACTIVATIONS, DATA, OUTPUT, RUNNING, flag, option, whole
 
-SHOWN, GRID = "What is shown", "What it is solved for"
+SHOWN, GRID, CLUSTER = "What is shown", "What it is solved for", "Cluster"
 SORT_KEYS = ("name", "elements", "range", "zeros", "nonfinite", "scale", "sqnr", "move")
 
 Table = Annotated[
@@ -56,6 +56,24 @@ Checkpoint = Annotated[
 Every = Annotated[
     Any,
     whole("--every", panel=RUNNING, help="Write the checkpoint after every N batches of samples, 64 by default."),
+]
+
+Ray = Annotated[
+    str | None,
+    option(
+        "--ray",
+        panel=CLUSTER,
+        metavar="[ADDRESS]",
+        help="Collect on a Ray cluster: HOST:PORT or ray://HOST:PORT of its head, auto for the one that this machine "
+        "is part of; without an address, one of this machine alone. The table is the same.",
+    ),
+]
+Workers = Annotated[
+    Any, whole("--workers", panel=CLUSTER, help="Run the model in at most N workers; by default as many as fit.")
+]
+BlockSize = Annotated[
+    Any,
+    whole("--block-size", panel=CLUSTER, help="Batches that a worker computes between two results, 64 by default."),
 ]
 
 OneMethod = Annotated[

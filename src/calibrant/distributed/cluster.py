@@ -13,6 +13,7 @@ from typing import Any
 from calibrant.core import ClusterError, SettingError
 
 LOCAL = "local"
+BLOCK_SIZE = 64
 PATIENCE = 10  # seconds until an address has to answer
 
 
@@ -32,7 +33,7 @@ class RayCluster:
     address: str = LOCAL
     workers: int | None = None
     threads: int = 1
-    block_size: int = 64
+    block_size: int = BLOCK_SIZE
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "block_size"):
