@@ -190,16 +190,16 @@ def test_a_method_that_looks_at_raw_values_is_refused_everywhere(here):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code", "words"),
     [
-        (("--workers", "2"), "--workers is about a Ray cluster: add --ray"),
-        (("--ray", "--checkpoint", "c"), "leave --checkpoint out"),
-        (("--ray", "127.0.0.1:1"), "no Ray cluster at '127.0.0.1:1'"),
+        (("--workers", "2"), USAGE, "--workers is about a Ray cluster: add --ray"),
+        (("--ray", "--checkpoint", "c"), USAGE, "leave --checkpoint out"),
+        (("--ray", "127.0.0.1:1"), FAILED, "no Ray cluster at '127.0.0.1:1'"),
     ],
 )
-def test_options_of_a_cluster_are_checked(here, options, words):
+def test_options_of_a_cluster_are_checked(here, options, code, words):
     pytest.importorskip("ray.data")
     result = calibrate(here, *options)
-    assert result.exit_code == FAILED
+    assert result.exit_code == code
     assert words in result.stderr
     assert not (here / "a.table").exists()
