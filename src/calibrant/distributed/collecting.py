@@ -107,7 +107,7 @@ def _said_plainly() -> Iterator[None]:
 
 
 def _original(report: str) -> CalibrantError:
-    """The first error of ours in a report of Ray; else a ClusterError with the report's last line.
+    r"""The first error of ours in a report of Ray; else a ClusterError with the report's last line.
 
     >>> _original("f()\ncalibrant.core.errors.DataError: it is empty\nray.exceptions.UserCodeException: UDF failed")
     DataError('it is empty')
