@@ -38,6 +38,8 @@ def test_an_interrupt_leaves_nothing(here, sent, code, said):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        # What a shell puts into the background ignores interrupts, and so would this process, as its child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         deadline = time.monotonic() + 60
