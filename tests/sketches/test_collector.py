@@ -83,16 +83,16 @@ def test_packed_counters_do_not_overflow(monkeypatch):
 
 
 def test_counts_do_not_overflow():
-    """Four thousand million zeros take too long here, so a table is told that it has them."""
+    """Eight thousand million zeros take too long here, so a table is told that it has them."""
     zeros, layout = np.zeros(2**23, np.float32), Layout.of((2**23,), None)
     counted = tally.Tally(1, 8, None)
     counted.add(zeros, 0, layout)
     counted._histogram._packed[:] = 0
-    counted._histogram._packed[0, 0, 0] = 2**32 - 2**24 << 32
+    counted._histogram._packed[0, 0] = 2**33 - 2**23 << 31
     for _ in range(4):
         counted.add(zeros, 0, layout)
     _, (counts, positions) = counted.histogram()
-    assert (counts.tolist(), positions.tolist()) == ([2**32 + 2**24], [0])
+    assert (counts.tolist(), positions.tolist()) == ([2**33 + 3 * 2**23], [0])
 
 
 @pytest.mark.parametrize("layout", [Layout(1, 50, 1, 1), Layout(3, 5, 1, 3), Layout(1, 9, 4, 4), Layout(2, 3, 4, 7)])

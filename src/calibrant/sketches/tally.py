@@ -13,7 +13,7 @@ from calibrant.sketches.kernels import cpu as kernels
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, U64
 from calibrant.sketches.layout import Layout
 
-FLUSH_LIMIT = 1 << 24  # elements after which the 32 bits of a packed cell's positions (255 each) could overflow
+FLUSH_LIMIT = 1 << 23  # elements after which a packed cell's positions (255 each) could reach the next count
 WIDEN = 1 << 16  # elements of float16 that are widened at a time: as float32 they stay in the cache
 
 Cells = tuple[list[I32], list[I64]]
@@ -33,8 +33,8 @@ class Tally:
         self.ends = np.repeat(np.array([[NONE_LO], [NONE_HI]], np.int32), channels, axis=1)
         self.hits = np.zeros((2, channels), np.int64)
         self.totals = np.zeros(4, np.int64)
-        self._histogram = _Table(1, kernels.COPIES, mantissa_bits)
-        self._channel_histogram = _Table(channels, 1, channel_mantissa_bits)
+        self._histogram = _Table(1, mantissa_bits)
+        self._channel_histogram = _Table(channels, channel_mantissa_bits)
 
     def add(self, values: Floats, base: int, layout: Layout) -> None:
         """Count `values`, a flat stretch of a tensor's memory that begins at its element `base` (see `Layout`)."""
@@ -67,13 +67,13 @@ class Tally:
 class _Table:
     """Dense packed cells for the kernel, emptied now and then into sparse ones; nothing where mantissa_bits is None.
 
-    groups: of cells, one for each channel or one for all; copies: of each group's table, which add up.
+    groups: of cells, one for each channel or one for all.
     """
 
-    def __init__(self, groups: int, copies: int, mantissa_bits: int | None) -> None:
+    def __init__(self, groups: int, mantissa_bits: int | None) -> None:
         self._mantissa_bits = mantissa_bits or 0
-        self._packed = lazy_zeros(0 if mantissa_bits is None else groups, copies, 1 << (9 + self._mantissa_bits))
-        self.arguments = (self._packed.reshape(-1, self._packed.shape[2]), self._mantissa_bits)  # of the kernel
+        self._packed = lazy_zeros(0 if mantissa_bits is None else groups, 1 << (9 + self._mantissa_bits))
+        self.arguments = (self._packed, self._mantissa_bits)  # of the kernel
         none, nothing = np.zeros(0, np.int32), np.zeros(0, np.int64)
         self._cells: Cells = [none, none], [nothing, nothing]
         self._pending = 0  # elements that the fullest cell may hold, as far as its limits go: see `kernels.load`

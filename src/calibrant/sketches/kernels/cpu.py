@@ -1,38 +1,57 @@
 """The kernels of `reference`, compiled by numba: the same names, arguments and results.
 
 Compiled at their first call for the processor at hand, and kept on disk; they release the GIL and start no threads.
-How they come near the speed of memory: it is walked in blocks that stay in the cache, and each block is read more than
-once, by loops that the compiler turns into vector instructions. Only the update of the table goes element by element,
-and of it little is left: one load, one add, one store, since count and position share a packed cell.
 
-Two habits of this file are for the compiler. Integers are cast at every step, as numba widens int32 to int64,
-which would halve the vectors. Loops run over unsigned indices of whole arrays, `for i in _range(start, stop)`: signed
-ones would be checked for counting from the end, and slices counted as references.
+How they come near the speed of memory: it is walked in blocks that stay in the cache, and `scan` reads a block once,
+in vectors: extremes and zeros lane by lane, and the words of all that is not zero squeezed together. So zeros, half of
+what a ReLU gives, never reach the table, where each would wait for the one before to be stored; and of every other
+element no more is left to do than one load, one add and one store. `scan` and `equal` are built from LLVM's vectors
+by hand, since in a loop of numba's neither would sixteen accumulators stay in registers nor could vectors be squeezed.
+
+Integers are cast at every step, as numba widens int32 to int64. Loops run over unsigned indices of whole arrays,
+`for i in unsigned(start, stop)`: signed ones would be checked for counting from the end.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from calibrant.sketches.cells import I32, I64
 from calibrant.sketches.kernels.harvest import harvest, load
 from calibrant.sketches.kernels.jit import compiled
-from calibrant.sketches.kernels.reference import HIGHEST, LOWEST, NAN, NEG_INF, POS_INF, U64, ZEROS
+from calibrant.sketches.kernels.ordered import BOTTOM, MAGNITUDE, TOP, ZERO, key, ordered, unsigned
+from calibrant.sketches.kernels.reference import HIGHEST, LOWEST, MARK, NAN, NEG_INF, POS_INF, U64, ZEROS
 from calibrant.sketches.kernels.rows import top_two
+from calibrant.sketches.kernels.vectors import (
+    AT_HIGH,
+    AT_LOW,
+    CHANNEL,
+    EDGE,
+    GREATEST,
+    HIGH,
+    KINDS,
+    LEAST,
+    LOW,
+    NONE,
+    U32,
+    UNSIGNED,
+    V,
+    equal,
+    prefetch,
+    scan,
+)
 
-__all__ = ["COPIES", "count", "harvest", "load", "top_two"]
+__all__ = ["count", "harvest", "load", "top_two"]
 
-BLOCK = 8192  # elements: 32 KiB, so that a block and the busy part of a table stay in the first two caches
-WIDTH = 256  # elements side by side where channels take turns: few channels are repeated until they fill it
-COPIES = 4  # of the table: in a run of equal values each add would else wait for the one before to be stored
+BLOCK = 8192  # elements: 32 KiB, so that a block, its words and the busy part of a table stay in the first two caches
+ROWS, MOST = 64, 1 << 16  # where there are more channels than lanes in a vector: rows of a block, and its elements
+AHEAD = 8  # words that are added while a vector comes into the cache: half of them, where half is zero
 
-_TOP, _BOTTOM = np.int32(2**31 - 1), np.int32(-(2**31))  # _BOTTOM is also the bits of -0.0
-_MAGNITUDE, _ALL, _SIGN = np.int32(0x7FFFFFFF), np.int32(-1), np.int32(31)
-_ZERO, _NEGATIVE_ZERO = np.int32(0), np.int32(-1)  # as ordered bits
-_FIRST, _SINGLE = cast(int, np.int64(0)), cast(int, np.int64(1))  # of a type, where a literal would be compiled anew
-_COUNT, _BYTE, _EIGHT = np.uint64(1 << 32), np.uint32(255), np.uint32(8)
+_LAST_INF = np.int32(-0x800000)  # of the bits with a sign, those of -Inf; above it NaN
+_MARK, _EIGHT, _MARKED = np.uint32(MARK), np.uint32(8), np.uint64(MARK >> 8)  # of a word, see `reference.count`
+_FIRST = cast(int, np.int64(0))  # of a type, where a literal would be compiled anew
 
 
 @compiled
@@ -52,273 +71,216 @@ def count(
     channel_mantissa_bits: int,
 ) -> int:
     """See `reference.count`."""
-    row = inner * lanes
-    padded = blocks * lanes != channels
-    step = max(BLOCK // lanes, 1) * lanes
-    room = np.empty(step if padded else 0, np.int32)
-    scratch = np.empty((2, max(WIDTH, lanes)), np.int32)
-    at, counted = _FIRST, 0
+    row, shift = inner * lanes, 15 - mantissa_bits
+    step = max((BLOCK if lanes <= V else max(BLOCK, min(ROWS * lanes, MOST))) // lanes, 1) * lanes
+    found, room = np.empty((KINDS, _vectors(lanes) * V), np.int32), np.empty(step + V, np.uint32)
+    at, counted, planned = _FIRST, _FIRST, _FIRST
     while at < bits.size:
-        place, width, start, stop, block = base + at, lanes, at, min(at + step, bits.size), bits
-        at = stop
-        if padded:  # the block is of one row, and its padding is left out
-            at = stop = min(stop, start + row - place % row)
-            width = min(lanes, channels - place // row % blocks * lanes)
-            if width < lanes:
-                start, stop, block = _FIRST, _without_padding(bits, start, stop, lanes, width, room), room
-        where = (place, row, blocks, lanes, width)
-        counted += stop - start
-        least, most, zeros = _scan(block, start, stop)
-        finite = bool(least >= LOWEST and most <= HIGHEST)
-        if not finite:
-            _classify(block, start, stop, where, ends, hits, totals)
-        else:
-            totals[ZEROS] += zeros
-            if channels == 1:
-                _widen(block, start, stop, least, most, _FIRST, ends, hits)
-            elif lanes == 1:
-                _rows(block, start, stop, where, ends, hits)
-            else:
-                _lanes(block, start, stop, where, ends, hits, scratch)
+        stop = min(at + step, bits.size)
+        kept, zeros = _FIRST, totals[ZEROS]
+        while at < stop:  # stretches: each is of one row, or all of the block where no row matters
+            block = (base + at) // row % blocks
+            after = stop if blocks == 1 else min(stop, at + row - (base + at) % row)
+            first, width = block * lanes, min(lanes, channels - block * lanes)
+            if width != planned:
+                planned = _plan(found, lanes, width)
+            more = _stretch(bits, at, after, lanes, first, ends, hits, totals, found, room, kept, shift)
+            if more < 0:
+                more = _one_by_one(bits, at, after, lanes, width, first, ends, hits, totals, room, kept, shift)
+            if len(channel_tables):
+                _tabulate_channels(bits, at, after, lanes, width, first, channel_tables, 15 - channel_mantissa_bits)
+            counted += (after - at) // lanes * width
+            kept, at = more, after
         if len(tables):
-            _tabulate(block, start, stop, finite, tables, mantissa_bits)
-        if len(channel_tables):
-            _tabulate_channels(block, start, stop, where, finite, channel_tables, channel_mantissa_bits)
+            tables[0, 0] += np.uint64(MARK) * np.uint64(totals[ZEROS] - zeros)
+            _tabulate(room, kept, tables, bits, at)
     return counted
 
 
 @compiled
-def _range(start: int, stop: int) -> Any:
-    return range(np.uint64(start), np.uint64(stop))
+def _vectors(lanes: int) -> int:
+    """How many there are in a turn, after which the channels come around again."""
+    return -(-lanes // V) if lanes > V else lanes // min(lanes & -lanes, V)
 
 
 @compiled
-def _ordered(bits: np.int32) -> np.int32:
-    return np.int32(bits ^ np.int32(np.int32(bits >> _SIGN) & _MAGNITUDE))
+def _place(vector: int, lanes: int) -> int:
+    """Where a vector begins in its turn: the last one early where the turn would end before it does."""
+    return vector * V if lanes <= V else min(vector * V, lanes - V)
 
 
 @compiled
-def _scan(bits: I32, start: int, stop: int) -> tuple[np.int32, np.int32, np.int32]:
-    """Ordered bits of the least and the most, and how many are 0.0 or -0.0."""
-    least, most, zeros = _TOP, _BOTTOM, _ZERO
-    for i in _range(start, stop):
-        key = _ordered(bits[i])
-        least, most = min(least, key), max(most, key)
-        zeros = np.int32(zeros + np.int32(np.int32(bits[i] & _MAGNITUDE) == _ZERO))
-    return least, most, zeros
+def _plan(found: I32, lanes: int, width: int) -> int:
+    """Write down the channel of every lane, and which are not to be counted: those that the vector before has counted,
+    and those beyond the width."""
+    for i in range(found.shape[1]):
+        place = _place(i // V, lanes) + i % V
+        found[CHANNEL, i] = place % lanes if place % lanes < width and place >= i // V * V else -1
+    return width
 
 
 @compiled
-def _least_most(bits: I32, start: int, stop: int) -> tuple[np.int32, np.int32]:
-    least, most = _TOP, _BOTTOM
-    for i in _range(start, stop):
-        key = _ordered(bits[i])
-        least, most = min(least, key), max(most, key)
-    return least, most
+def _stretch(
+    bits: I32,
+    start: int,
+    stop: int,
+    lanes: int,
+    first: int,
+    ends: I32,
+    hits: I64,
+    totals: I64,
+    found: I32,
+    room: U32,
+    kept: int,
+    shift: int,
+) -> int:
+    """Count extremes and zeros of channels `first` and on, which take turns. How many words the room then holds;
+    -1 where an element is not finite, and then nothing was counted."""
+    turn = lanes if lanes > V else found.shape[1]
+    turns, rest = (stop - start) // turn, (stop - start) % turn
+    for i in unsigned(0, found.shape[1]):
+        found[LEAST, i], found[GREATEST, i], found[UNSIGNED, i], found[NONE, i] = TOP, BOTTOM, ZERO, ZERO
+    for i in range(rest):
+        found[EDGE, i] = bits[stop - rest + i]
+    for i in range(rest, -(-rest // V) * V):
+        found[EDGE, i] = found[EDGE, i - lanes]  # of the same channel, so that it is no new extreme
+    for vector in range(found.shape[1] // V):
+        at = _place(vector, lanes)
+        if turns:
+            kept = scan(bits, start + at, turn, turns, V, found, vector, room, kept, shift)
+        if at < rest:
+            kept = scan(found[EDGE], at, V, 1, rest - at, found, vector, room, kept, shift)
+    if not _ranges(found):
+        return -1
+    if _hits(found, first, ends, hits, totals):
+        for vector in range(found.shape[1] // V):
+            at = _place(vector, lanes)
+            if turns:
+                equal(bits, start + at, turn, turns, V, found, vector)
+            if at < rest:
+                equal(found[EDGE], at, V, 1, rest - at, found, vector)
+        _more_hits(found, first, hits)
+    return kept
 
 
 @compiled
-def _same(bits: I32, start: int, stop: int, wanted: np.int32, mask: np.int32) -> np.int32:
-    """How many elements have these bits, under the mask."""
-    same = _ZERO
-    for i in _range(start, stop):
-        same = np.int32(same + np.int32(np.int32(bits[i] & mask) == wanted))
-    return same
+def _ranges(found: I32) -> bool:
+    """Make the extremes that were found keys, in LOW and HIGH. False where one of them is not finite."""
+    infinite = ZERO
+    for i in unsigned(0, found.shape[1]):
+        least, greatest, signed = found[LEAST, i], found[GREATEST, i], found[UNSIGNED, i]
+        found[LOW, i] = key(signed if signed < ZERO else least)
+        found[HIGH, i] = greatest if (least & greatest) >= ZERO else key(least)
+        beyond = (greatest > HIGHEST) | ((signed >= _LAST_INF) & (signed < ZERO))
+        infinite |= np.int32(beyond) & np.int32(found[CHANNEL, i] >= ZERO)
+    return bool(infinite == ZERO)
 
 
 @compiled
-def _repeats(bits: I32, start: int, stop: int) -> np.int32:
-    """How many elements equal the one before."""
-    same = _ZERO
-    for i in _range(start + 1, stop):
-        same = np.int32(same + np.int32(bits[i] == bits[i - np.uint64(1)]))
-    return same
+def _hits(found: I32, first: int, ends: I32, hits: I64, totals: I64) -> bool:
+    """Extend the channels' ends; count zeros, also as ends. Whether there are others to count: their bits are then in
+    LOW and HIGH, elsewhere those of a NaN."""
+    for i in unsigned(0, found.shape[1]):
+        if found[CHANNEL, i] >= ZERO:
+            c = np.uint64(first + found[CHANNEL, i])
+            if found[LOW, i] < ends[0, c]:
+                ends[0, c], hits[0, c] = found[LOW, i], 0
+            if found[HIGH, i] > ends[1, c]:
+                ends[1, c], hits[1, c] = found[HIGH, i], 0
+    others, zeros = ZERO, np.int64(0)
+    for i in unsigned(0, found.shape[1]):
+        low, high, c = found[LOW, i], found[HIGH, i], np.uint64(first + max(found[CHANNEL, i], ZERO))
+        counted = found[CHANNEL, i] >= ZERO
+        is_low, is_high = counted & (low == ends[0, c]), counted & (high == ends[1, c])
+        none = np.int64(found[NONE, i])
+        zeros += none
+        hits[0, c] += none if is_low & (low == ZERO) else _FIRST
+        hits[1, c] += none if is_high & (high == ZERO) else _FIRST
+        found[LOW, i] = ordered(low) if is_low & (low != ZERO) else TOP
+        found[HIGH, i] = high if is_high & (high > ZERO) else ordered(high) if is_high & (high < ZERO) else TOP
+        found[AT_LOW, i] = found[AT_HIGH, i] = ZERO
+        others |= np.int32(found[LOW, i] != TOP) | np.int32(found[HIGH, i] != TOP)
+    totals[ZEROS] += zeros
+    return bool(others != ZERO)
 
 
 @compiled
-def _widen(bits: I32, start: int, stop: int, least: np.int32, most: np.int32, c: int, ends: I32, hits: I64) -> None:
-    """Channel c has these finite elements, from least to most."""
-    for end, key in ((0, least), (1, most)):
-        key = _ZERO if key == _NEGATIVE_ZERO else key
-        if (key < ends[0, c]) if end == 0 else (key > ends[1, c]):
-            ends[end, c], hits[end, c] = key, 0
-        if key == ends[end, c]:
-            hits[end, c] += _same(bits, start, stop, _ordered(key), _MAGNITUDE if key == _ZERO else _ALL)
+def _more_hits(found: I32, first: int, hits: I64) -> None:
+    """Count what `equal` has found."""
+    for i in unsigned(0, found.shape[1]):
+        if found[CHANNEL, i] >= ZERO:
+            c = np.uint64(first + found[CHANNEL, i])
+            hits[0, c] += found[AT_LOW, i]
+            hits[1, c] += found[AT_HIGH, i]
 
 
 @compiled
-def _rows(bits: I32, start: int, stop: int, where: tuple[int, ...], ends: I32, hits: I64) -> None:
-    """Extremes where each row is of one channel."""
-    place, row, blocks, _, _ = where
-    c, after = place // row % blocks, start + row - place % row
-    while start < stop:
-        after = min(after, stop)
-        least, most = _least_most(bits, start, after)
-        _widen(bits, start, after, least, most, c, ends, hits)
-        c, start, after = c + 1 if c + 1 < blocks else 0, after, after + row
-
-
-@compiled
-def _lanes(bits: I32, start: int, stop: int, where: tuple[int, ...], ends: I32, hits: I64, scratch: I32) -> None:
-    """Extremes where channels take turns: the rows are (row // lanes, width)."""
-    place, row, blocks, lanes, width = where
-    block, after = place // row % blocks, start + (row - place % row) // lanes * width
-    while start < stop:
-        after = min(after, stop)
-        _interleaved(bits, start, after, width, block * lanes, ends, hits, scratch)
-        block, start, after = block + 1 if block + 1 < blocks else 0, after, after + row // lanes * width
-
-
-@compiled
-def _interleaved(bits: I32, start: int, stop: int, width: int, first: int, ends: I32, hits: I64, scratch: I32) -> None:
-    """Extremes of `width` channels from `first` on, which take turns."""
-    wide = width * max(min(WIDTH, (stop - start) // 4) // width, 1)
-    scratch[0, :wide], scratch[1, :wide] = _TOP, _BOTTOM
-    for at in range(start, stop, wide):
-        _least_most_into(bits, at, min(at + wide, stop), scratch)
-    for at in range(width, wide, width):
-        for c in _range(0, width):
-            scratch[0, c] = min(scratch[0, c], scratch[0, c + np.uint64(at)])
-            scratch[1, c] = max(scratch[1, c], scratch[1, c + np.uint64(at)])
-    lo_reached, hi_reached = False, False
-    for c in range(width):
-        low, high = scratch[0, c], scratch[1, c]
-        low, high = _ZERO if low == _NEGATIVE_ZERO else low, _ZERO if high == _NEGATIVE_ZERO else high
-        if low < ends[0, first + c]:
-            ends[0, first + c], hits[0, first + c] = low, 0
-        if high > ends[1, first + c]:
-            ends[1, first + c], hits[1, first + c] = high, 0
-        lo_reached |= low == ends[0, first + c]
-        hi_reached |= high == ends[1, first + c]
-    if lo_reached:
-        _count_equal(bits, start, stop, width, wide, first, ends[0], hits[0], scratch)
-    if hi_reached:
-        _count_equal(bits, start, stop, width, wide, first, ends[1], hits[1], scratch)
-
-
-@compiled
-def _count_equal(
-    bits: I32, start: int, stop: int, width: int, wide: int, first: int, keys: I32, hits: I64, scratch: I32
-) -> None:
-    """For each of the channels, add to its hits the elements that equal its key."""
-    for at in range(0, wide, width):
-        for c in range(width):
-            scratch[0, at + c], scratch[1, at + c] = _ordered(keys[first + c]), _ZERO
-    for at in range(start, stop, wide):
-        _same_into(bits, at, min(at + wide, stop), scratch)
-    for at in range(0, wide, width):
-        for c in range(width):
-            hits[first + c] += scratch[1, at + c]
-
-
-@compiled
-def _least_most_into(bits: I32, start: int, stop: int, scratch: I32) -> None:
-    for i in _range(0, stop - start):
-        key = _ordered(bits[np.uint64(start) + i])
-        scratch[0, i] = min(scratch[0, i], key)
-        scratch[1, i] = max(scratch[1, i], key)
-
-
-@compiled
-def _same_into(bits: I32, start: int, stop: int, scratch: I32) -> None:
-    for i in _range(0, stop - start):
-        value = bits[np.uint64(start) + i]
-        value = _ZERO if value == _BOTTOM else value
-        scratch[1, i] = np.int32(scratch[1, i] + np.int32(value == scratch[0, i]))
-
-
-@compiled
-def _classify(bits: I32, start: int, stop: int, where: tuple[int, ...], ends: I32, hits: I64, totals: I64) -> None:
-    """Extremes and totals of a block that holds NaN or Inf, element by element."""
-    place, row, blocks, lanes, width = where
-    block, lane, after = place // row % blocks, 0, start + (row - place % row) // lanes * width
+def _one_by_one(
+    bits: I32,
+    start: int,
+    stop: int,
+    lanes: int,
+    width: int,
+    first: int,
+    ends: I32,
+    hits: I64,
+    totals: I64,
+    room: U32,
+    kept: int,
+    shift: int,
+) -> int:
+    """What `_stretch` does, and the other totals, where a stretch holds NaN or Inf."""
     for i in range(start, stop):
-        if i == after:
-            block, after = block + 1 if block + 1 < blocks else 0, after + row // lanes * width
-        key = _ordered(bits[i])
-        if LOWEST <= key <= HIGHEST:
-            totals[ZEROS] += key in (_ZERO, _NEGATIVE_ZERO)
-            _widen(bits, i, i + 1, key, key, block * lanes + lane, ends, hits)
-        elif key == HIGHEST + 1:
+        c, here = first + (i - start) % lanes, key(bits[i])
+        if c >= first + width:
+            continue
+        if LOWEST <= here <= HIGHEST:
+            if here < ends[0, c]:
+                ends[0, c], hits[0, c] = here, 0
+            if here > ends[1, c]:
+                ends[1, c], hits[1, c] = here, 0
+            hits[0, c] += here == ends[0, c]
+            hits[1, c] += here == ends[1, c]
+            totals[ZEROS] += here == ZERO
+            room[kept] = _word(bits[i], shift)
+            kept += here != ZERO
+        elif here == HIGHEST + 1:
             totals[POS_INF] += 1
-        elif key == LOWEST - 1:
+        elif here == LOWEST - 1:
             totals[NEG_INF] += 1
         else:
             totals[NAN] += 1
-        lane = lane + 1 if lane + 1 < width else 0
+    return kept
 
 
 @compiled
-def _without_padding(bits: I32, start: int, stop: int, lanes: int, width: int, room: I32) -> int:
-    """Copy the first `width` of every `lanes` elements to the room; how many they are."""
-    rows = (stop - start) // lanes
-    for r in range(rows):
-        for lane in _range(0, width):
-            room[np.uint64(r * width) + lane] = bits[np.uint64(start + r * lanes) + lane]
-    return rows * width
+def _word(bits: np.int32, shift: int) -> np.uint32:
+    return np.uint32(np.uint32(np.uint32(bits) >> np.uint32(shift)) | _MARK)
 
 
 @compiled
-def _tabulate(bits: I32, start: int, stop: int, finite: bool, tables: U64, mantissa_bits: int) -> None:
-    """Add a block to a table, to its copies in turn where values repeat."""
-    if not finite:
-        _add_interleaved(bits, start, stop, _SINGLE, tables, _FIRST, mantissa_bits)
-        return
-    below_zero = 1 << (8 + mantissa_bits)  # the cell of the negative values nearest to 0, and for a moment of -0.0
-    before = tables[:, below_zero].sum()
-    in_turn = len(tables) == COPIES and _repeats(bits, start, stop) > (stop - start) >> 4
-    _add(bits, start, stop, tables, _SINGLE if in_turn else _FIRST, mantissa_bits)
-    if tables[:, below_zero].sum() != before:
-        negative_zeros = np.uint64(_same(bits, start, stop, _BOTTOM, _ALL)) * _COUNT
-        tables[0, below_zero] -= negative_zeros
-        tables[0, 0] += negative_zeros
+def _tabulate(room: U32, kept: int, tables: U64, bits: I32, upcoming: int) -> None:
+    """Add words to a table, and meanwhile let the elements from `upcoming` on come into the cache."""
+    for group in range(kept // AHEAD):
+        prefetch(bits, upcoming + group * V)
+        for i in range(AHEAD):
+            _add(room[np.uint64(group * AHEAD + i)], tables, _FIRST)
+    for i in unsigned(kept - kept % AHEAD, kept):
+        _add(room[i], tables, _FIRST)
 
 
 @compiled
-def _add(bits: I32, start: int, stop: int, tables: U64, turn: int, mantissa_bits: int) -> None:
-    """Add finite elements to table 0, or with turn 1 to tables 0 to 3 in turn.
-
-    Four at a time, so that the loads of the next elements need not wait for these stores."""
-    shift, rest = np.uint32(15 - mantissa_bits), stop - (stop - start) % 4
-    one, two, three, four = tables[0], tables[turn], tables[2 * turn], tables[3 * turn]
-    for at in range(start, rest, 4):
-        i = np.uint64(at)
-        a, b = np.uint32(bits[i]), np.uint32(bits[i + np.uint64(1)])
-        c, d = np.uint32(bits[i + np.uint64(2)]), np.uint32(bits[i + np.uint64(3)])
-        a, b, c, d = np.uint32(a >> shift), np.uint32(b >> shift), np.uint32(c >> shift), np.uint32(d >> shift)
-        one[np.uint32(a >> _EIGHT)] += _COUNT + np.uint64(a & _BYTE)
-        two[np.uint32(b >> _EIGHT)] += _COUNT + np.uint64(b & _BYTE)
-        three[np.uint32(c >> _EIGHT)] += _COUNT + np.uint64(c & _BYTE)
-        four[np.uint32(d >> _EIGHT)] += _COUNT + np.uint64(d & _BYTE)
-    for i in _range(rest, stop):
-        a = np.uint32(np.uint32(bits[i]) >> shift)
-        one[np.uint32(a >> _EIGHT)] += _COUNT + np.uint64(a & _BYTE)
+def _add(word: np.uint32, tables: U64, group: int) -> None:
+    tables[np.uint64(group), np.uint64(word >> _EIGHT) - _MARKED] += np.uint64(word)
 
 
 @compiled
 def _tabulate_channels(
-    bits: I32, start: int, stop: int, where: tuple[int, ...], finite: bool, tables: U64, mantissa_bits: int
+    bits: I32, start: int, stop: int, lanes: int, width: int, first: int, tables: U64, shift: int
 ) -> None:
-    """Add a block to the tables of its channels."""
-    place, row, blocks, lanes, width = where
-    block, after = place // row % blocks, start + (row - place % row) // lanes * width
-    while start < stop:
-        after = min(after, stop)
-        if lanes == 1:
-            _tabulate(bits, start, after, finite, tables[block : block + 1], mantissa_bits)
-        else:
-            _add_interleaved(bits, start, after, width, tables, block * lanes, mantissa_bits)
-        block, start, after = block + 1 if block + 1 < blocks else 0, after, after + row // lanes * width
-
-
-@compiled
-def _add_interleaved(bits: I32, start: int, stop: int, width: int, tables: U64, first: int, mantissa_bits: int) -> None:
-    """Add elements to the tables of `width` channels from `first` on, which take turns; NaN and Inf are left out."""
-    shift = np.uint32(15 - mantissa_bits)
-    for at in range(start, stop, width):
-        for lane in _range(0, width):
-            value = bits[np.uint64(at) + lane]
-            value = _ZERO if value == _BOTTOM else value
-            if np.int32(value & _MAGNITUDE) <= HIGHEST:
-                a = np.uint32(np.uint32(value) >> shift)
-                tables[np.uint64(first) + lane, np.uint32(a >> _EIGHT)] += _COUNT + np.uint64(a & _BYTE)
+    """Add the finite elements of a stretch to the tables of their channels."""
+    for lane in range(width):
+        for at in range(start + lane, stop, lanes):
+            value = bits[np.uint64(at)]
+            if np.int32(value & MAGNITUDE) <= HIGHEST:
+                _add(_word(ZERO if value == BOTTOM else value, shift), tables, first + lane)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -13,7 +17,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F) -> F:
     """`function`, compiled at its first call (importing compiles nothing), kept on disk, and run without the GIL.
 
-    numpy's error model leaves out the checks for division by zero. What is kept on disk is renewed when the kernel's
-    own file changes, not when another one does: so a kernel calls only kernels of its own file.
+    numpy's error model leaves out the checks for division by zero. numba renews what it keeps on disk when the
+    function's own file changes; a kernel calls those of other files of its folder, so the content of all of them counts
+    (through a private attribute of numba, for want of a public one; there is a test for it).
     """
-    return cast(F, njit(nogil=True, cache=True, error_model="numpy")(function))
+    made = njit(nogil=True, cache=True, error_model="numpy")(function)
+    made._cache._cache_file._source_stamp = _stamp(Path(function.__code__.co_filename).parent)
+    return cast(F, made)
+
+
+def inline(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A piece of a kernel in LLVM's own words: `function` gets the types of its arguments, after numba's context, and
+    gives its signature and what builds it."""
+    return cast(Callable[..., Any], intrinsic(function))
+
+
+@cache
+def _stamp(folder: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()

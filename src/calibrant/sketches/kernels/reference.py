@@ -14,6 +14,7 @@ from calibrant.sketches.cells import I32, I64
 U64 = NDArray[np.uint64]
 ZEROS, NAN, POS_INF, NEG_INF = range(4)  # the places in `totals`
 HIGHEST, LOWEST = 0x7F7FFFFF, -0x7F800000  # ordered bits of the largest and the smallest finite float32
+MARK = np.uint64(1 << 31)  # of a word: see `count`
 NONE_LO, NONE_HI = HIGHEST + 1, LOWEST - 1  # of +Inf and -Inf: the extremes of nothing
 
 
@@ -44,10 +45,12 @@ def count(
     ends (2, channels): ordered bits of the lowest and of the highest finite value so far.
     hits (2, channels): how many elements equal them.
     totals (4,): zeros, NaN, +Inf, -Inf.
-    tables (copies, 2**(9 + mantissa_bits)): packed cells by bits >> (23 - mantissa_bits); their sum is what counts.
+    tables (1, 2**(9 + mantissa_bits)): packed cells by bits >> (23 - mantissa_bits).
     channel_tables (channels, 2**(9 + channel_mantissa_bits)): the same for each channel.
-    No table is wanted where it has no rows. A packed cell is count << 32 | sum of the 8-bit positions, so a table
-    takes 2**24 elements before `load` must be looked at.
+    No table is wanted where it has no rows. A cell is the sum of the words of its elements, and a word is
+    2**31 + (bits >> (15 - mantissa_bits)): so the word of cell i without position is 2**31 + 256 i, how often that goes
+    into the sum is the count, and what remains is the sum of the 8-bit positions. It remains below that word for 2**23
+    elements; then `load` must be looked at.
     """
     place = np.arange(base, base + bits.size)
     channel = place // (inner * lanes) % blocks * lanes + place % lanes
@@ -64,29 +67,28 @@ def count(
         ends[end] = found
         np.add.at(hits[end], channel, ordered(bits) == found[channel])
     if len(tables):
-        np.add.at(tables[0], _index(bits, mantissa_bits), _packed(bits, mantissa_bits))
+        np.add.at(tables[0], _index(bits, mantissa_bits), _words(bits, mantissa_bits))
     if len(channel_tables):
         cell = (channel, _index(bits, channel_mantissa_bits))
-        np.add.at(channel_tables, cell, _packed(bits, channel_mantissa_bits))
+        np.add.at(channel_tables, cell, _words(bits, channel_mantissa_bits))
     return int(real.sum())
 
 
 def harvest(tables: U64) -> tuple[I64, I64, I64, I64]:
-    """Empty the tables (groups, copies, cells), the copies added up: group, cell, count and sum of positions of every
-    cell that is not empty, in the order of (group, cell). Only cells that are not empty are written."""
-    total = tables.sum(axis=1, dtype=np.uint64)
-    group, cell = np.nonzero(total)
-    packed = total[group, cell]
-    tables[tables != 0] = 0
-    return group, cell, (packed >> np.uint64(32)).astype(np.int64), (packed & np.uint64(2**32 - 1)).astype(np.int64)
+    """Empty the tables (groups, cells): group, cell, count and sum of positions of every cell that is not empty, in the
+    order of (group, cell). Only cells that are not empty are written."""
+    group, cell = np.nonzero(tables)
+    counts, positions = _unpacked(tables[group, cell], cell)
+    tables[group, cell] = 0
+    return group, cell, counts, positions
 
 
 def load(tables: U64) -> int:
-    """Of the fullest cell of any group, its copies added up: how many elements in one cell could at most have
-    brought its sum of positions to where it is, or its count to a 256th of where it is. 0 where all are empty."""
-    total = tables.sum(axis=1, dtype=np.uint64)
-    counts, positions = total >> np.uint64(32), total & np.uint64(2**32 - 1)
-    return int(np.where(total, np.maximum(positions // np.uint64(255), counts >> np.uint64(8)) + 1, 0).max(initial=0))
+    """Of the fullest cell of any group: how many elements in one cell could at most have brought its sum of positions
+    to where it is, or its count to a 256th of where it is. 0 where all are empty."""
+    group, cell = np.nonzero(tables)
+    counts, positions = _unpacked(tables[group, cell], cell)
+    return int(np.maximum(positions // 255 + 1, (counts >> 8) + 1).max(initial=0))
 
 
 def top_two(bits: I32) -> tuple[I32, I32, NDArray[np.bool_]]:
@@ -104,6 +106,11 @@ def _index(bits: I32, mantissa_bits: int) -> I64:
     return np.asarray(bits.view(np.uint32) >> np.uint32(23 - mantissa_bits), np.int64)
 
 
-def _packed(bits: I32, mantissa_bits: int) -> U64:
-    sub = (bits.view(np.uint32) >> np.uint32(15 - mantissa_bits)) & np.uint32(255)
-    return np.asarray(sub.astype(np.uint64) + np.uint64(1 << 32))
+def _words(bits: I32, mantissa_bits: int) -> U64:
+    return np.asarray((bits.view(np.uint32) >> np.uint32(15 - mantissa_bits)).astype(np.uint64) + MARK)
+
+
+def _unpacked(packed: U64, cell: I64) -> tuple[I64, I64]:
+    """Counts and sums of positions."""
+    counts, positions = np.divmod(packed, MARK + (cell.astype(np.uint64) << np.uint64(8)))
+    return counts.astype(np.int64), positions.astype(np.int64)

@@ -1,7 +1,4 @@
-"""The kernel of `Margins`, compiled by numba: the two largest of each row. Twin of `reference.top_two`.
-
-In a file of its own, and with its own copy of the helpers: see `jit.compiled`.
-"""
+"""The kernel of `Margins`, compiled by numba: the two largest of each row. Twin of `reference.top_two`."""
 
 from __future__ import annotations
 
@@ -10,10 +7,8 @@ from numpy.typing import NDArray
 
 from calibrant.sketches.cells import I32
 from calibrant.sketches.kernels.jit import compiled
+from calibrant.sketches.kernels.ordered import BOTTOM, TOP, ZERO, key, unsigned
 from calibrant.sketches.kernels.reference import HIGHEST, LOWEST
-
-_TOP, _BOTTOM = np.int32(2**31 - 1), np.int32(-(2**31))
-_MAGNITUDE, _SIGN, _ZERO = np.int32(0x7FFFFFFF), np.int32(31), np.int32(0)
 
 
 @compiled
@@ -36,24 +31,17 @@ def top_two(bits: I32) -> tuple[I32, I32, NDArray[np.bool_]]:
 
 
 @compiled
-def _key(bits: np.int32) -> np.int32:
-    """The ordered bits, those of 0.0 for -0.0."""
-    key = np.int32(bits ^ np.int32(np.int32(bits >> _SIGN) & _MAGNITUDE))
-    return _ZERO if bits == _BOTTOM else key
-
-
-@compiled
 def _of_row(bits: I32, start: int, stop: int) -> tuple[np.int32, np.int32, np.int32]:
     """Least, largest and second largest of a contiguous row, in two passes that both run in vectors."""
-    least, top = _TOP, _BOTTOM
-    for i in range(np.uint64(start), np.uint64(stop)):
-        key = _key(bits[i])
-        least, top = min(least, key), max(top, key)
-    second, hits = _BOTTOM, _ZERO
-    for i in range(np.uint64(start), np.uint64(stop)):
-        key = _key(bits[i])
-        hits = np.int32(hits + np.int32(key == top))
-        second = max(second, _BOTTOM if key == top else key)
+    least, top = TOP, BOTTOM
+    for i in unsigned(start, stop):
+        here = key(bits[i])
+        least, top = min(least, here), max(top, here)
+    second, hits = BOTTOM, ZERO
+    for i in unsigned(start, stop):
+        here = key(bits[i])
+        hits = np.int32(hits + np.int32(here == top))
+        second = max(second, BOTTOM if here == top else here)
     return least, top, top if hits > 1 or stop - start == 1 else second
 
 
@@ -61,14 +49,14 @@ def _of_row(bits: I32, start: int, stop: int) -> tuple[np.int32, np.int32, np.in
 def _of_columns(bits: I32, start: int, length: int, inner: int, at: int, least: I32, top: I32, second: I32) -> None:
     """The same of `inner` rows that take turns, side by side."""
     for i in range(at, at + inner):
-        least[i], top[i], second[i] = _TOP, _BOTTOM, _BOTTOM
+        least[i], top[i], second[i] = TOP, BOTTOM, BOTTOM
     for step in range(length):
         place = np.uint64(start + step * inner)
-        for j in range(np.uint64(0), np.uint64(inner)):
-            row, key = np.uint64(at) + j, _key(bits[place + j])
-            second[row] = max(second[row], min(top[row], key))
-            top[row] = max(top[row], key)
-            least[row] = min(least[row], key)
+        for j in unsigned(0, inner):
+            row, here = np.uint64(at) + j, key(bits[place + j])
+            second[row] = max(second[row], min(top[row], here))
+            top[row] = max(top[row], here)
+            least[row] = min(least[row], here)
     if length == 1:
         for i in range(at, at + inner):
             second[i] = top[i]
