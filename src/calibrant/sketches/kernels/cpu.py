@@ -139,7 +139,9 @@ def _stretch(
     turn = lanes if lanes > V else found.shape[1]
     turns, rest = (stop - start) // turn, (stop - start) % turn
     for i in unsigned(0, found.shape[1]):
-        found[LEAST, i], found[GREATEST, i], found[UNSIGNED, i], found[NONE, i] = TOP, BOTTOM, ZERO, ZERO
+        found[LEAST, i], found[GREATEST, i], found[UNSIGNED, i] = TOP, BOTTOM, ZERO
+        seen = turns + (1 if i < rest else 0)
+        found[NONE, i] = seen if found[CHANNEL, i] >= ZERO else 0
     for i in range(rest):
         found[EDGE, i] = bits[stop - rest + i]
     for i in range(rest, -(-rest // V) * V):

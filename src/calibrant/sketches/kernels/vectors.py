@@ -18,10 +18,12 @@ from calibrant.sketches.kernels.jit import inline
 
 U32 = NDArray[np.uint32]
 
+FURTHER = 32  # vectors, that are brought into the nearest cache meanwhile
+NEAR, NEAREST = 2, 3  # the second cache and the first, in LLVM's words
 V = 16  # lanes of a vector; where the processor has fewer, LLVM takes several
 
 # What is found of each lane: the least of its bits, the greatest, the greatest as unsigned (that has the sign where one
-# has), how many are zero; an end to look for below and above, and how many elements equal it; which channel it is of,
+# has), how many are zero, from which the others were taken; an end to look for below and above, and how many elements equal it; which channel it is of,
 # -1 where it is not to be counted; and a row for elements that fill no vector.
 LEAST, GREATEST, UNSIGNED, NONE, LOW, HIGH, AT_LOW, AT_HIGH, CHANNEL, EDGE, KINDS = range(11)
 
@@ -30,6 +32,13 @@ _WORD, _LANES = ir.IntType(32), ir.VectorType(ir.IntType(32), V)
 
 def _all(number: int) -> Any:
     return ir.Constant(_LANES, [number] * V)
+
+
+def _prefetch(builder: Any, data: Any, place: Any, cache: int) -> None:
+    pointer = builder.bitcast(builder.gep(data, [place]), cgutils.voidptr_t)
+    kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _WORD, _WORD, _WORD])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [pointer, _WORD(0), _WORD(cache), _WORD(1)])  # to read; data
 
 
 class _Vectors:
@@ -81,6 +90,7 @@ class _Vectors:
         b, (start, stride, turns) = self.builder, self.arguments[1:4]
         with cgutils.for_range(b, turns) as turn:
             place = b.add(start, b.mul(stride, turn.index))
+            _prefetch(b, self.array(0).data, b.add(place, b.mul(stride, stride.type(FURTHER))), NEAREST)
             yield b.load(self.pointer(self.array(0).data, place), align=4)
 
     def call(self, name: str, *arguments: Any) -> Any:
@@ -88,10 +98,11 @@ class _Vectors:
         function = ir.FunctionType(_LANES, [argument.type for argument in arguments])
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, function, name), arguments)
 
-    def count(self, place: Any, condition: Any) -> None:
-        """Add one to the lanes of a variable that count and for which it holds."""
+    def add(self, number: int, place: Any, condition: Any) -> None:
+        """Add a number to the lanes of a variable for which it holds."""
         b = self.builder
-        b.store(b.add(b.load(place), b.zext(b.and_(self.counted, condition), _LANES)), place)
+        before = b.load(place)
+        b.store(b.select(condition, b.add(before, _all(number)), before), place)
 
 
 @inline
@@ -108,9 +119,10 @@ def scan(
     kept: int,
     shift: int,
 ) -> Any:
-    """Find LEAST, GREATEST, UNSIGNED and NONE, and the words of what is not zero. (Of lanes that do not count as well,
-    only the extremes.) Words go to the room from `kept` on, V at a time, of which the last may mean nothing; how many
-    it then holds."""
+    """Find LEAST, GREATEST and UNSIGNED; take what is not zero from NONE, and its words to the room.
+
+    Words are written from `kept` on, V at a time, of which the last may mean nothing. How many the room then holds.
+    """
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         v = _Vectors(context, builder, signature, arguments)
@@ -121,8 +133,8 @@ def scan(
             for place, name in ((least, "smin"), (greatest, "smax"), (unsigned, "umax")):
                 builder.store(v.call(f"llvm.{name}.v{V}i32", builder.load(place), x), place)
             magnitude = builder.and_(x, _all(0x7FFFFFFF))
-            v.count(zeros, builder.icmp_signed("==", magnitude, _all(0)))
             wanted = builder.and_(v.counted, builder.icmp_signed("!=", magnitude, _all(0)))
+            v.add(-1, zeros, wanted)
             words = builder.or_(builder.lshr(x, down), _all(-(1 << 31)))
             words = v.call(f"llvm.experimental.vector.compress.v{V}i32", words, wanted, _all(0))
             builder.store(words, v.pointer(room, builder.load(kept)), align=4)
@@ -146,8 +158,8 @@ def equal(_: Any, bits: I32, start: int, stride: int, turns: int, lanes: int, fo
         v = _Vectors(context, builder, signature, arguments)
         low, high, at_low, at_high = (v.held(kind) for kind in (LOW, HIGH, AT_LOW, AT_HIGH))
         for x in v.loop():
-            v.count(at_low, builder.icmp_signed("==", x, builder.load(low)))
-            v.count(at_high, builder.icmp_signed("==", x, builder.load(high)))
+            for end, place in ((low, at_low), (high, at_high)):
+                v.add(1, place, builder.and_(v.counted, builder.icmp_signed("==", x, builder.load(end))))
         v.release(AT_LOW, at_low)
         v.release(AT_HIGH, at_high)
         return context.get_dummy_value()
@@ -161,10 +173,7 @@ def prefetch(_: Any, array: Any, place: int) -> Any:
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _WORD, _WORD, _WORD])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, _WORD(0), _WORD(2), _WORD(1)])  # to read, for the second cache, data
+        _prefetch(builder, data, arguments[1], NEAR)
         return context.get_dummy_value()
 
     return types.void(array, types.int64), build
