@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import onnx
 import onnx_ir as ir
@@ -30,7 +31,7 @@ class WorkingModel:
         if not _needs_file(self._graph):
             model = ir.to_proto(self._graph.model)
             set_outputs(model, names)
-            return bytes(model.SerializeToString())
+            return cast(bytes, model.SerializeToString())
         saved = self._folder / "model.onnx"
         if not saved.exists():
             ir.save(self._graph.model, saved, external_data="model.weights")  # wherever the weights are now

@@ -52,14 +52,14 @@ def clean(graph: Graph, simplify: bool) -> None:
 
 def _simplify(graph: Graph) -> None:
     model = graph.model
-    drop_identities(model.graph)
-    folded = fold_constants(model)
+    dropped, folded = drop_identities(model.graph), fold_constants(model)
     if folded:
         graph.report.append(f"{counted(folded, 'node')} on constants folded")
-    for (what, into), count in sorted(fold_affine(model.graph).items()):
+    affine = fold_affine(model.graph)
+    for (what, into), count in sorted(affine.items()):
         graph.report.append(f"{count} {what} folded into {into}")
-    common.RemoveUnusedNodesPass()(model)
-    infer_shapes(model)
+    if common.RemoveUnusedNodesPass()(model).modified or dropped or folded or affine:
+        infer_shapes(model)
 
 
 def drop_identities(graph: ir.Graph) -> int:

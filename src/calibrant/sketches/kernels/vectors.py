@@ -23,8 +23,8 @@ NEAR, NEAREST = 2, 3  # the second cache and the first, in LLVM's words
 V = 16  # lanes of a vector; where the processor has fewer, LLVM takes several
 
 # What is found of each lane: the least of its bits, the greatest, the greatest as unsigned (that has the sign where one
-# has), how many are zero, from which the others were taken; an end to look for below and above, and how many elements equal it; which channel it is of,
-# -1 where it is not to be counted; and a row for elements that fill no vector.
+# has), how many are zero (all that are counted, less the others); an end to look for below and above, and how many
+# elements equal it; which channel it is of, -1 where it is not to be counted; and a row for what fills no vector.
 LEAST, GREATEST, UNSIGNED, NONE, LOW, HIGH, AT_LOW, AT_HIGH, CHANNEL, EDGE, KINDS = range(11)
 
 _WORD, _LANES = ir.IntType(32), ir.VectorType(ir.IntType(32), V)
