@@ -129,9 +129,13 @@ def test_threads_share_a_sample_where_memory_is_short(elementwise, monkeypatch, 
     monkeypatch.setattr(
         Runtime, "open", lambda self, model, *a, **k: opened.append(a[0]) or really_open(self, model, *a, **k)
     )
-    monkeypatch.setattr(
-        ThreadPoolExecutor, "submit", lambda self, *a: started.append(self._max_workers) or submit(self, *a)
-    )
+
+    def watched(pool, *arguments):
+        if pool._thread_name_prefix == "calibrant-sample":
+            started.append(pool._max_workers)
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", watched)
     executor = OnnxruntimeExecutor(elementwise, threads=8, memory_budget=int(rows * ROW))
     found = executor.collect([batch(1, seed=i) for i in range(9)], WANTED)
     assert found["sum"].extremes.size == 36

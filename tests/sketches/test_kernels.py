@@ -97,12 +97,10 @@ def test_hand_counted(kernels, case, repeat):
     assert state.ends[:, 0].tolist() == list(expected)
     assert state.hits[:, 0].tolist() == [repeat * n for n in hits]
     assert state.totals.tolist() == [repeat * n for n in totals]
-    found = kernels.harvest(state.tables)
-    assert [column.tolist() for column in found] == [
-        [0] * len(cells),
-        sorted(cells),
-        [repeat * cells[index][0] for index in sorted(cells)],
-        [repeat * cells[index][1] for index in sorted(cells)],
+    found = kernels.harvest(state.tables, *reference.reach(state.ends, 8))
+    by_key = sorted((index if index < NEGATIVE else NEGATIVE - 1 - index, *cells[index]) for index in cells)
+    assert list(zip(*(column.tolist() for column in found), strict=True)) == [
+        (0, key, repeat * count, repeat * positions) for key, count, positions in by_key
     ]
     assert not state.tables.any()
 
@@ -199,12 +197,13 @@ def cell(index, count, positions):
 def test_harvest_empties_tables(kernels):
     tables = np.zeros((2, 1024), np.uint64)
     most = 2**23
-    tables[0, 5], tables[1, 0], tables[1, 1023] = cell(5, 3, 8), cell(0, 2**32, 0), cell(1023, most, most * 255)
-    assert [column.tolist() for column in kernels.harvest(tables)] == [
-        [0, 1, 1],
-        [5, 0, 1023],
-        [3, 2**32, most],
-        [8, 0, most * 255],
+    tables[0, 5], tables[0, 512], tables[0, 514] = cell(5, 3, 8), cell(512, 1, 2), cell(514, 4, 0)
+    tables[1, 0], tables[1, 1023] = cell(0, 2**32, 0), cell(1023, most, most * 255)
+    assert [column.tolist() for column in kernels.harvest(tables, 6, 512)] == [
+        [0, 0, 0, 1, 1],
+        [-3, -1, 5, -512, 0],
+        [4, 1, 3, most, 2**32],
+        [0, 2, 8, most * 255, 0],
     ]
     assert not tables.any()
 
@@ -212,13 +211,13 @@ def test_harvest_empties_tables(kernels):
 @pytest.mark.parametrize("kernels", [reference, cpu])
 def test_load_is_of_the_fullest_cell(kernels):
     tables = np.zeros((2, 1024), np.uint64)
-    assert kernels.load(tables) == 0
+    assert kernels.load(tables, 512, 512) == 0
     tables[0, 5] = cell(5, 200, 200 * 255)
-    assert kernels.load(tables) == 201
+    assert kernels.load(tables, 512, 512) == 201
     tables[1, 1023] = cell(1023, 2**31 - 1, 0)  # of values at their bin's lower edge, like 0.0, far more fit
-    assert kernels.load(tables) == 2**23
+    assert kernels.load(tables, 512, 512) == 2**23
     tables[1, 7] = cell(7, 2**23, 2**23 * 255)
-    assert kernels.load(tables) == 2**23 + 1
+    assert kernels.load(tables, 512, 512) == 2**23 + 1
 
 
 def test_importing_compiles_nothing():

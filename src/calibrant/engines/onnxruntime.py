@@ -196,7 +196,7 @@ class Collecting:
             raise SettingError("the model is closed: collect inside of the `with` block")
         statistics = Statistics(self._wanted)
         self._pump.run(samples, statistics, on_step, self._note)
-        return statistics.sketches()
+        return statistics.sketches(self._pump.threads)
 
     def close(self) -> None:
         """Let go of the session, which reads files of a folder that is about to go."""

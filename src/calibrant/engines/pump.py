@@ -58,7 +58,7 @@ class Pump:
         self._splitter = splitter
         self._names = names
         self._raw = raw
-        self._threads = threads
+        self.threads = threads
         self._memory_budget = memory_budget
         self._workers = threads
         self._each = 1  # threads of one sample
@@ -111,10 +111,10 @@ class Pump:
 
     def _share(self, feed: Feed, nbytes: int) -> int:
         """The threads of one sample, where the values of the smallest part that can be run take `nbytes`."""
-        self._workers = max(1, min(self._threads, self._memory_budget // max(nbytes, 1)))
+        self._workers = max(1, min(self.threads, self._memory_budget // max(nbytes, 1)))
         self._splitter.limit = self._memory_budget // self._workers
         self._splitter.record(feed, nbytes)
-        self._each = self._threads // self._workers
+        self._each = self.threads // self._workers
         return self._each
 
     def _start(self, number: int, feed: Feed, pool: ThreadPoolExecutor, on_step: Callable[[int], None] | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -46,10 +47,14 @@ class Statistics:
             finally:
                 counting.lock.release()
 
-    def sketches(self) -> Halves:
-        """What was collected of every value."""
-        even, odd = ({name: c.collector.sketch() for name, c in half.items()} for half in self._halves)
-        return Halves(even, odd)
+    def sketches(self, threads: int = 1) -> Halves:
+        """What was collected of every value. threads: that empty the tables."""
+        with ThreadPoolExecutor(threads) as pool:
+            even, odd = (
+                dict(zip(half, pool.map(lambda counting: counting.collector.sketch(), half.values()), strict=True))
+                for half in self._halves
+            )
+            return Halves(even, odd)
 
 
 @dataclass(slots=True)

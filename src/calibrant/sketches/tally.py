@@ -7,10 +7,9 @@ import mmap
 import numpy as np
 
 from calibrant.sketches.arrays import Floats, float_bits
-from calibrant.sketches.bins import split_index
 from calibrant.sketches.cells import I32, I64, join_cells
 from calibrant.sketches.kernels import cpu as kernels
-from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, U64
+from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, U64, reach
 from calibrant.sketches.layout import Layout
 
 FLUSH_LIMIT = 1 << 23  # elements after which a packed cell's positions (255 each) could reach the next count
@@ -42,8 +41,8 @@ class Tally:
         step = max(step - step % layout.lanes, layout.lanes)
         for start in range(0, values.size, step):
             part = values[start : start + step]
-            self._histogram.make_room(part.size)
-            self._channel_histogram.make_room(layout.most_of_one_channel(base + start, part.size))
+            self._histogram.make_room(part.size, self.ends)
+            self._channel_histogram.make_room(layout.most_of_one_channel(base + start, part.size), self.ends)
             self.size += kernels.count(
                 float_bits(part),
                 base + start,
@@ -57,11 +56,11 @@ class Tally:
 
     def histogram(self) -> Cells:
         """Cells (channel, signed key), (count, position sum) of the whole tensor; channel is 0 throughout."""
-        return self._histogram.emptied()
+        return self._histogram.emptied(self.ends)
 
     def channel_histogram(self) -> Cells:
         """The same for each channel."""
-        return self._channel_histogram.emptied()
+        return self._channel_histogram.emptied(self.ends)
 
 
 class _Table:
@@ -78,20 +77,20 @@ class _Table:
         self._cells: Cells = [none, none], [nothing, nothing]
         self._pending = 0  # elements that the fullest cell may hold, as far as its limits go: see `kernels.load`
 
-    def make_room(self, elements: int) -> None:
-        """Be ready for so many more elements in one group."""
+    def make_room(self, elements: int, ends: I32) -> None:
+        """Be ready for so many more elements in one group. ends: see `emptied`."""
+        if self._pending + elements > FLUSH_LIMIT:  # elements spread over many cells: seldom is one nearly full
+            self._pending = kernels.load(self._packed, *reach(ends, self._mantissa_bits))
         if self._pending + elements > FLUSH_LIMIT:
-            self._pending = kernels.load(self._packed)  # elements spread over many cells: seldom is one nearly full
-        if self._pending + elements > FLUSH_LIMIT:
-            self.emptied()
+            self.emptied(ends)
         self._pending += elements
 
-    def emptied(self) -> Cells:
-        """All cells so far; the table is left empty."""
+    def emptied(self, ends: I32) -> Cells:
+        """All cells so far; the table is left empty. ends: no value lies beyond them, so no more is looked at."""
         if len(self._packed):
-            group, index, counts, positions = kernels.harvest(self._packed)
-            found = [group.astype(np.int32), split_index(index, self._mantissa_bits)]
-            self._cells = join_cells(self._cells, (found, [counts, positions]))
+            group, keys, counts, positions = kernels.harvest(self._packed, *reach(ends, self._mantissa_bits))
+            found = [group, keys], [counts, positions]
+            self._cells = join_cells(self._cells, found) if len(self._cells[0][0]) else found
         self._pending = 0
         return self._cells
 

@@ -74,19 +74,32 @@ def count(
     return int(real.sum())
 
 
-def harvest(tables: U64) -> tuple[I64, I64, I64, I64]:
-    """Empty the tables (groups, cells): group, cell, count and sum of positions of every cell that is not empty, in the
-    order of (group, cell). Only cells that are not empty are written."""
-    group, cell = np.nonzero(tables)
+def harvest(tables: U64, positive: int, negative: int) -> tuple[I32, I32, I64, I64]:
+    """Empty the tables (groups, cells): group, signed key, count and sum of positions of every cell that is not empty,
+    in the order of (group, key). positive, negative: so many cells of each sign, from 0 on, are looked at; the others
+    are empty. Only cells that are not empty are written."""
+    half = tables.shape[1] // 2
+    cell = np.concatenate([half + np.arange(negative)[::-1], np.arange(positive)])
+    group, place = np.nonzero(tables[:, cell])
+    cell = cell[place]
     counts, positions = _unpacked(tables[group, cell], cell)
     tables[group, cell] = 0
-    return group, cell, counts, positions
+    return group.astype(np.int32), np.where(cell < half, cell, half - 1 - cell).astype(np.int32), counts, positions
 
 
-def load(tables: U64) -> int:
+def reach(ends: I32, mantissa_bits: int) -> tuple[int, int]:
+    """How many cells of each sign values between these ends (ordered bits) can be in: see `harvest`."""
+    low, high = int(ends[0].min()), int(ends[1].max())
+    shift = 23 - mantissa_bits
+    return (high >> shift) + 1 if high >= 0 else 0, ((-1 - low) >> shift) + 1 if low < 0 else 0
+
+
+def load(tables: U64, positive: int, negative: int) -> int:
     """Of the fullest cell of any group: how many elements in one cell could at most have brought its sum of positions
-    to where it is, or its count to a 256th of where it is. 0 where all are empty."""
-    group, cell = np.nonzero(tables)
+    to where it is, or its count to a 256th of where it is. 0 where all are empty. positive, negative: see `harvest`."""
+    cell = np.concatenate([np.arange(positive), tables.shape[1] // 2 + np.arange(negative)])
+    group, place = np.nonzero(tables[:, cell])
+    cell = cell[place]
     counts, positions = _unpacked(tables[group, cell], cell)
     return int(np.maximum(positions // 255 + 1, (counts >> 8) + 1).max(initial=0))
 
