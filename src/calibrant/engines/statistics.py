@@ -30,6 +30,7 @@ class Statistics:
         """Count the values that somebody asked for, in that half. The first error, which names the value, ends it."""
         countings = self._halves[half]
         waiting = deque(taken for taken in batch if taken.name in countings)
+        waiting.reverse()  # the values computed last are still in the cache
         refused = 0  # in a row
         while waiting:
             taken = waiting.popleft()
