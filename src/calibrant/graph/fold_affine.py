@@ -21,6 +21,7 @@ from calibrant.graph.shapes import static_shape
 
 F64 = NDArray[np.float64]
 HEADS = ("Conv", "ConvTranspose", "Gemm")
+STEPS = ("BatchNormalization", "Mul", "Add", "Div", "Sub")
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ def _next_step(head: ir.Node) -> tuple[ir.Node, Affine] | None:
     if len(uses) != 1 or output.is_graph_output():
         return None
     reader, index = uses[0].node, uses[0].idx
-    if reader.domain or reader.graph is not head.graph:
+    if reader.domain or reader.graph is not head.graph or reader.op_type not in STEPS:
         return None
-    constants = [_array(v) for v in head.inputs[1:]]
-    if not constants or any(c is None for c in constants) or (head.op_type == "Gemm" and not _plain_gemm(head)):
+    constant = [_is_constant(v) for v in head.inputs[1:]]
+    if not constant or not all(constant) or (head.op_type == "Gemm" and not _plain_gemm(head)):
         return None
     affine = _batch_norm(reader, index) if reader.op_type == "BatchNormalization" else _arithmetic(head, reader, index)
     return None if affine is None else (reader, affine)
@@ -76,7 +77,7 @@ def _batch_norm(node: ir.Node, index: int) -> Affine | None:
 
 
 def _arithmetic(head: ir.Node, node: ir.Node, index: int) -> Affine | None:
-    if node.op_type not in ("Mul", "Add", "Div", "Sub") or len(node.inputs) != 2:
+    if len(node.inputs) != 2:
         return None
     if index == 1 and node.op_type in ("Div", "Sub"):
         return None
@@ -193,6 +194,11 @@ def _plain_gemm(node: ir.Node) -> bool:
 
 def _array(value: ir.Value | None) -> F64 | None:
     """The constant in float64; None where it is none, or not of a float type."""
-    if value is None or value.const_value is None or not value.const_value.dtype.is_floating_point():
+    if value is None or value.const_value is None or not _is_constant(value):
         return None
     return np.asarray(value.const_value.numpy(), np.float64)
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    """Whether it is a constant of a float type."""
+    return value is not None and value.const_value is not None and bool(value.const_value.dtype.is_floating_point())
