@@ -41,7 +41,10 @@ class QuantizationPolicy:
     properties: QuantizationProperty
 
     def __init__(self, properties: int | QuantizationPolicy) -> None:
-        bits: int = properties.properties if isinstance(properties, QuantizationPolicy) else int(properties)
+        if isinstance(properties, QuantizationPolicy):
+            self.properties = properties.properties
+            return
+        bits = int(properties)
         if not 0 < bits <= 0xFF:
             raise ConfigError(f"quantization policy {bits:#x} is not a combination of QuantizationProperty values")
         self.properties = QuantizationProperty(bits)
@@ -54,7 +57,7 @@ class QuantizationPolicy:
 
     def has_property(self, what: QuantizationProperty) -> bool:
         """Whether `what` is part of the policy."""
-        return bool(self.properties & what)
+        return bool(int(self.properties) & int(what))  # numbers: & of flags makes a flag, which takes long
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, QuantizationPolicy) and self.properties == other.properties
