@@ -41,7 +41,7 @@ class Sums(NamedTuple):
 @jit
 def symmetric_counts(pos: Side, neg: Side, zeros: float, top: float) -> F64:
     """Whole counts of |x| in BINS equal bins over [0, top]; bin 0, where the zeros are, has bin 1's count."""
-    below = np.full(BINS + 1, np.rint(pos.tail_n[0] + neg.tail_n[0] + zeros))
+    below = np.full(BINS + 1, np.rint(pos.n + neg.n + zeros))
     for i in range(BINS):
         edge = top * i / BINS
         below[i] = np.rint(below[BINS] - tail(pos, edge)[0] - tail(neg, edge)[0])
@@ -57,7 +57,7 @@ def asymmetric_counts(pos: Side, neg: Side, zeros: float, lo: float, hi: float) 
     That bin does not vote with its zeros either: it has its neighbour's count, or the mean of both.
     """
     below = np.rint(count_up_to(pos, neg, zeros, lo + (hi - lo) * np.arange(BINS + 1) / BINS))
-    below[0], below[BINS] = 0.0, np.rint(pos.tail_n[0] + neg.tail_n[0] + zeros)
+    below[0], below[BINS] = 0.0, np.rint(pos.n + neg.n + zeros)
     counts = below[1:] - below[:-1]
     zero = min(int(-lo / (hi - lo) * BINS), BINS - 1)
     if zero == 0:

@@ -45,7 +45,7 @@ def quantile_of_magnitude(pos: Side, neg: Side, zeros: float, size: int, p: floa
 @jit
 def _count(pos: Side, neg: Side, zeros: float, x: float) -> float:
     if x >= 0:
-        return neg.tail_n[0] + zeros + pos.tail_n[0] - tail(pos, x)[0]
+        return neg.n + zeros + pos.n - tail(pos, x)[0]
     # values <= x have magnitudes >= -x: those above the float64 just below it
     return tail(neg, -x * (1 - 1e-15))[0]
 
@@ -53,12 +53,12 @@ def _count(pos: Side, neg: Side, zeros: float, x: float) -> float:
 @jit
 def _value_at(pos: Side, neg: Side, zeros: float, rank: float) -> float:
     """The value of that rank (0 is the smallest): spread values sit in the middle of the mass that each has."""
-    negative = neg.tail_n[0]
+    negative = neg.n
     if rank < negative:
         return -_above(neg, neg, 0.5, rank + 0.5)
     if rank < negative + zeros:
         return 0.0
-    return _above(pos, pos, 0.5, pos.tail_n[0] - (rank - negative - zeros) - 0.5)
+    return _above(pos, pos, 0.5, pos.n - (rank - negative - zeros) - 0.5)
 
 
 @jit
@@ -70,7 +70,7 @@ def _magnitude_at(pos: Side, neg: Side, above: float) -> float:
 @jit
 def _above(one: Side, other: Side, share: float, above: float) -> float:
     """The least float32 with at most `above` values above it, of `share` of those of either side together."""
-    if share * (one.tail_n[0] + other.tail_n[0]) <= above:
+    if share * (one.n + other.n) <= above:
         return 0.0
     low, high = 0, LARGEST_BITS  # more than `above` lie above low, at most `above` above high
     while high - low > 1:

@@ -17,7 +17,19 @@ import numpy as np
 from calibrant.observers.cells import Cells
 from calibrant.observers.kernels.jit import jit
 from calibrant.observers.kernels.lowest import lowest
-from calibrant.observers.kernels.pieces import F64, I64, Side, make_sides, tail
+from calibrant.observers.kernels.pieces import (
+    F64,
+    I64,
+    LEFT,
+    M_ABOVE,
+    MASS,
+    N_ABOVE,
+    RIGHT,
+    TILT,
+    Side,
+    make_sides,
+    tail,
+)
 
 EXACT_LEVELS = 1024  # beyond, steps are finer than bins: errors count as uniform, but for those of heavy atoms
 WORTH = 0.99  # and then a scale must be that much better than the one that covers all to replace it
@@ -78,9 +90,8 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
 
     The look-up of a boundary b is `tail`'s, written out: this is where the search spends its time.
     """
-    first, left, right, mass, tilt = side.first, side.left, side.right, side.mass, side.tilt
-    tail_n, tail_m, top = side.tail_n, side.tail_m, side.top
-    levels, off_centre, bins = min(levels, EXACT_LEVELS), (0.5 - shift) * s, len(side.first) - 1
+    first, pieces, top = side.first, side.pieces, side.top
+    levels, off_centre, bins = min(levels, EXACT_LEVELS), (0.5 - shift) * s, len(first) - 1
     gains[0] = total = 0.0
     for k in range(levels):
         b = (k + shift) * s
@@ -89,22 +100,23 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
             return
         i = (np.float32(b).view(np.int32) >> side.shift) - side.base
         if i < 0:
-            n, over = tail_n[0], tail_m[0] - b * tail_n[0]
+            n, over = side.n, side.m - b * side.n
         elif i >= bins:
             n, over = 0.0, 0.0
         else:
             end = first[i + 1]
-            n = tail_n[end]
-            over = tail_m[end] - b * n
+            n = pieces[end - 1, N_ABOVE]
+            over = pieces[end - 1, M_ABOVE] - b * n
             for p in range(first[i], end):
-                width = right[p] - left[p]
-                if b < left[p]:
-                    n += mass[p]
-                    over += mass[p] * (left[p] - b + width * (0.5 + tilt[p] / 6))
-                elif b < right[p]:
-                    t = (b - left[p]) / width
-                    n += mass[p] * (1 - t) * (1 + tilt[p] * t)
-                    over += mass[p] * width * (1 - t) ** 2 / 2 * (1 + tilt[p] * (1 + 2 * t) / 3)
+                left, right, mass, tilt = pieces[p, LEFT], pieces[p, RIGHT], pieces[p, MASS], pieces[p, TILT]
+                width = right - left
+                if b < left:
+                    n += mass
+                    over += mass * (left - b + width * (0.5 + tilt / 6))
+                elif b < right:
+                    t = (b - left) / width
+                    n += mass * (1 - t) * (1 + tilt * t)
+                    over += mass * width * (1 - t) ** 2 / 2 * (1 + tilt * (1 + 2 * t) / 3)
         total += 2 * s * (over - off_centre * n)
         gains[k + 1] = total
 
@@ -113,17 +125,17 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
 def side_error(side: Side, s: float, levels: int, shift: float, spread: float, gains: F64) -> float:
     """The sum of squared errors of one side with that many levels."""
     if levels <= EXACT_LEVELS:
-        return side.tail_q[0] - gains[levels]
+        return side.q - gains[levels]
     start, end = EXACT_LEVELS * s, levels * s
     n, m, q = tail(side, start)
-    error = side.tail_q[0] - gains[EXACT_LEVELS] - (q - 2 * start * m + start * start * n)
+    error = side.q - gains[EXACT_LEVELS] - (q - 2 * start * m + start * start * n)
     clipped, m, q = tail(side, end)
     error += (n - clipped) * s * s * spread + (q - 2 * end * m + end * end * clipped)
     for p in side.heavy:
-        x = side.left[p]
+        x = side.pieces[p, LEFT]
         if start < x <= end:
             off = x - s * np.floor(x / s + 1 - shift)
-            error += side.mass[p] * (off * off - s * s * spread)
+            error += side.pieces[p, MASS] * (off * off - s * s * spread)
     return error
 
 
@@ -159,7 +171,7 @@ def best_offset(pos: Side, neg: Side, s: float, grid: Grid, up: F64, down: F64) 
         gain = up[grid.span - below] + down[below]
         if gain > most:
             most, at = gain, below
-    return pos.tail_q[0] + neg.tail_q[0] - most, at
+    return pos.q + neg.q - most, at
 
 
 @jit
@@ -289,5 +301,5 @@ def errors_of_channels(cells: Cells, grid: Grid, scale: F64, below: I64) -> tupl
         fill_gains(pos, scale[c], grid.span - below[c], grid.up, up)
         fill_gains(neg, scale[c], below[c], grid.down, down)
         error += error_of(pos, neg, scale[c], below[c], grid, up, down)
-        power += pos.tail_q[0] + neg.tail_q[0]
+        power += pos.q + neg.q
     return error, power
