@@ -167,6 +167,28 @@ def tail(side: Side, b: float) -> tuple[float, float, float]:
 
 
 @jit
+def counts_above(side: Side, points: F64) -> F64:
+    """How many of the values have a magnitude above each of the points: the first of `tail`, for many at a time."""
+    first, pieces, found = side.first, side.pieces, np.empty(len(points))
+    for i in range(len(points)):
+        b, n = points[i], 0.0
+        if b < side.top:
+            key = (np.float32(b).view(np.int32) >> side.shift) - side.base
+            if key < 0:
+                n = side.n
+            elif key < len(first) - 1:
+                end = first[key + 1]
+                n = pieces[end - 1, N_ABOVE]
+                for p in range(first[key], end):
+                    left, right = pieces[p, LEFT], pieces[p, RIGHT]
+                    if b < right or b <= left:
+                        t = (b - left) / (right - left) if b > left else 0.0
+                        n += pieces[p, MASS] * (1 - t) * (1 + pieces[p, TILT] * t)
+        found[i] = n
+    return found
+
+
+@jit
 def _edge(key: int, shift: int) -> float:
     """The least magnitude with that key (the one after the last finite key is 2**128)."""
     edge = np.float64(np.int32(key << shift).view(np.float32))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from calibrant.observers.kernels.jit import jit
-from calibrant.observers.kernels.pieces import F64, Side, tail
+from calibrant.observers.kernels.pieces import F64, Side, counts_above, tail
 
 LARGEST_BITS = 0x7F7FFFFF  # of the largest finite float32
 
@@ -16,10 +16,9 @@ LARGEST_BITS = 0x7F7FFFFF  # of the largest finite float32
 @jit
 def count_up_to(pos: Side, neg: Side, zeros: float, points: F64) -> F64:
     """How many values are at most each of the points."""
-    found = np.empty(len(points))
-    for i in range(len(points)):
-        found[i] = _count(pos, neg, zeros, points[i])
-    return found
+    above = counts_above(pos, points)
+    # values <= x < 0 have magnitudes >= -x: those above the float64 just below it
+    return np.where(points >= 0, neg.n + zeros + pos.n - above, counts_above(neg, -points * (1 - 1e-15)))
 
 
 @jit
@@ -40,14 +39,6 @@ def quantile_of_magnitude(pos: Side, neg: Side, zeros: float, size: int, p: floa
     a = _magnitude_at(pos, neg, size - low - 0.5)
     b = a if rank == low else _magnitude_at(pos, neg, size - low - 1.5)
     return a + (b - a) * (rank - low)
-
-
-@jit
-def _count(pos: Side, neg: Side, zeros: float, x: float) -> float:
-    if x >= 0:
-        return neg.n + zeros + pos.n - tail(pos, x)[0]
-    # values <= x have magnitudes >= -x: those above the float64 just below it
-    return tail(neg, -x * (1 - 1e-15))[0]
 
 
 @jit
