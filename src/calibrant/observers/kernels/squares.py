@@ -38,6 +38,8 @@ STEPS_PER_LEVEL = 4  # where the grid clips: candidates are 1 / (4 levels) apart
 MOST_STEP, LEAST_STEP = 2e-3, 4e-4
 MOST_CANDIDATES = 1 << 14
 FEW = 16  # offsets that are all tried
+STRIDE = 64  # between the candidates that are computed first
+ROUNDED = 1e-12  # of the sums: what they may be off by
 STARTS, ROUNDS, CUTS = 8, 4, 16  # the refinement: of so many local minima, so often, each time into so many parts
 
 
@@ -229,18 +231,15 @@ def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> 
     levels = min(grid.span, EXACT_LEVELS) + 1
     up, down = np.zeros(levels), np.zeros(levels)
     scales = candidates(pos, neg, grid)
-    errors = np.full(len(scales), np.inf)
-    least = np.inf
-    for i in range(len(scales)):
-        if clip_error(pos, neg, scales[i], grid) > least:
-            break
-        errors[i], _ = best_offset(pos, neg, scales[i], grid, up, down)
-        least = min(least, errors[i])
+    errors = survey(pos, neg, grid, scales, up, down)
     fill_gains(pos, start, grid.span - start_below, grid.up, up)
     fill_gains(neg, start, start_below, grid.down, down)
     best = error_of(pos, neg, start, start_below, grid, up, down) * (1 - 1e-9 if grid.span <= EXACT_LEVELS else WORTH)
     scale, below = start, start_below
-    for i in local_minima(errors):
+    least = least_around(pos, neg, grid, scales, errors)
+    for i in local_minima(errors, least):
+        if least[i] > best:
+            continue
         s = scales[i]
         if not grid.power_of_2:
             s = refine(pos, neg, s, scales[max(i - 1, 0)], scales[min(i + 1, len(scales) - 1)], grid, up, down)
@@ -252,13 +251,85 @@ def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> 
 
 
 @jit
-def local_minima(errors: F64) -> I64:
-    """Where `errors` is least among its neighbours: the STARTS lowest of these, lowest first."""
-    minima = np.full(len(errors), np.inf)
+def survey(pos: Side, neg: Side, grid: Grid, scales: F64, up: F64, down: F64) -> F64:
+    """The errors of `scales`, descending; inf where neither the scale nor one next to it can be the best of all.
+
+    Every STRIDE-th is computed, then those between, halving the stride, where `least_between` lets one hope. It ends
+    where clipping alone costs more than the best found.
+    """
+    errors = np.full(len(scales), np.inf)
+    stride, end, least = STRIDE if bounded(grid) else 1, len(scales) - 1, np.inf
+    for i in range(0, end + stride, stride):
+        i = min(i, end)
+        clipped = clip_error(pos, neg, scales[i], grid) > least
+        if clipped and stride == 1:
+            return errors
+        errors[i], _ = best_offset(pos, neg, scales[i], grid, up, down)
+        least = min(least, errors[i])
+        if clipped:
+            end = i
+            break
+    while stride > 1:
+        stride //= 2
+        for i in range(stride, end, 2 * stride):
+            left, right = i - stride, min(i + stride, end)
+            if least_between(pos, neg, scales[left], errors[left], scales[right], errors[right]) <= least:
+                errors[i], _ = best_offset(pos, neg, scales[i], grid, up, down)
+                least = min(least, errors[i])
+    return errors
+
+
+@jit
+def bounded(grid: Grid) -> bool:
+    """Whether `least_between` holds: every value goes to the nearest level, and is counted where it is."""
+    return grid.up == 0.5 and grid.span <= EXACT_LEVELS and not grid.power_of_2
+
+
+@jit
+def least_between(pos: Side, neg: Side, s: float, error: float, t: float, error_t: float) -> float:
+    """No scale from s to t has less error than this; inf where one of their errors is.
+
+    With integers q for the values x, the error is |x|^2 - s (2 x.q - s |q|^2), and rounding takes the best q. So what a
+    scale gains, over s, is the largest of functions affine in s: convex, and between two scales below its chord.
+    """
+    total = pos.q + neg.q
+    if error == np.inf or error_t == np.inf:
+        return np.inf
+    if s == t:
+        return error
+    gain, gain_t = (total - error) / s, (total - error_t) / t
+    slope = (gain_t - gain) / (t - s)
+    most = max(total - error, total - error_t)
+    if slope < 0:
+        peak = min(max((s - gain / slope) / 2, min(s, t)), max(s, t))
+        most = max(most, peak * (gain + slope * (peak - s)))
+    return total - most - ROUNDED * (total + max(pos.top * pos.m, neg.top * neg.m))
+
+
+@jit
+def least_around(pos: Side, neg: Side, grid: Grid, scales: F64, errors: F64) -> F64:
+    """For each of the scales: no scale between its neighbours has less error than this; inf where it has no error."""
+    if not bounded(grid):
+        return np.where(errors < np.inf, -np.inf, np.inf)
+    least = errors.copy()
+    for i in range(len(errors) - 1):
+        if errors[i] < np.inf and errors[i + 1] < np.inf:
+            between = least_between(pos, neg, scales[i], errors[i], scales[i + 1], errors[i + 1])
+            least[i], least[i + 1] = min(least[i], between), min(least[i + 1], between)
+    return least
+
+
+@jit
+def local_minima(errors: F64, least: F64) -> I64:
+    """Where `errors` is least among its neighbours: the STARTS lowest of these, lowest first.
+
+    least: no scale nearby has less error; where that is more than the lowest of all, one need not look.
+    """
+    minima, lowest_of_all = np.full(len(errors), np.inf), errors.min()
     for i in range(len(errors)):
         left = errors[i - 1] if i > 0 else np.inf
         right = errors[i + 1] if i + 1 < len(errors) else np.inf
-        if errors[i] <= left and errors[i] <= right:
+        if least[i] <= lowest_of_all and errors[i] <= left and errors[i] <= right:
             minima[i] = errors[i]
     return lowest(minima, STARTS)
 
