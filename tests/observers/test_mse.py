@@ -108,7 +108,7 @@ def test_the_search_is_as_good_as_if_all_scales_were_tried(config, values, bits,
     best, best_scale = most, None
     for i in squares.local_minima(errors, np.full(len(errors), -np.inf)):
         low, high = scales[min(i + 1, len(scales) - 1)], scales[max(i - 1, 0)]
-        s = float(np.float32(squares.refine(pos, neg, scales[i], high, low, grid, up, down)))
+        s = float(np.float32(squares.refine(pos, neg, scales[i], high, low, grid, up, down, np.inf)))
         error = squares.best_offset(pos, neg, s, grid, up, down)[0]
         if error < best:
             best, best_scale = error, s

@@ -188,7 +188,8 @@ def clip_error(pos: Side, neg: Side, s: float, grid: Grid) -> float:
 
 @jit
 def candidates(pos: Side, neg: Side, grid: Grid) -> F64:
-    """Scales to try, descending: from where all becomes zero, past where all is covered, down to far too small."""
+    """Scales to try, descending: from where all becomes zero, past where all is covered, down to where clipping alone
+    costs more than covering all (one step in STRIDE looks)."""
     top = max(pos.top, neg.top)
     found = np.empty(MOST_CANDIDATES)
     n = 0
@@ -216,8 +217,10 @@ def candidates(pos: Side, neg: Side, grid: Grid) -> F64:
             n += 1
     step = 1 / (STEPS_PER_LEVEL * (grid.span + 1))
     ratio = 1 - min(max(step, LEAST_STEP), MOST_STEP) / grid.fineness
-    s = cover
+    s, more_than_covering = cover, (pos.n + neg.n) * (2 * cover) ** 2  # nothing is further than that from its level
     while n < MOST_CANDIDATES and s >= grid.smallest:
+        if n % STRIDE == 0 and clip_error(pos, neg, s, grid) > more_than_covering:
+            break
         found[n] = s
         n += 1
         s *= ratio
@@ -242,7 +245,7 @@ def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> 
             continue
         s = scales[i]
         if not grid.power_of_2:
-            s = refine(pos, neg, s, scales[max(i - 1, 0)], scales[min(i + 1, len(scales) - 1)], grid, up, down)
+            s = refine(pos, neg, s, scales[max(i - 1, 0)], scales[min(i + 1, len(scales) - 1)], grid, up, down, best)
         s = np.float64(np.float32(s))
         error, at = best_offset(pos, neg, s, grid, up, down)
         if error < best:
@@ -325,7 +328,9 @@ def local_minima(errors: F64, least: F64) -> I64:
 
     least: no scale nearby has less error; where that is more than the lowest of all, one need not look.
     """
-    minima, lowest_of_all = np.full(len(errors), np.inf), errors.min()
+    minima, lowest_of_all = np.full(len(errors), np.inf), np.inf
+    for error in errors:
+        lowest_of_all = min(lowest_of_all, error)
     for i in range(len(errors)):
         left = errors[i - 1] if i > 0 else np.inf
         right = errors[i + 1] if i + 1 < len(errors) else np.inf
@@ -335,16 +340,23 @@ def local_minima(errors: F64, least: F64) -> I64:
 
 
 @jit
-def refine(pos: Side, neg: Side, s: float, high: float, low: float, grid: Grid, up: F64, down: F64) -> float:
-    """The best scale between low and high; s lies between them."""
+def refine(
+    pos: Side, neg: Side, s: float, high: float, low: float, grid: Grid, up: F64, down: F64, best: float
+) -> float:
+    """The best scale between low and high; s lies between them. It ends where it cannot come below `best` any more."""
     least, _ = best_offset(pos, neg, s, grid, up, down)
+    errors = np.empty(CUTS + 1)
     for _ in range(ROUNDS):
-        step = (high - low) / CUTS
+        step, hope = (high - low) / CUTS, np.inf
         for i in range(CUTS + 1):
             tried = low + i * step
-            error, _ = best_offset(pos, neg, tried, grid, up, down)
-            if error < least:
-                least, s = error, tried
+            errors[i], _ = best_offset(pos, neg, tried, grid, up, down)
+            if errors[i] < least:
+                least, s = errors[i], tried
+            if i > 0 and bounded(grid):
+                hope = min(hope, least_between(pos, neg, tried, errors[i], tried - step, errors[i - 1]))
+        if bounded(grid) and hope > best:
+            break
         low, high = max(low, s - step), min(high, s + step)
     return s
 
