@@ -5,6 +5,9 @@ import logging
 import numba
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from calibrant.core import ConfigError
 from calibrant.observers import Distribution
@@ -52,6 +55,15 @@ def raw_counts_of_both_signs(x):
 
 
 @numba.njit
+def symmetric_curve(sums, levels):
+    """The divergence of keeping the first i bins, for every i; inf below `levels`."""
+    curve = np.full(BINS + 1, np.inf)
+    for i in range(levels, BINS + 1):
+        curve[i] = entropy.divergence(sums, 0, i, levels)
+    return curve
+
+
+@numba.njit
 def least_of_windows(sums, zero, levels, step):
     """By exhaustive search: the least divergence of the windows whose ends are multiples of `step`, and hold half."""
     least, total = np.inf, sums.values[-1]
@@ -76,7 +88,7 @@ def rebinned(data, sketches):
 @pytest.mark.parametrize("levels", [128, 8])
 def test_the_curve_is_the_published_one(name, levels, rebinned):
     counts = rebinned(name)
-    curve = entropy.symmetric_curve(entropy.make_sums(counts), levels)
+    curve = symmetric_curve(entropy.make_sums(counts), levels)
     assert np.isinf(curve[:levels]).all()
     tried = np.unique(np.concatenate([np.arange(levels, BINS + 1, 23), [levels, BINS, int(curve.argmin())]]))
     slow = [slow_divergence(counts, 0, i, levels) for i in tried]
@@ -99,12 +111,65 @@ def test_the_rebinned_counts_are_whole_and_complete(name, data, rebinned):
     assert np.abs(np.cumsum(counts - raw)).max() <= 0.005 * raw.sum()
 
 
+COUNTS = st.one_of(
+    hnp.arrays(np.int64, BINS, elements=st.integers(0, 1000), fill=st.just(0)),
+    hnp.arrays(np.int64, BINS, elements=st.integers(0, 10**9), fill=st.just(3)),
+    st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).poisson(2e4 * np.geomspace(1, 1e-5, BINS))),
+    st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).integers(0, 9, BINS) * 10**8),
+)
+no_deadline = settings(max_examples=60, deadline=None)
+
+
+@no_deadline
+@given(counts=COUNTS, levels=st.sampled_from([2, 16, 63, 64, 100, 128, 256]))
+def test_the_threshold_is_where_the_whole_curve_is_least(counts, levels):
+    counts[0] += 1  # a histogram of something
+    sums = entropy.make_sums(counts.astype(np.float64))
+    assert entropy.best_top(sums, levels) == symmetric_curve(sums, levels).argmin()
+
+
+@no_deadline
+@given(counts=COUNTS, levels=st.sampled_from([64, 100, 128, 255, 256]), data=st.data())
+def test_the_quick_divergence_is_the_divergence(counts, levels, data):
+    """Or tells, rightly, that it is more than enough."""
+    counts[0] += 1
+    sums = entropy.make_sums(counts.astype(np.float64))
+    groups = entropy.make_groups(sums, levels)
+    for _ in range(5):
+        first = data.draw(st.integers(0, BINS - levels))
+        last = data.draw(st.integers(first + levels, BINS))
+        exact = entropy.divergence(sums, first, last, levels)
+        assert entropy.quick_divergence(sums, groups, first, last, levels, np.inf) == pytest.approx(
+            exact, rel=0, abs=entropy.NEAR / 10
+        )
+        enough = exact * data.draw(st.floats(0.1, 1.1))
+        quick = entropy.quick_divergence(sums, groups, first, last, levels, enough)
+        assert exact >= enough - entropy.NEAR if quick == np.inf else abs(quick - exact) <= entropy.NEAR / 10
+
+
+@no_deadline
+@given(counts=COUNTS, levels=st.sampled_from([16, 64, 256]), data=st.data())
+def test_windows_are_scanned_as_if_one_by_one(counts, levels, data):
+    counts[0] += 1
+    sums = entropy.make_sums(counts.astype(np.float64))
+    groups = entropy.make_groups(sums, levels)
+    low, step, left = (data.draw(st.integers(*ends)) for ends in ((0, 900), (25, 99), (1000, BINS)))
+    best = np.inf, low, BINS
+    for first in range(low, 1000, step):
+        for last in range(BINS, left - 1, -step):
+            inside = sums.values[last] - sums.values[first]
+            if last - first >= levels and inside >= entropy.LEAST_INSIDE * sums.values[-1]:
+                kl = entropy.divergence(sums, first, last, levels)
+                best = (kl, first, last) if kl < best[0] else best
+    assert entropy._scan(sums, groups, low, 999, step, left, BINS, step, levels) == best
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_on_the_raw_values_the_threshold_is_as_good(name, bits, data, sketches, config, solve):
     levels = 1 << (bits - 1)
     c = solve(config("kl", bits=bits), sketches[name])
     sums = entropy.make_sums(raw_counts(data[name]))
-    curve = entropy.symmetric_curve(sums, levels)
+    curve = symmetric_curve(sums, levels)
     threshold = float(c.scale) * (2 * levels - 1) / 2
     kept = int(np.rint(threshold / float(np.abs(data[name]).max()) * BINS))
     assert curve[kept] <= 1.15 * curve.min() + 1e-12

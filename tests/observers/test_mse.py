@@ -2,9 +2,16 @@
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from calibrant.core import QuantizationProperty as P
 from calibrant.core import RoundingPolicy, TensorQuantizationConfig, affine
+from calibrant.observers import Distribution
+from calibrant.observers.kernels import squares
+from calibrant.observers.mse import grid_of
+from calibrant.sketches import SketchSpec, TensorSketch
 
 SMOOTH_BOUND, ATOM_BOUND = 1.001, 1.005
 
@@ -17,6 +24,97 @@ def test_within_a_thousandth_of_the_least_error(
     solved = solve(config("mse", symmetric, bits), sketches[name])
     least = brute(name).least(bits, symmetric)
     assert error(data[name], solved) <= least * (ATOM_BOUND if spiked else SMOOTH_BOUND)
+
+
+SOME = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-30, 30, width=32))
+MANY = st.builds(
+    lambda seed, shape, clip: np.clip(np.random.default_rng(seed).gamma(shape, size=3000) - 0.3, -9, clip),
+    *(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1.0, 20.0]), st.sampled_from([1.0, 6.0, 1e9])),
+)
+VALUES = st.one_of(SOME, MANY)
+BITS = st.sampled_from([2, 3, 4, 6, 8, 10])
+few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def searched(config, symmetric, bits, values):
+    """The sides and the grid of a search."""
+    sketch = TensorSketch.of(values, SketchSpec())
+    d = Distribution.of(sketch.histogram, sketch.extremes)
+    return d.pos, d.neg, squares.narrowed(grid_of(config("mse", symmetric, bits)), d.pos, d.neg)
+
+
+@few
+@given(values=VALUES, bits=BITS, symmetric=st.booleans(), data=st.data())
+def test_between_two_scales_no_error_is_below_the_bound(config, values, bits, symmetric, data):
+    values[0] = 1
+    pos, neg, grid = searched(config, symmetric, bits, values)
+    up, down = np.zeros((2, grid.span + 1))
+    top = max(pos.top, neg.top)
+    scales = sorted(data.draw(st.lists(st.floats(top / (2 * grid.span), 3 * top), min_size=3, max_size=9)))
+    errors = [squares.best_offset(pos, neg, s, grid, up, down)[0] for s in scales]
+    for bound in (
+        squares.least_between(pos, neg, scales[0], errors[0], scales[-1], errors[-1]),
+        squares.least_between(pos, neg, scales[-1], errors[-1], scales[0], errors[0]),
+    ):
+        assert bound <= min(errors)
+
+
+@few
+@given(values=VALUES, bits=BITS, symmetric=st.booleans())
+def test_the_survey_leaves_out_nothing_that_could_be_best(config, values, bits, symmetric):
+    values[0] = 1
+    pos, neg, grid = searched(config, symmetric, bits, values)
+    up, down = np.zeros((2, grid.span + 1))
+    scales = squares.candidates(pos, neg, grid)
+    found = squares.survey(pos, neg, grid, scales, up, down)
+    seen = np.flatnonzero(found < np.inf)
+    computed = np.array([squares.best_offset(pos, neg, s, grid, up, down)[0] for s in scales[: seen[-1] + 1]])
+    np.testing.assert_array_equal(found[seen], computed[seen])
+    assert found.min() == computed.min()
+    assert squares.clip_error(pos, neg, scales[min(seen[-1] + 1, len(scales) - 1)], grid) >= computed.min()
+
+
+def test_the_survey_leaves_out_most(data, config):
+    pos, neg, grid = searched(config, False, 8, data["relu6"])
+    up, down = np.zeros((2, grid.span + 1))
+    errors = squares.survey(pos, neg, grid, squares.candidates(pos, neg, grid), up, down)
+    assert (errors < np.inf).sum() < 600  # of 2,000 that cover all, and more that clip
+
+
+def test_a_minimum_with_nothing_better_around_takes_no_place():
+    """Of the eight: the scale next to it may not have been computed, and so it would be one of many."""
+    errors, least = np.full((2, 41), np.inf)
+    errors[::2], least[::2] = 2.0, 1.9
+    errors[6], least[6] = 1.5, 1.4
+    errors[30], least[30] = 3.0, 1.45
+    assert squares.local_minima(errors, least).tolist() == [6, 30]
+
+
+@few
+@given(values=VALUES, bits=BITS, symmetric=st.booleans())
+def test_the_search_is_as_good_as_if_all_scales_were_tried(config, values, bits, symmetric):
+    """From all candidates, refined around the eight lowest minima."""
+    values[0] = 1
+    pos, neg, grid = searched(config, symmetric, bits, values)
+    up, down = np.zeros((2, grid.span + 1))
+    scales = squares.candidates(pos, neg, grid)
+    most = pos.q + neg.q
+    errors = []
+    for s in scales:
+        errors.append(squares.best_offset(pos, neg, s, grid, up, down)[0])
+        if squares.clip_error(pos, neg, s, grid) > min(errors):
+            break
+    errors = np.array(errors)
+    best, best_scale = most, None
+    for i in squares.local_minima(errors, np.full(len(errors), -np.inf)):
+        low, high = scales[min(i + 1, len(scales) - 1)], scales[max(i - 1, 0)]
+        s = float(np.float32(squares.refine(pos, neg, scales[i], high, low, grid, up, down, np.inf)))
+        error = squares.best_offset(pos, neg, s, grid, up, down)[0]
+        if error < best:
+            best, best_scale = error, s
+    scale, _ = squares.search(pos, neg, grid, 2 * max(pos.top, neg.top), grid.most_below)
+    error = squares.best_offset(pos, neg, scale, grid, up, down)[0]
+    assert scale == best_scale or error < best + 1e-13 * most
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

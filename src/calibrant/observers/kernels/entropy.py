@@ -18,7 +18,7 @@ import numpy as np
 from calibrant.observers.cells import Cells
 from calibrant.observers.kernels.jit import jit
 from calibrant.observers.kernels.lowest import lowest
-from calibrant.observers.kernels.pieces import F64, I64, Side, make_sides, tail
+from calibrant.observers.kernels.pieces import F64, I64, Side, counts_above, make_sides
 from calibrant.observers.kernels.ranks import count_up_to
 
 BINS = 2048
@@ -26,6 +26,8 @@ LEAST_Q = 1e-12  # what Q counts as where it is empty and P is not
 LEAST_INSIDE = 0.5  # the share of the values that a window with two free ends must hold: one bin of them alone has KL 0
 ALL_WINDOWS = 4096  # so many are all tried; more are searched coarse to fine
 COARSE, STARTS, FINER = 32, 6, 4  # first so many edges on either side; then around so many, each time so much finer
+FEW_LEVELS = 64  # fewer, and a window is as quick as a look at its groups
+NEAR = 1e-9  # more than rounding makes of a divergence
 TURNS = 3  # at last, so often, along one end and then along the other
 
 
@@ -41,10 +43,9 @@ class Sums(NamedTuple):
 @jit
 def symmetric_counts(pos: Side, neg: Side, zeros: float, top: float) -> F64:
     """Whole counts of |x| in BINS equal bins over [0, top]; bin 0, where the zeros are, has bin 1's count."""
-    below = np.full(BINS + 1, np.rint(pos.tail_n[0] + neg.tail_n[0] + zeros))
-    for i in range(BINS):
-        edge = top * i / BINS
-        below[i] = np.rint(below[BINS] - tail(pos, edge)[0] - tail(neg, edge)[0])
+    edges, total = top * np.arange(BINS + 1) / BINS, np.rint(pos.n + neg.n + zeros)
+    below = np.rint(total - counts_above(pos, edges) - counts_above(neg, edges))
+    below[BINS] = total
     counts = below[1:] - below[:-1]
     counts[0] = counts[1]
     return counts
@@ -57,7 +58,7 @@ def asymmetric_counts(pos: Side, neg: Side, zeros: float, lo: float, hi: float) 
     That bin does not vote with its zeros either: it has its neighbour's count, or the mean of both.
     """
     below = np.rint(count_up_to(pos, neg, zeros, lo + (hi - lo) * np.arange(BINS + 1) / BINS))
-    below[0], below[BINS] = 0.0, np.rint(pos.tail_n[0] + neg.tail_n[0] + zeros)
+    below[0], below[BINS] = 0.0, np.rint(pos.n + neg.n + zeros)
     counts = below[1:] - below[:-1]
     zero = min(int(-lo / (hi - lo) * BINS), BINS - 1)
     if zero == 0:
@@ -110,13 +111,95 @@ def divergence(sums: Sums, first: int, last: int, levels: int) -> float:
 
 
 @jit
-def symmetric_curve(sums: Sums, levels: int) -> F64:
-    """The divergence of keeping the first i bins, for every i; inf below `levels`."""
-    bins = len(sums.counts)
-    curve = np.full(bins + 1, np.inf)
+def make_groups(sums: Sums, levels: int) -> F64:
+    """[m, i]: n log(n / filled) of the m bins from i on, n values in `filled` bins that are not empty, for every m that
+    a group of a window can have; nothing where `divergence` itself does as well.
+
+    The same few thousand groups make up all the windows, so that one takes no more than a look at each of its groups.
+    """
+    bins, values, filled = len(sums.counts), sums.values, sums.filled
+    if levels < FEW_LEVELS or values[bins] * bins > 1 / LEAST_Q:
+        return np.zeros((0, bins))
+    groups = np.zeros((1 + (bins + levels - 1) // levels, bins))
+    for m in range(1, len(groups)):
+        for i in range(bins - m + 1):
+            n = values[i + m] - values[i]
+            if n > 0:
+                groups[m, i] = n * np.log(n / (filled[i + m] - filled[i]))
+    return groups
+
+
+@jit
+def quick_divergence(sums: Sums, groups: F64, first: int, last: int, levels: int, enough: float) -> float:
+    """`divergence` to within NEAR; inf where the end bins alone show that it is more than `enough`.
+
+    That is by the log sum inequality: over any set of bins, sum p log(p / q) >= P log(P / Q), and Q is at most 1.
+    """
+    if len(groups) == 0:
+        return divergence(sums, first, last, levels)
+    values, logs, filled = sums.values, sums.logs, sums.filled
+    bins, total, inside = last - first, values[len(values) - 1], values[last] - values[first]
+    if inside <= 0:
+        return np.inf
+    end_bins, others, moved = 0.0, total, 0.0
+    for end in range(2):
+        beyond = values[first] if end == 0 else total - values[last]
+        if beyond > 0:
+            begin = first if end == 0 else first + ((levels - 1) * bins + levels - 1) // levels
+            stop = first + (bins + levels - 1) // levels if end == 0 else last
+            n = sums.counts[first if end == 0 else last - 1]
+            mass = values[stop] - values[begin]
+            q = max(mass / (max(filled[stop] - filled[begin], 1) * inside), LEAST_Q)
+            end_bins += _end_bin(n, beyond, q)
+            others -= n + beyond
+            moved += n * np.log(q) - _n_log_n(n)
+    if (end_bins + _n_log_n(others)) / total - np.log(total) > enough:
+        return np.inf
+    merged = _sum_of_groups(groups, first, bins, levels)
+    result = end_bins + moved + logs[last] - logs[first] + _n_log_n(inside) - merged
+    return result / total - np.log(total)
+
+
+@jit
+def _sum_of_groups(groups: F64, first: int, bins: int, levels: int) -> float:
+    """Over the `levels` groups of the window; four sums side by side, so that none waits for the one before.
+
+    Group g begins (g * bins + levels - 1) // levels bins on, here without a division: the half keeps it from rounding.
+    """
+    flat, width, length, part = groups.reshape(-1), np.int32(groups.shape[1]), np.float64(bins), 1 / levels
+    one = two = three = four = 0.0
+    begin, last = np.int32(first), levels - levels % 4
+    for g in range(0, last, 4):
+        at = g * length + (levels - 0.5 + first * levels)
+        a, b = np.int32((at + length) * part), np.int32((at + 2 * length) * part)
+        c, d = np.int32((at + 3 * length) * part), np.int32((at + 4 * length) * part)
+        one += flat[np.uint32((a - begin) * width + begin)]
+        two += flat[np.uint32((b - a) * width + a)]
+        three += flat[np.uint32((c - b) * width + b)]
+        four += flat[np.uint32((d - c) * width + c)]
+        begin = d
+    for g in range(last, levels):
+        end = np.int32(((g + 1) * length + (levels - 0.5 + first * levels)) * part)
+        one += flat[np.uint32((end - begin) * width + begin)]
+        begin = end
+    return one + two + three + four
+
+
+@jit
+def best_top(sums: Sums, levels: int) -> int:
+    """How many bins, from the first on, to keep for the least divergence: the fewest of those that are equal."""
+    bins, groups = len(sums.counts), make_groups(sums, levels)
+    curve, least = np.full(bins + 1, np.inf), np.inf
+    for i in range(bins, levels - 1, -1):
+        curve[i] = quick_divergence(sums, groups, 0, i, levels, least + NEAR)
+        least = min(least, curve[i])
+    best, at = np.inf, bins
     for i in range(levels, bins + 1):
-        curve[i] = divergence(sums, 0, i, levels)
-    return curve
+        if curve[i] <= least + 2 * NEAR:
+            kl = divergence(sums, 0, i, levels)
+            if kl < best:
+                best, at = kl, i
+    return at
 
 
 @jit
@@ -126,14 +209,14 @@ def best_window(sums: Sums, zero: int, levels: int) -> tuple[int, int]:
     Where there are few windows, of all. Else of those from every n-th edge to every n-th, COARSE on either side; then
     finer and finer around the best STARTS of these; last of all along each end while the other stays.
     """
-    bins = len(sums.counts)
+    bins, groups = len(sums.counts), make_groups(sums, levels)
     if (zero + 1) * (bins - zero) <= ALL_WINDOWS:
-        _, first, last = _scan(sums, 0, zero, 1, zero + 1, bins, 1, levels)
+        _, first, last = _scan(sums, groups, 0, zero, 1, zero + 1, bins, 1, levels)
         return first, last
     step_first, step_last = (zero + COARSE) // COARSE, (bins - zero + COARSE - 1) // COARSE
     starts, count = np.empty((COARSE + 2, 3)), 0
     for last in range(bins, zero, -step_last):
-        kl, first, _ = _scan(sums, 0, zero, step_first, last, last, 1, levels)
+        kl, first, _ = _scan(sums, groups, 0, zero, step_first, last, last, 1, levels)
         starts[count, 0], starts[count, 1], starts[count, 2] = kl, first, last
         count += 1
     best, best_first, best_last = np.inf, 0, bins
@@ -145,17 +228,17 @@ def best_window(sums: Sums, zero: int, levels: int) -> tuple[int, int]:
             near_first, near_last = max(near_first // FINER, 1), max(near_last // FINER, 1)
             low, high = max(first - far_first, 0), min(first + far_first, zero)
             left, right = max(last - far_last, zero + 1), min(last + far_last, bins)
-            found, at_first, at_last = _scan(sums, low, high, near_first, left, right, near_last, levels)
+            found, at_first, at_last = _scan(sums, groups, low, high, near_first, left, right, near_last, levels)
             if found < kl:
                 kl, first, last = found, at_first, at_last
         if kl < best:
             best, best_first, best_last = kl, first, last
     for _ in range(TURNS):
         before = best
-        kl, _, last = _scan(sums, best_first, best_first, 1, zero + 1, bins, 1, levels)
+        kl, _, last = _scan(sums, groups, best_first, best_first, 1, zero + 1, bins, 1, levels)
         if kl < best:
             best, best_last = kl, last
-        kl, first, _ = _scan(sums, 0, zero, 1, best_last, best_last, 1, levels)
+        kl, first, _ = _scan(sums, groups, 0, zero, 1, best_last, best_last, 1, levels)
         if kl < best:
             best, best_first = kl, first
         if best == before:
@@ -165,18 +248,28 @@ def best_window(sums: Sums, zero: int, levels: int) -> tuple[int, int]:
 
 @jit
 def _scan(
-    sums: Sums, low: int, high: int, step_first: int, left: int, right: int, step_last: int, levels: int
+    sums: Sums, groups: F64, low: int, high: int, step_first: int, left: int, right: int, step_last: int, levels: int
 ) -> tuple[float, int, int]:
     """The best of the windows from low, low + step_first, ... <= high to right, right - step_last, ... >= left."""
-    least = LEAST_INSIDE * sums.values[len(sums.values) - 1]
-    best, best_first, best_last = np.inf, low, right
-    for first in range(low, high + 1, step_first):
-        for last in range(right, left - 1, -step_last):
-            if last - first < levels or sums.values[last] - sums.values[first] < least:
+    fewest = LEAST_INSIDE * sums.values[len(sums.values) - 1]
+    across = (right - left) // step_last + 1
+    quick, least = np.full(((high - low) // step_first + 1, across), np.inf), np.inf
+    for i in range(len(quick)):
+        first = low + i * step_first
+        for j in range(across):
+            last = right - j * step_last
+            if last - first < levels or sums.values[last] - sums.values[first] < fewest:
                 break
-            kl = divergence(sums, first, last, levels)
-            if kl < best:
-                best, best_first, best_last = kl, first, last
+            quick[i, j] = quick_divergence(sums, groups, first, last, levels, least + NEAR)
+            least = min(least, quick[i, j])
+    best, best_first, best_last = np.inf, low, right
+    for i in range(len(quick)):
+        for j in range(across):
+            if quick[i, j] < np.inf and quick[i, j] <= least + 2 * NEAR:
+                first, last = low + i * step_first, right - j * step_last
+                kl = divergence(sums, first, last, levels)
+                if kl < best:
+                    best, best_first, best_last = kl, first, last
     return best, best_first, best_last
 
 
@@ -203,7 +296,7 @@ def symmetric_tops(cells: Cells, levels: int, top: F64) -> F64:
         if top[c] > 0:
             pos, neg, zeros = make_sides(cells, c)
             sums = make_sums(symmetric_counts(pos, neg, zeros, top[c]))
-            best = np.argmin(symmetric_curve(sums, levels))
+            best = best_top(sums, levels)
             top[c] *= best / BINS
             clipped[c] = 1 - sums.values[best] / sums.values[BINS]
     return clipped

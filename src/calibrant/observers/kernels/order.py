@@ -164,7 +164,7 @@ def at_scale(
             if fine:
                 error = error_of(pos, neg, s, below, grid, up, down)
             else:
-                error = pos.tail_q[0] + neg.tail_q[0] - up[grid.span - below] - down[below]
+                error = pos.q + neg.q - up[grid.span - below] - down[below]
             if error < best.error:
                 best = Found(most, error, s, below)
     return best

@@ -26,27 +26,27 @@ STANDS_OUT_SHARE = 0.1  # and at least that share of it: below, smooth densities
 HEAVY = 1e-3  # of all the mass
 SMALLEST_ATOM = 6.0  # so many in a bin between empty ones hardly come by chance
 
+LEFT, RIGHT, MASS, TILT, N_ABOVE, M_ABOVE, Q_ABOVE = range(7)  # the columns of pieces
+COLUMNS = 8  # a line of the cache: a look-up seldom needs more than one piece
+
 
 class Side(NamedTuple):
     """The values of one sign, without zeros. Pieces j of magnitude key base + i are first[i] <= j < first[i + 1].
 
-    left, right, mass, tilt: (pieces,); left == right: an atom. Else the density runs straight from 1 - tilt of the mean
-    one at the left end to 1 + tilt at the right. tail_n, tail_m, tail_q: (pieces + 1,), sums of mass, of mass times
-    value, and of mass times value squared, over the pieces from j on. heavy: the atoms of HEAVY of the mass or more.
-    top: the largest magnitude, or 0.
+    pieces: (pieces, COLUMNS). LEFT, RIGHT, MASS, TILT; left == right: an atom. Else the density runs straight from
+    1 - tilt of the mean one at the left end to 1 + tilt at the right. N_ABOVE, M_ABOVE, Q_ABOVE: sums of mass, of mass
+    times value, and of mass times value squared, over the pieces that follow; n, m, q: over all. heavy: the atoms of
+    HEAVY of the mass or more. top: the largest magnitude, or 0.
     """
 
     shift: int
     base: int
     first: I32
-    left: F64
-    right: F64
-    mass: F64
-    tilt: F64
-    tail_n: F64
-    tail_m: F64
-    tail_q: F64
+    pieces: F64
     heavy: I64
+    n: float
+    m: float
+    q: float
     top: float
 
 
@@ -81,59 +81,61 @@ def make_side(
     they are in Histogram. least, most: exact ends in magnitude, hit n_least and n_most times; n_least = 0 where the
     smallest magnitude is not known exactly.
     """
-    bins, shift, none = len(keys), 23 - bits, np.zeros(0)
+    bins, shift = len(keys), 23 - bits
     if bins == 0:
-        return _finished(shift, 0, np.zeros(1, np.int32), none, none, none, none, 0.0)
-    lower, upper = np.empty(bins), np.empty(bins)
-    rest, place = counts.astype(np.float64), positions.astype(np.float64)
+        return _finished(shift, 0, np.zeros(1, np.int32), np.zeros((0, COLUMNS)), 0.0)
+    rest, density = counts.astype(np.float64), np.zeros(bins)
+    last, two_ends = bins - 1, n_least > 0 and least < most
+    rest[last] -= n_most
+    rest[0] -= n_least if two_ends else 0
     for i in range(bins):
-        lower[i], upper[i] = _edge(keys[i], bits), _edge(keys[i] + 1, bits)
-    room = 2 * bins + 2  # a bin has two pieces at most, and each end one more
-    left, right, mass, tilt = np.empty(room), np.empty(room), np.empty(room), np.zeros(room)
-    whole_lower, width = lower.copy(), upper - lower
-    _take_end(most, n_most, bins - 1, whole_lower, width, rest, place)
-    upper[bins - 1] = most
-    if n_least > 0 and least < most:
-        _take_end(least, n_least, 0, whole_lower, width, rest, place)
-        lower[0] = least
-    first = np.zeros(keys[bins - 1] - keys[0] + 2, np.int32)
-    first_key, j = int(np.int64(keys[0])), 0
+        lower = least if two_ends and i == 0 else _edge(keys[i], shift)
+        upper = most if i == last else _edge(keys[i] + 1, shift)
+        density[i] = rest[i] / (upper - lower) if upper > lower else 0.0
+    pieces = np.empty((2 * bins + 2, COLUMNS))  # a bin has two pieces at most, and each end one more
+    first = np.zeros(keys[last] - keys[0] + 2, np.int32)
+    at, j = 0, 0
     for i in range(bins):
-        at = keys[i] - keys[0]
-        for k in range(keys[i - 1] - keys[0] + 1 if i > 0 else 0, at + 1):
-            first[k] = j
-        if i == 0 and n_least > 0 and least < most:
-            left[j], right[j], mass[j] = least, least, n_least
-            j += 1
+        while at <= keys[i] - keys[0]:
+            first[at] = j
+            at += 1
+        edge = _edge(keys[i], shift)
+        width = _edge(keys[i] + 1, shift) - edge
+        lower, upper, place = edge, edge + width, np.float64(positions[i])
+        if i == last:
+            place -= _places(most, n_most, edge, width)
+            upper = most
+        if two_ends and i == 0:
+            place -= _places(least, n_least, edge, width)
+            lower = least
+            j = _put(pieces, j, least, least, n_least, 0.0)
         if rest[i] > 0:
-            mean = whole_lower[i] + (place[i] / rest[i] + 0.5) / 256 * width[i]
-            mean = min(max(mean, lower[i]), upper[i])
-            expected = _expected(i, keys, rest, lower, upper)
-            j = _split(j, rest[i], mean, expected, lower[i], upper[i], left, right, mass, tilt)
-        if i == bins - 1:
-            left[j], right[j], mass[j] = most, most, n_most
-            j += 1
-    first[len(first) - 1] = j
-    return _finished(shift, first_key, first, left[:j], right[:j], mass[:j], tilt[:j], most)
+            mean = edge + (place / rest[i] + 0.5) / 256 * width
+            mean = min(max(mean, lower), upper)
+            j = _split(pieces, j, rest[i], mean, _expected(keys, density, i) * (upper - lower), lower, upper)
+        if i == last:
+            j = _put(pieces, j, most, most, n_most, 0.0)
+    first[at] = j
+    return _finished(shift, np.int64(keys[0]), first, pieces[:j], most)
 
 
 @jit
-def _finished(shift: int, base: int, first: I32, left: F64, right: F64, mass: F64, tilt: F64, top: float) -> Side:
+def _finished(shift: int, base: int, first: I32, pieces: F64, top: float) -> Side:
     """The side of these pieces, with its sums."""
-    pieces = len(mass)
-    tail_n, tail_m, tail_q = np.zeros(pieces + 1), np.zeros(pieces + 1), np.zeros(pieces + 1)
-    for p in range(pieces - 1, -1, -1):
-        a, width = left[p], right[p] - left[p]
-        mean, square = 0.5 + tilt[p] / 6, 1 / 3 + tilt[p] / 6  # of the place in the piece, and of its square
-        tail_n[p] = tail_n[p + 1] + mass[p]
-        tail_m[p] = tail_m[p + 1] + mass[p] * (a + width * mean)
-        tail_q[p] = tail_q[p + 1] + mass[p] * (a * a + 2 * a * width * mean + width * width * square)
-    heavy, found = np.empty(pieces, np.int64), 0
-    for p in range(pieces):
-        if left[p] == right[p] and mass[p] >= HEAVY * tail_n[0]:
+    n = m = q = 0.0
+    for p in range(len(pieces) - 1, -1, -1):
+        pieces[p, N_ABOVE], pieces[p, M_ABOVE], pieces[p, Q_ABOVE] = n, m, q
+        a, width, mass, tilt = pieces[p, LEFT], pieces[p, RIGHT] - pieces[p, LEFT], pieces[p, MASS], pieces[p, TILT]
+        mean, square = 0.5 + tilt / 6, 1 / 3 + tilt / 6  # of the place in the piece, and of its square
+        n += mass
+        m += mass * (a + width * mean)
+        q += mass * (a * a + 2 * a * width * mean + width * width * square)
+    heavy, found = np.empty(len(pieces), np.int64), 0
+    for p in range(len(pieces)):
+        if pieces[p, LEFT] == pieces[p, RIGHT] and pieces[p, MASS] >= HEAVY * n:
             heavy[found] = p
             found += 1
-    return Side(shift, base, first, left, right, mass, tilt, tail_n, tail_m, tail_q, heavy[:found], top)
+    return Side(shift, base, first, pieces, heavy[:found].copy(), n, m, q, top)
 
 
 @jit
@@ -143,20 +145,21 @@ def tail(side: Side, b: float) -> tuple[float, float, float]:
         return 0.0, 0.0, 0.0
     i = (np.float32(b).view(np.int32) >> side.shift) - side.base
     if i < 0:
-        return side.tail_n[0], side.tail_m[0], side.tail_q[0]
+        return side.n, side.m, side.q
     if i >= len(side.first) - 1:
         return 0.0, 0.0, 0.0
     end = side.first[i + 1]
-    n, m, q = side.tail_n[end], side.tail_m[end], side.tail_q[end]
+    n, m, q = side.pieces[end - 1, N_ABOVE], side.pieces[end - 1, M_ABOVE], side.pieces[end - 1, Q_ABOVE]
     for p in range(side.first[i], end):
-        a, width, tilt = side.left[p], side.right[p] - side.left[p], side.tilt[p]
-        if b >= side.right[p] and b > a:
+        a, right, mass, tilt = side.pieces[p, LEFT], side.pieces[p, RIGHT], side.pieces[p, MASS], side.pieces[p, TILT]
+        if b >= right and b > a:
             continue
+        width = right - a
         t = (b - a) / width if b > a else 0.0
         rest, at = 1 - t, a + t * width
-        part = side.mass[p] * rest * (1 + tilt * t)
-        over = side.mass[p] * width * rest**2 / 2 * (1 + tilt * (1 + 2 * t) / 3)
-        over_squared = side.mass[p] * width**2 * rest**3 * ((1 + tilt * (2 * t - 1)) / 3 + tilt * rest / 2)
+        part = mass * rest * (1 + tilt * t)
+        over = mass * width * rest**2 / 2 * (1 + tilt * (1 + 2 * t) / 3)
+        over_squared = mass * width**2 * rest**3 * ((1 + tilt * (2 * t - 1)) / 3 + tilt * rest / 2)
         n += part
         m += part * at + over
         q += part * at * at + 2 * at * over + over_squared
@@ -164,70 +167,78 @@ def tail(side: Side, b: float) -> tuple[float, float, float]:
 
 
 @jit
-def _edge(key: int, bits: int) -> float:
+def counts_above(side: Side, points: F64) -> F64:
+    """How many of the values have a magnitude above each of the points: the first of `tail`, for many at a time."""
+    first, pieces, found = side.first, side.pieces, np.empty(len(points))
+    for i in range(len(points)):
+        b, n = points[i], 0.0
+        if b < side.top:
+            key = (np.float32(b).view(np.int32) >> side.shift) - side.base
+            if key < 0:
+                n = side.n
+            elif key < len(first) - 1:
+                end = first[key + 1]
+                n = pieces[end - 1, N_ABOVE]
+                for p in range(first[key], end):
+                    left, right = pieces[p, LEFT], pieces[p, RIGHT]
+                    if b < right or b <= left:
+                        t = (b - left) / (right - left) if b > left else 0.0
+                        n += pieces[p, MASS] * (1 - t) * (1 + pieces[p, TILT] * t)
+        found[i] = n
+    return found
+
+
+@jit
+def _edge(key: int, shift: int) -> float:
     """The least magnitude with that key (the one after the last finite key is 2**128)."""
-    exponent, mantissa = key >> bits, key & ((1 << bits) - 1)
-    if exponent == 0:
-        return np.ldexp(float(mantissa), -126 - bits)
-    return np.ldexp(float(mantissa + (1 << bits)), exponent - 127 - bits)
+    edge = np.float64(np.int32(key << shift).view(np.float32))
+    return edge if edge < np.inf else 2.0**128
 
 
 @jit
-def _take_end(value: float, count: int, i: int, lower: F64, width: F64, rest: F64, place: F64) -> None:
-    """Take the `count` elements at an exact end out of bin i."""
-    rest[i] -= count
-    place[i] -= count * min(np.floor((value - lower[i]) / width[i] * 256), 255.0)
+def _places(value: float, count: int, lower: float, width: float) -> float:
+    """What `count` elements of that value have added to the positions of their bin."""
+    return count * min(np.floor((value - lower) / width * 256), 255.0)
 
 
 @jit
-def _expected(i: int, keys: I32, rest: F64, lower: F64, upper: F64) -> float:
-    """The count that the two bins on either side let one expect in bin i, were the density smooth."""
-    density = 0.0
+def _put(pieces: F64, j: int, left: float, right: float, mass: float, tilt: float) -> int:
+    """Write piece j; returns the next free one."""
+    pieces[j, LEFT], pieces[j, RIGHT], pieces[j, MASS], pieces[j, TILT] = left, right, mass, tilt
+    return j + 1
+
+
+@jit
+def _expected(keys: I32, density: F64, i: int) -> float:
+    """The density that the two bins on either side let one expect in bin i, were it smooth. Empty bins have 0."""
+    key, expected = keys[i], 0.0
     for side in (-1, 1):
-        near, far = 0.0, 0.0
-        for j in (i + side, i + 2 * side):
-            if 0 <= j < len(keys) and upper[j] > lower[j]:
-                if keys[j] == keys[i] + side:
-                    near = rest[j] / (upper[j] - lower[j])
-                elif keys[j] == keys[i] + 2 * side:
-                    far = rest[j] / (upper[j] - lower[j])
-        density = max(density, near, 2 * near - far)
-    return density * (upper[i] - lower[i])
+        near, far, j = 0.0, 0.0, i + side
+        if 0 <= j < len(keys) and keys[j] == key + side:
+            near, j = density[j], j + side
+        if 0 <= j < len(keys) and keys[j] == key + 2 * side:
+            far = density[j]
+        expected = max(expected, near, 2 * near - far)
+    return expected
 
 
 @jit
-def _split(
-    j: int,
-    n: float,
-    mean: float,
-    expected: float,
-    lower: float,
-    upper: float,
-    left: F64,
-    right: F64,
-    mass: F64,
-    tilt: F64,
-) -> int:
+def _split(pieces: F64, j: int, n: float, mean: float, expected: float, lower: float, upper: float) -> int:
     """Write the pieces for n values in (lower, upper) with that mean, from piece j on; returns the next free one."""
     atom = n - expected
-    if n == 1 or (atom > STANDS_OUT * np.sqrt(expected + 1) and atom > STANDS_OUT_SHARE * n and n >= SMALLEST_ATOM):
-        atom = 1.0 if n == 1 else atom
+    alone = n == 1
+    if alone or (n >= SMALLEST_ATOM and atom > STANDS_OUT_SHARE * n and atom > STANDS_OUT * np.sqrt(expected + 1)):
+        atom = 1.0 if alone else atom
         spread = n - atom
         at = mean + (mean - (lower + upper) / 2) * spread / atom
         at = min(max(at, lower), upper)
-        left[j], right[j], mass[j] = at, at, atom
+        j = _put(pieces, j, at, at, atom, 0.0)
         if spread <= 0:
-            return j + 1
-        j, n, mean = j + 1, spread, (n * mean - atom * at) / spread
+            return j
+        n, mean = spread, (n * mean - atom * at) / spread
         mean = min(max(mean, lower), upper)
-    left[j], right[j], mass[j] = lower, upper, n
-    if upper > lower:
-        tilt[j] = 6 * ((mean - lower) / (upper - lower) - 0.5)
-    if abs(tilt[j]) > 1:  # no straight line has such a mean: evenly over the part of the bin that has it
-        reach = min(mean - lower, upper - mean)
-        left[j], right[j], tilt[j] = (
-            (lower if tilt[j] < 0 else mean - reach),
-            (mean + reach if tilt[j] < 0 else upper),
-            0.0,
-        )
-    return j + 1
+    tilt = 6 * ((mean - lower) / (upper - lower) - 0.5) if upper > lower else 0.0
+    if abs(tilt) <= 1:
+        return _put(pieces, j, lower, upper, n, tilt)
+    reach = min(mean - lower, upper - mean)  # no straight line has such a mean: evenly over the part that has it
+    return _put(pieces, j, lower if tilt < 0 else mean - reach, mean + reach if tilt < 0 else upper, n, 0.0)

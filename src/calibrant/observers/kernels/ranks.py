@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from calibrant.observers.kernels.jit import jit
-from calibrant.observers.kernels.pieces import F64, Side, tail
+from calibrant.observers.kernels.pieces import F64, Side, counts_above, tail
 
 LARGEST_BITS = 0x7F7FFFFF  # of the largest finite float32
 
@@ -16,10 +16,9 @@ LARGEST_BITS = 0x7F7FFFFF  # of the largest finite float32
 @jit
 def count_up_to(pos: Side, neg: Side, zeros: float, points: F64) -> F64:
     """How many values are at most each of the points."""
-    found = np.empty(len(points))
-    for i in range(len(points)):
-        found[i] = _count(pos, neg, zeros, points[i])
-    return found
+    above = counts_above(pos, points)
+    # values <= x < 0 have magnitudes >= -x: those above the float64 just below it
+    return np.where(points >= 0, neg.n + zeros + pos.n - above, counts_above(neg, -points * (1 - 1e-15)))
 
 
 @jit
@@ -43,22 +42,14 @@ def quantile_of_magnitude(pos: Side, neg: Side, zeros: float, size: int, p: floa
 
 
 @jit
-def _count(pos: Side, neg: Side, zeros: float, x: float) -> float:
-    if x >= 0:
-        return neg.tail_n[0] + zeros + pos.tail_n[0] - tail(pos, x)[0]
-    # values <= x have magnitudes >= -x: those above the float64 just below it
-    return tail(neg, -x * (1 - 1e-15))[0]
-
-
-@jit
 def _value_at(pos: Side, neg: Side, zeros: float, rank: float) -> float:
     """The value of that rank (0 is the smallest): spread values sit in the middle of the mass that each has."""
-    negative = neg.tail_n[0]
+    negative = neg.n
     if rank < negative:
         return -_above(neg, neg, 0.5, rank + 0.5)
     if rank < negative + zeros:
         return 0.0
-    return _above(pos, pos, 0.5, pos.tail_n[0] - (rank - negative - zeros) - 0.5)
+    return _above(pos, pos, 0.5, pos.n - (rank - negative - zeros) - 0.5)
 
 
 @jit
@@ -70,7 +61,7 @@ def _magnitude_at(pos: Side, neg: Side, above: float) -> float:
 @jit
 def _above(one: Side, other: Side, share: float, above: float) -> float:
     """The least float32 with at most `above` values above it, of `share` of those of either side together."""
-    if share * (one.tail_n[0] + other.tail_n[0]) <= above:
+    if share * (one.n + other.n) <= above:
         return 0.0
     low, high = 0, LARGEST_BITS  # more than `above` lie above low, at most `above` above high
     while high - low > 1:

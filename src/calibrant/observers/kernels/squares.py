@@ -17,7 +17,19 @@ import numpy as np
 from calibrant.observers.cells import Cells
 from calibrant.observers.kernels.jit import jit
 from calibrant.observers.kernels.lowest import lowest
-from calibrant.observers.kernels.pieces import F64, I64, Side, make_sides, tail
+from calibrant.observers.kernels.pieces import (
+    F64,
+    I64,
+    LEFT,
+    M_ABOVE,
+    MASS,
+    N_ABOVE,
+    RIGHT,
+    TILT,
+    Side,
+    make_sides,
+    tail,
+)
 
 EXACT_LEVELS = 1024  # beyond, steps are finer than bins: errors count as uniform, but for those of heavy atoms
 WORTH = 0.99  # and then a scale must be that much better than the one that covers all to replace it
@@ -26,6 +38,8 @@ STEPS_PER_LEVEL = 4  # where the grid clips: candidates are 1 / (4 levels) apart
 MOST_STEP, LEAST_STEP = 2e-3, 4e-4
 MOST_CANDIDATES = 1 << 14
 FEW = 16  # offsets that are all tried
+STRIDE = 64  # between the candidates that are computed first
+ROUNDED = 1e-12  # of the sums: what they may be off by
 STARTS, ROUNDS, CUTS = 8, 4, 16  # the refinement: of so many local minima, so often, each time into so many parts
 
 
@@ -78,9 +92,8 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
 
     The look-up of a boundary b is `tail`'s, written out: this is where the search spends its time.
     """
-    first, left, right, mass, tilt = side.first, side.left, side.right, side.mass, side.tilt
-    tail_n, tail_m, top = side.tail_n, side.tail_m, side.top
-    levels, off_centre, bins = min(levels, EXACT_LEVELS), (0.5 - shift) * s, len(side.first) - 1
+    first, pieces, top = side.first, side.pieces, side.top
+    levels, off_centre, bins = min(levels, EXACT_LEVELS), (0.5 - shift) * s, len(first) - 1
     gains[0] = total = 0.0
     for k in range(levels):
         b = (k + shift) * s
@@ -89,22 +102,23 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
             return
         i = (np.float32(b).view(np.int32) >> side.shift) - side.base
         if i < 0:
-            n, over = tail_n[0], tail_m[0] - b * tail_n[0]
+            n, over = side.n, side.m - b * side.n
         elif i >= bins:
             n, over = 0.0, 0.0
         else:
             end = first[i + 1]
-            n = tail_n[end]
-            over = tail_m[end] - b * n
+            n = pieces[end - 1, N_ABOVE]
+            over = pieces[end - 1, M_ABOVE] - b * n
             for p in range(first[i], end):
-                width = right[p] - left[p]
-                if b < left[p]:
-                    n += mass[p]
-                    over += mass[p] * (left[p] - b + width * (0.5 + tilt[p] / 6))
-                elif b < right[p]:
-                    t = (b - left[p]) / width
-                    n += mass[p] * (1 - t) * (1 + tilt[p] * t)
-                    over += mass[p] * width * (1 - t) ** 2 / 2 * (1 + tilt[p] * (1 + 2 * t) / 3)
+                left, right, mass, tilt = pieces[p, LEFT], pieces[p, RIGHT], pieces[p, MASS], pieces[p, TILT]
+                width = right - left
+                if b < left:
+                    n += mass
+                    over += mass * (left - b + width * (0.5 + tilt / 6))
+                elif b < right:
+                    t = (b - left) / width
+                    n += mass * (1 - t) * (1 + tilt * t)
+                    over += mass * width * (1 - t) ** 2 / 2 * (1 + tilt * (1 + 2 * t) / 3)
         total += 2 * s * (over - off_centre * n)
         gains[k + 1] = total
 
@@ -113,17 +127,17 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
 def side_error(side: Side, s: float, levels: int, shift: float, spread: float, gains: F64) -> float:
     """The sum of squared errors of one side with that many levels."""
     if levels <= EXACT_LEVELS:
-        return side.tail_q[0] - gains[levels]
+        return side.q - gains[levels]
     start, end = EXACT_LEVELS * s, levels * s
     n, m, q = tail(side, start)
-    error = side.tail_q[0] - gains[EXACT_LEVELS] - (q - 2 * start * m + start * start * n)
+    error = side.q - gains[EXACT_LEVELS] - (q - 2 * start * m + start * start * n)
     clipped, m, q = tail(side, end)
     error += (n - clipped) * s * s * spread + (q - 2 * end * m + end * end * clipped)
     for p in side.heavy:
-        x = side.left[p]
+        x = side.pieces[p, LEFT]
         if start < x <= end:
             off = x - s * np.floor(x / s + 1 - shift)
-            error += side.mass[p] * (off * off - s * s * spread)
+            error += side.pieces[p, MASS] * (off * off - s * s * spread)
     return error
 
 
@@ -159,7 +173,7 @@ def best_offset(pos: Side, neg: Side, s: float, grid: Grid, up: F64, down: F64) 
         gain = up[grid.span - below] + down[below]
         if gain > most:
             most, at = gain, below
-    return pos.tail_q[0] + neg.tail_q[0] - most, at
+    return pos.q + neg.q - most, at
 
 
 @jit
@@ -174,7 +188,8 @@ def clip_error(pos: Side, neg: Side, s: float, grid: Grid) -> float:
 
 @jit
 def candidates(pos: Side, neg: Side, grid: Grid) -> F64:
-    """Scales to try, descending: from where all becomes zero, past where all is covered, down to far too small."""
+    """Scales to try, descending: from where all becomes zero, past where all is covered, down to where clipping alone
+    costs more than covering all (one step in STRIDE looks)."""
     top = max(pos.top, neg.top)
     found = np.empty(MOST_CANDIDATES)
     n = 0
@@ -202,8 +217,10 @@ def candidates(pos: Side, neg: Side, grid: Grid) -> F64:
             n += 1
     step = 1 / (STEPS_PER_LEVEL * (grid.span + 1))
     ratio = 1 - min(max(step, LEAST_STEP), MOST_STEP) / grid.fineness
-    s = cover
+    s, more_than_covering = cover, (pos.n + neg.n) * (2 * cover) ** 2  # nothing is further than that from its level
     while n < MOST_CANDIDATES and s >= grid.smallest:
+        if n % STRIDE == 0 and clip_error(pos, neg, s, grid) > more_than_covering:
+            break
         found[n] = s
         n += 1
         s *= ratio
@@ -217,21 +234,18 @@ def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> 
     levels = min(grid.span, EXACT_LEVELS) + 1
     up, down = np.zeros(levels), np.zeros(levels)
     scales = candidates(pos, neg, grid)
-    errors = np.full(len(scales), np.inf)
-    least = np.inf
-    for i in range(len(scales)):
-        if clip_error(pos, neg, scales[i], grid) > least:
-            break
-        errors[i], _ = best_offset(pos, neg, scales[i], grid, up, down)
-        least = min(least, errors[i])
+    errors = survey(pos, neg, grid, scales, up, down)
     fill_gains(pos, start, grid.span - start_below, grid.up, up)
     fill_gains(neg, start, start_below, grid.down, down)
     best = error_of(pos, neg, start, start_below, grid, up, down) * (1 - 1e-9 if grid.span <= EXACT_LEVELS else WORTH)
     scale, below = start, start_below
-    for i in local_minima(errors):
+    least = least_around(pos, neg, grid, scales, errors)
+    for i in local_minima(errors, least):
+        if least[i] > best:
+            continue
         s = scales[i]
         if not grid.power_of_2:
-            s = refine(pos, neg, s, scales[max(i - 1, 0)], scales[min(i + 1, len(scales) - 1)], grid, up, down)
+            s = refine(pos, neg, s, scales[max(i - 1, 0)], scales[min(i + 1, len(scales) - 1)], grid, up, down, best)
         s = np.float64(np.float32(s))
         error, at = best_offset(pos, neg, s, grid, up, down)
         if error < best:
@@ -240,28 +254,109 @@ def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> 
 
 
 @jit
-def local_minima(errors: F64) -> I64:
-    """Where `errors` is least among its neighbours: the STARTS lowest of these, lowest first."""
-    minima = np.full(len(errors), np.inf)
+def survey(pos: Side, neg: Side, grid: Grid, scales: F64, up: F64, down: F64) -> F64:
+    """The errors of `scales`, descending; inf where neither the scale nor one next to it can be the best of all.
+
+    Every STRIDE-th is computed, then those between, halving the stride, where `least_between` lets one hope. It ends
+    where clipping alone costs more than the best found.
+    """
+    errors = np.full(len(scales), np.inf)
+    stride, end, least = STRIDE if bounded(grid) else 1, len(scales) - 1, np.inf
+    for i in range(0, end + stride, stride):
+        i = min(i, end)
+        clipped = clip_error(pos, neg, scales[i], grid) > least
+        if clipped and stride == 1:
+            return errors
+        errors[i], _ = best_offset(pos, neg, scales[i], grid, up, down)
+        least = min(least, errors[i])
+        if clipped:
+            end = i
+            break
+    while stride > 1:
+        stride //= 2
+        for i in range(stride, end, 2 * stride):
+            left, right = i - stride, min(i + stride, end)
+            if least_between(pos, neg, scales[left], errors[left], scales[right], errors[right]) <= least:
+                errors[i], _ = best_offset(pos, neg, scales[i], grid, up, down)
+                least = min(least, errors[i])
+    return errors
+
+
+@jit
+def bounded(grid: Grid) -> bool:
+    """Whether `least_between` holds: every value goes to the nearest level, and is counted where it is."""
+    return grid.up == 0.5 and grid.span <= EXACT_LEVELS and not grid.power_of_2
+
+
+@jit
+def least_between(pos: Side, neg: Side, s: float, error: float, t: float, error_t: float) -> float:
+    """No scale from s to t has less error than this; inf where one of their errors is.
+
+    With integers q for the values x, the error is |x|^2 - s (2 x.q - s |q|^2), and rounding takes the best q. So what a
+    scale gains, over s, is the largest of functions affine in s: convex, and between two scales below its chord.
+    """
+    total = pos.q + neg.q
+    if error == np.inf or error_t == np.inf:
+        return np.inf
+    if s == t:
+        return error
+    gain, gain_t = (total - error) / s, (total - error_t) / t
+    slope = (gain_t - gain) / (t - s)
+    most = max(total - error, total - error_t)
+    if slope < 0:
+        peak = min(max((s - gain / slope) / 2, min(s, t)), max(s, t))
+        most = max(most, peak * (gain + slope * (peak - s)))
+    return total - most - ROUNDED * (total + max(pos.top * pos.m, neg.top * neg.m))
+
+
+@jit
+def least_around(pos: Side, neg: Side, grid: Grid, scales: F64, errors: F64) -> F64:
+    """For each of the scales: no scale between its neighbours has less error than this; inf where it has no error."""
+    if not bounded(grid):
+        return np.where(errors < np.inf, -np.inf, np.inf)
+    least = errors.copy()
+    for i in range(len(errors) - 1):
+        if errors[i] < np.inf and errors[i + 1] < np.inf:
+            between = least_between(pos, neg, scales[i], errors[i], scales[i + 1], errors[i + 1])
+            least[i], least[i + 1] = min(least[i], between), min(least[i + 1], between)
+    return least
+
+
+@jit
+def local_minima(errors: F64, least: F64) -> I64:
+    """Where `errors` is least among its neighbours: the STARTS lowest of these, lowest first.
+
+    least: no scale nearby has less error; where that is more than the lowest of all, one need not look.
+    """
+    minima, lowest_of_all = np.full(len(errors), np.inf), np.inf
+    for error in errors:
+        lowest_of_all = min(lowest_of_all, error)
     for i in range(len(errors)):
         left = errors[i - 1] if i > 0 else np.inf
         right = errors[i + 1] if i + 1 < len(errors) else np.inf
-        if errors[i] <= left and errors[i] <= right:
+        if least[i] <= lowest_of_all and errors[i] <= left and errors[i] <= right:
             minima[i] = errors[i]
     return lowest(minima, STARTS)
 
 
 @jit
-def refine(pos: Side, neg: Side, s: float, high: float, low: float, grid: Grid, up: F64, down: F64) -> float:
-    """The best scale between low and high; s lies between them."""
+def refine(
+    pos: Side, neg: Side, s: float, high: float, low: float, grid: Grid, up: F64, down: F64, best: float
+) -> float:
+    """The best scale between low and high; s lies between them. It ends where it cannot come below `best` any more."""
     least, _ = best_offset(pos, neg, s, grid, up, down)
+    errors = np.empty(CUTS + 1)
     for _ in range(ROUNDS):
-        step = (high - low) / CUTS
+        step, hope = (high - low) / CUTS, np.inf
         for i in range(CUTS + 1):
             tried = low + i * step
-            error, _ = best_offset(pos, neg, tried, grid, up, down)
-            if error < least:
-                least, s = error, tried
+            errors[i], _ = best_offset(pos, neg, tried, grid, up, down)
+            if errors[i] < least:
+                least, s = errors[i], tried
+            if i > 0 and bounded(grid):
+                hope = min(hope, least_between(pos, neg, tried, errors[i], tried - step, errors[i - 1]))
+        if bounded(grid) and hope > best:
+            break
         low, high = max(low, s - step), min(high, s + step)
     return s
 
@@ -289,5 +384,5 @@ def errors_of_channels(cells: Cells, grid: Grid, scale: F64, below: I64) -> tupl
         fill_gains(pos, scale[c], grid.span - below[c], grid.up, up)
         fill_gains(neg, scale[c], below[c], grid.down, down)
         error += error_of(pos, neg, scale[c], below[c], grid, up, down)
-        power += pos.tail_q[0] + neg.tail_q[0]
+        power += pos.q + neg.q
     return error, power
