@@ -9,6 +9,7 @@ import pytest
 from calibrant.sketches.kernels import cpu, reference
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
 from calibrant.sketches.layout import Layout
+from calibrant.sketches.tally import reach
 
 ONE, NEGATIVE = 127 << 8, 1 << 16  # table indices at 8 mantissa bits: of 1.0, and of the negative values nearest to 0
 LARGEST = 0x7F7FFFFF
@@ -97,7 +98,7 @@ def test_hand_counted(kernels, case, repeat):
     assert state.ends[:, 0].tolist() == list(expected)
     assert state.hits[:, 0].tolist() == [repeat * n for n in hits]
     assert state.totals.tolist() == [repeat * n for n in totals]
-    found = kernels.harvest(state.tables[np.newaxis])
+    found = kernels.harvest(state.tables[np.newaxis], *reach(state.ends, 8))
     assert [column.tolist() for column in found] == [
         [0] * len(cells),
         sorted(cells),
@@ -199,10 +200,29 @@ def test_harvest_adds_up_copies_and_empties_them(kernels):
         np.uint64(2**64 - (3 << 32)),
         np.uint64(3 << 32),
     )  # one copy owes what another has
-    group, index, counts, positions = kernels.harvest(tables)
+    group, index, counts, positions = kernels.harvest(tables, 6, 512)
     assert (group.tolist(), index.tolist()) == ([0, 1], [5, 1023])
     assert (counts.tolist(), positions.tolist()) == ([3, 2**32 - 1], [8, 2**32 - 1])
     assert not tables.any()
+
+
+def test_harvest_looks_at_no_more_cells_than_it_is_told():
+    tables = np.zeros((1, 1, 2048), np.uint64)
+    tables[0, 0, [0, 255, 256, 1024, 1279, 1280]] = 1 << 32
+    assert cpu.harvest(tables, 1, 0)[1].tolist() == [0, 255, 1024, 1279]  # 256 are looked at together
+    assert cpu.harvest(tables, 257, 257)[1].tolist() == [256, 1280]
+
+
+def test_cells_are_joined_as_the_reference_does():
+    rng = np.random.default_rng(3)
+    for size, other in ((0, 0), (0, 5), (7, 0), (1, 1), (40, 90), (300, 250)):
+        cells = []
+        for length in (size, other):
+            name = np.unique(rng.integers(-100, 100, (length, 2)), axis=0).astype(np.int32)
+            cells += [*name.T.copy(), *rng.integers(1, 2**40, (2, len(name)))]
+        for found, expected in zip(cpu.join(*cells), reference.join(*cells), strict=True):
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("kernels", [reference, cpu])

@@ -7,8 +7,8 @@ import mmap
 import numpy as np
 
 from calibrant.sketches.arrays import Floats, float_bits
-from calibrant.sketches.bins import split_index
-from calibrant.sketches.cells import I32, I64, join_cells
+from calibrant.sketches.bins import MANTISSA_BITS, split_index
+from calibrant.sketches.cells import I32, I64
 from calibrant.sketches.kernels import cpu as kernels
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, U64
 from calibrant.sketches.layout import Layout
@@ -42,8 +42,8 @@ class Tally:
         step = max(step - step % layout.lanes, layout.lanes)
         for start in range(0, values.size, step):
             part = values[start : start + step]
-            self._histogram.make_room(part.size)
-            self._channel_histogram.make_room(layout.most_of_one_channel(base + start, part.size))
+            self._histogram.make_room(part.size, self.ends)
+            self._channel_histogram.make_room(layout.most_of_one_channel(base + start, part.size), self.ends)
             self.size += kernels.count(
                 float_bits(part),
                 base + start,
@@ -57,11 +57,11 @@ class Tally:
 
     def histogram(self) -> Cells:
         """Cells (channel, signed key), (count, position sum) of the whole tensor; channel is 0 throughout."""
-        return self._histogram.emptied()
+        return self._histogram.emptied(self.ends)
 
     def channel_histogram(self) -> Cells:
         """The same for each channel."""
-        return self._channel_histogram.emptied()
+        return self._channel_histogram.emptied(self.ends)
 
 
 class _Table:
@@ -78,22 +78,40 @@ class _Table:
         self._cells: Cells = [none, none], [nothing, nothing]
         self._pending = 0  # elements that the fullest cell may hold, as far as its limits go: see `kernels.load`
 
-    def make_room(self, elements: int) -> None:
+    def make_room(self, elements: int, ends: I32) -> None:
         """Be ready for so many more elements in one group."""
         if self._pending + elements > FLUSH_LIMIT:
             self._pending = kernels.load(self._packed)  # elements spread over many cells: seldom is one nearly full
         if self._pending + elements > FLUSH_LIMIT:
-            self.emptied()
+            self.emptied(ends)
         self._pending += elements
 
-    def emptied(self) -> Cells:
-        """All cells so far; the table is left empty."""
+    def emptied(self, ends: I32) -> Cells:
+        """All cells so far; the table is left empty. ends: as in Tally, of all that was counted."""
         if len(self._packed):
-            group, index, counts, positions = kernels.harvest(self._packed)
-            found = [group.astype(np.int32), split_index(index, self._mantissa_bits)]
-            self._cells = join_cells(self._cells, (found, [counts, positions]))
+            group, index, counts, positions = kernels.harvest(self._packed, *reach(ends, self._mantissa_bits))
+            keys = split_index(index, self._mantissa_bits)
+            order = np.argsort((group << 32) + keys, kind="stable")  # two runs in each group: no work to speak of
+            found = [group.astype(np.int32)[order], keys[order]], [counts[order], positions[order]]
+            self._cells = joined(self._cells, found)
         self._pending = 0
         return self._cells
+
+
+def reach(ends: I32, mantissa_bits: int) -> tuple[int, int]:
+    """How many cells of a table, from 0 up and from 0 down, the values can have filled whose ends these are."""
+    largest = int(ends[1].max()), -1 - int(ends[0].min())  # bits of the magnitudes, negative where there are none
+    positive, negative = ((max(bits, -1) >> (MANTISSA_BITS - mantissa_bits)) + 1 for bits in largest)
+    return positive, negative
+
+
+def joined(one: Cells, other: Cells) -> Cells:
+    """The folded cells of both."""
+    if not len(one[1][0]) or not len(other[1][0]):
+        return one if len(one[1][0]) else other
+    columns = [np.require(column, requirements=["C", "W"]) for column in (*one[0], *one[1], *other[0], *other[1])]
+    channel, keys, counts, positions = kernels.join(*columns)
+    return [channel, keys], [counts, positions]
 
 
 def lazy_zeros(*shape: int) -> U64:

@@ -17,12 +17,12 @@ from typing import Any, cast
 import numpy as np
 
 from calibrant.sketches.cells import I32, I64
-from calibrant.sketches.kernels.harvest import harvest, load
+from calibrant.sketches.kernels.harvest import harvest, join, load
 from calibrant.sketches.kernels.jit import compiled
 from calibrant.sketches.kernels.reference import HIGHEST, LOWEST, NAN, NEG_INF, POS_INF, U64, ZEROS
 from calibrant.sketches.kernels.rows import top_two
 
-__all__ = ["COPIES", "count", "harvest", "load", "top_two"]
+__all__ = ["COPIES", "count", "harvest", "join", "load", "top_two"]
 
 BLOCK = 8192  # elements: 32 KiB, so that a block and the busy part of a table stay in the first two caches
 WIDTH = 256  # elements side by side where channels take turns: few channels are repeated until they fill it

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrant.sketches.cells import I32, I64
+from calibrant.sketches.cells import I32, I64, join_cells
 
 U64 = NDArray[np.uint64]
 ZEROS, NAN, POS_INF, NEG_INF = range(4)  # the places in `totals`
@@ -71,14 +71,26 @@ def count(
     return int(real.sum())
 
 
-def harvest(tables: U64) -> tuple[I64, I64, I64, I64]:
+def harvest(tables: U64, positive: int, negative: int) -> tuple[I64, I64, I64, I64]:
     """Empty the tables (groups, copies, cells), the copies added up: group, cell, count and sum of positions of every
-    cell that is not empty, in the order of (group, cell). Only cells that are not empty are written."""
+    cell that is not empty, in the order of (group, cell). Only cells that are not empty are written.
+
+    positive, negative: at most so many of the first cells of each half of a group are not empty: others need not be
+    looked at, which the system would have to find memory for.
+    """
     total = tables.sum(axis=1, dtype=np.uint64)
     group, cell = np.nonzero(total)
     packed = total[group, cell]
     tables[tables != 0] = 0
     return group, cell, (packed >> np.uint64(32)).astype(np.int64), (packed & np.uint64(2**32 - 1)).astype(np.int64)
+
+
+def join(
+    channel: I32, keys: I32, counts: I64, sums: I64, channel_b: I32, keys_b: I32, counts_b: I64, sums_b: I64
+) -> tuple[I32, I32, I64, I64]:
+    """The cells of both, each sorted by (channel, key) with no cell twice: sorted, and equal cells added up."""
+    names, weights = join_cells(([channel, keys], [counts, sums]), ([channel_b, keys_b], [counts_b, sums_b]))
+    return names[0], names[1], weights[0], weights[1]
 
 
 def load(tables: U64) -> int:
