@@ -208,6 +208,18 @@ def test_harvest_empties_tables(kernels):
     assert not tables.any()
 
 
+def test_cells_are_joined_as_the_reference_does():
+    rng = np.random.default_rng(3)
+    for size, other in ((0, 0), (0, 5), (7, 0), (1, 1), (40, 90), (300, 250)):
+        cells = []
+        for length in (size, other):
+            name = np.unique(rng.integers(-100, 100, (length, 2)), axis=0).astype(np.int32)
+            cells += [*name.T.copy(), *rng.integers(1, 2**40, (2, len(name)))]
+        for found, expected in zip(cpu.join(*cells), reference.join(*cells), strict=True):
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("kernels", [reference, cpu])
 def test_load_is_of_the_fullest_cell(kernels):
     tables = np.zeros((2, 1024), np.uint64)

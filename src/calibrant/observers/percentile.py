@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from calibrant.core import SettingError, affine
 from calibrant.observers.base import BaseTensorObserver
+from calibrant.observers.cells import Cells
 from calibrant.sketches import Extremes, Histogram, TensorSketch
 
 DEFAULT = 0.9999
@@ -23,15 +24,17 @@ class PercentileObserver(BaseTensorObserver):
     sketches = (Extremes, Histogram)
 
     def solve(self, sketch: TensorSketch) -> tuple[ArrayLike, ArrayLike]:
+        from calibrant.observers.kernels.ranks import magnitude_quantiles_of_channels, quantiles_of_channels
+
         p = self._percentile()
         lo, hi = self.ends(sketch)
         affine(lo, hi, self._quant_cfg)  # an unsigned symmetric grid refuses negative values, clipped or not
-        channels = self.distributions(sketch)
+        cells = Cells.of(self.histogram(sketch), sketch.extremes)
         if self._quant_cfg.is_symmetric:
-            top = np.array([d.quantile_of_magnitude(p) for d in channels])
-            return affine(np.where(lo < 0, -top.reshape(lo.shape), 0.0), top.reshape(lo.shape), self._quant_cfg)
-        ends = np.array([(d.quantile(1 - p), d.quantile(p)) for d in channels])
-        return affine(ends[:, 0].reshape(lo.shape), ends[:, 1].reshape(lo.shape), self._quant_cfg)
+            top = magnitude_quantiles_of_channels(cells, p).reshape(lo.shape)
+            return affine(np.where(lo < 0, -top, 0.0), top, self._quant_cfg)
+        low, high = (end.reshape(lo.shape) for end in quantiles_of_channels(cells, np.array([1 - p, p])).T)
+        return affine(low, high, self._quant_cfg)
 
     def _percentile(self) -> float:
         p = self._quant_cfg.detail.get("percentile", DEFAULT)

@@ -10,9 +10,9 @@ import numpy as np
 from calibrant.sketches.arrays import as_floats
 from calibrant.sketches.bins import LogBins
 from calibrant.sketches.canonical import Canonical, refuse_difference
-from calibrant.sketches.cells import I32, I64, fold_cells, join_cells
+from calibrant.sketches.cells import I32, I64, fold_cells
 from calibrant.sketches.layout import Layout
-from calibrant.sketches.tally import Cells, Tally
+from calibrant.sketches.tally import Cells, Tally, joined
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +70,7 @@ class Histogram(Canonical):
         if self.channels == 0 or other.channels == 0:
             return self if other.channels == 0 else other
         refuse_difference("Histograms", {"channels": (self.channels, other.channels)})
-        return self.from_cells(self.bins, self.channels, join_cells(self._cells, other._cells))
+        return self.from_cells(self.bins, self.channels, joined(self._cells, other._cells))
 
     @property
     def size(self) -> int:

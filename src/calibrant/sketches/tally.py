@@ -7,7 +7,7 @@ import mmap
 import numpy as np
 
 from calibrant.sketches.arrays import Floats, float_bits
-from calibrant.sketches.cells import I32, I64, join_cells
+from calibrant.sketches.cells import I32, I64
 from calibrant.sketches.kernels import cpu as kernels
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, U64, reach
 from calibrant.sketches.layout import Layout
@@ -89,10 +89,18 @@ class _Table:
         """All cells so far; the table is left empty. ends: no value lies beyond them, so no more is looked at."""
         if len(self._packed):
             group, keys, counts, positions = kernels.harvest(self._packed, *reach(ends, self._mantissa_bits))
-            found = [group, keys], [counts, positions]
-            self._cells = join_cells(self._cells, found) if len(self._cells[0][0]) else found
+            self._cells = joined(self._cells, ([group, keys], [counts, positions]))
         self._pending = 0
         return self._cells
+
+
+def joined(one: Cells, other: Cells) -> Cells:
+    """The folded cells of both."""
+    if not len(one[1][0]) or not len(other[1][0]):
+        return one if len(one[1][0]) else other
+    columns = [np.require(column, requirements=["C", "W"]) for column in (*one[0], *one[1], *other[0], *other[1])]
+    channel, keys, counts, positions = kernels.join(*columns)
+    return [channel, keys], [counts, positions]
 
 
 def lazy_zeros(*shape: int) -> U64:

@@ -116,7 +116,7 @@ def make_side(
         if i == last:
             j = _put(pieces, j, most, most, n_most, 0.0)
     first[at] = j
-    return _finished(shift, np.int64(keys[0]), first, pieces[:j], most)
+    return _finished(shift, int(np.int64(keys[0])), first, pieces[:j], most)
 
 
 @jit

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from calibrant.observers.cells import Cells
 from calibrant.observers.kernels.jit import jit
-from calibrant.observers.kernels.pieces import F64, Side, counts_above, tail
+from calibrant.observers.kernels.pieces import F64, Side, counts_above, make_sides, tail
 
 LARGEST_BITS = 0x7F7FFFFF  # of the largest finite float32
 
@@ -19,6 +20,29 @@ def count_up_to(pos: Side, neg: Side, zeros: float, points: F64) -> F64:
     above = counts_above(pos, points)
     # values <= x < 0 have magnitudes >= -x: those above the float64 just below it
     return np.where(points >= 0, neg.n + zeros + pos.n - above, counts_above(neg, -points * (1 - 1e-15)))
+
+
+@jit
+def quantiles_of_channels(cells: Cells, ps: F64) -> F64:
+    """`quantile` of every channel for each of ps: (channels, len(ps))."""
+    found = np.empty((len(cells.lo), len(ps)))
+    for c in range(len(found)):
+        pos, neg, zeros = make_sides(cells, c)
+        size = cells.counts[cells.starts[c] : cells.starts[c + 1]].sum()
+        for i in range(len(ps)):
+            found[c, i] = quantile(pos, neg, zeros, cells.lo[c], cells.hi[c], size, ps[i])
+    return found
+
+
+@jit
+def magnitude_quantiles_of_channels(cells: Cells, p: float) -> F64:
+    """`quantile_of_magnitude` of every channel."""
+    found = np.empty(len(cells.lo))
+    for c in range(len(found)):
+        pos, neg, zeros = make_sides(cells, c)
+        size = cells.counts[cells.starts[c] : cells.starts[c + 1]].sum()
+        found[c] = quantile_of_magnitude(pos, neg, zeros, size, p)
+    return found
 
 
 @jit

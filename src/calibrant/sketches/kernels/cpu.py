@@ -19,7 +19,7 @@ from typing import cast
 import numpy as np
 
 from calibrant.sketches.cells import I32, I64
-from calibrant.sketches.kernels.harvest import harvest, load
+from calibrant.sketches.kernels.harvest import harvest, join, load
 from calibrant.sketches.kernels.jit import compiled
 from calibrant.sketches.kernels.ordered import BOTTOM, MAGNITUDE, TOP, ZERO, key, ordered, unsigned
 from calibrant.sketches.kernels.reference import HIGHEST, LOWEST, MARK, NAN, NEG_INF, POS_INF, U64, ZEROS
@@ -43,7 +43,7 @@ from calibrant.sketches.kernels.vectors import (
     scan,
 )
 
-__all__ = ["count", "harvest", "load", "top_two"]
+__all__ = ["count", "harvest", "join", "load", "top_two"]
 
 BLOCK = 8192  # elements: 32 KiB, so that a block, its words and the busy part of a table stay in the first two caches
 ROWS, MOST = 64, 1 << 16  # where there are more channels than lanes in a vector: rows of a block, and its elements

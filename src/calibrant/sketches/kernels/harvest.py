@@ -1,4 +1,4 @@
-"""The kernels that look tables through and empty them, compiled by numba: twins of `reference`'s."""
+"""The kernels that look tables through, empty them and join what was in them: twins of `reference`'s in numba."""
 
 from __future__ import annotations
 
@@ -32,6 +32,34 @@ def harvest(tables: U64, positive: int, negative: int) -> tuple[I32, I32, I64, I
                 tables[g, cell] = _EMPTY
                 found += 1
     return group, keys, counts, positions
+
+
+@compiled
+def join(
+    channel: I32, keys: I32, counts: I64, sums: I64, channel_b: I32, keys_b: I32, counts_b: I64, sums_b: I64
+) -> tuple[I32, I32, I64, I64]:
+    """See `reference.join`."""
+    size, size_b = len(keys), len(keys_b)
+    channel_c, keys_c = np.empty(size + size_b, np.int32), np.empty(size + size_b, np.int32)
+    counts_c, sums_c = np.empty(size + size_b, np.int64), np.empty(size + size_b, np.int64)
+    i = j = n = 0
+    while i < size or j < size_b:
+        order = 0 if i < size and j < size_b else 1 if i == size else -1
+        if order == 0 and channel[i] != channel_b[j]:
+            order = 1 if channel[i] > channel_b[j] else -1
+        elif order == 0 and keys[i] != keys_b[j]:
+            order = 1 if keys[i] > keys_b[j] else -1
+        if order <= 0:
+            channel_c[n], keys_c[n], counts_c[n], sums_c[n] = channel[i], keys[i], counts[i], sums[i]
+            i += 1
+        else:
+            channel_c[n], keys_c[n], counts_c[n], sums_c[n] = channel_b[j], keys_b[j], counts_b[j], sums_b[j]
+        if order == 0:
+            counts_c[n] += counts_b[j]
+            sums_c[n] += sums_b[j]
+        j += order >= 0
+        n += 1
+    return channel_c[:n].copy(), keys_c[:n].copy(), counts_c[:n].copy(), sums_c[:n].copy()
 
 
 @compiled

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrant.sketches.cells import I32, I64
+from calibrant.sketches.cells import I32, I64, join_cells
 
 U64 = NDArray[np.uint64]
 ZEROS, NAN, POS_INF, NEG_INF = range(4)  # the places in `totals`
@@ -92,6 +92,14 @@ def reach(ends: I32, mantissa_bits: int) -> tuple[int, int]:
     low, high = int(ends[0].min()), int(ends[1].max())
     shift = 23 - mantissa_bits
     return (high >> shift) + 1 if high >= 0 else 0, ((-1 - low) >> shift) + 1 if low < 0 else 0
+
+
+def join(
+    channel: I32, keys: I32, counts: I64, sums: I64, channel_b: I32, keys_b: I32, counts_b: I64, sums_b: I64
+) -> tuple[I32, I32, I64, I64]:
+    """The cells of both, each sorted by (channel, key) with no cell twice: sorted, and equal cells added up."""
+    names, weights = join_cells(([channel, keys], [counts, sums]), ([channel_b, keys_b], [counts_b, sums_b]))
+    return names[0], names[1], weights[0], weights[1]
 
 
 def load(tables: U64, positive: int, negative: int) -> int:
