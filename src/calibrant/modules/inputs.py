@@ -53,6 +53,11 @@ class Example:
         doubled = self.map(lambda leaf: torch.cat([leaf, leaf]) if self.is_batch(leaf) else leaf)
         return Example(_arguments(self.arguments.signature, doubled), 2)
 
+    def apart(self) -> Example:
+        """The same, in tensor objects of its own over the same numbers."""
+        views = self.map(lambda leaf: leaf.detach() if _is_tensor(leaf) else leaf)
+        return Example(_arguments(self.arguments.signature, views), self.batch)
+
 
 def example_of(
     module: torch.nn.Module,

@@ -82,6 +82,7 @@ def trace(module: torch.nn.Module, example: Example) -> Traced:
 
 def _export(torch: Any, module: torch.nn.Module, example: Example, any_batch: bool) -> tuple[Any, Any]:
     """The traced program, and its ONNX form."""
+    example = example.apart()  # torch.export leaves its marks on the tensors it was given
     shapes = None
     if any_batch:
         # DYNAMIC is an error where the module fixes the size. AUTO, and a Dim by name, would fix it and say nothing.
