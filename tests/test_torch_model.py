@@ -75,8 +75,9 @@ def sqnr(module, path, *inputs):
     return 10 * np.log10((expected**2).sum() / ((session.run(None, feeds)[0] - expected) ** 2).sum())
 
 
-def test_the_call_of_a_ppq_user(net, images, tmp_path):
+def test_the_call_of_a_ppq_user(net, images, tmp_path, caplog):
     """As PPQ's documentation has it: a DataLoader of (image, label), a collate_fn, keywords, the export."""
+    caplog.set_level(logging.INFO, logger="calibrant")
     loader = DataLoader(TensorDataset(images, torch.zeros(24)), batch_size=4)
     setting = QuantizationSettingFactory.default_setting()
     setting.quantize_activation_setting.calib_algorithm = "kl"
@@ -90,8 +91,9 @@ def test_the_call_of_a_ppq_user(net, images, tmp_path):
         platform=ONNXRUNTIME,
         onnx_export_file=tmp_path / "float.onnx",
         device="cpu",
-        verbose=0,
+        verbose=1,
     )
+    assert "5 values calibrated on 24 samples ({'kl': 5})" in caplog.text
     export_ppq_graph(quantized, ONNXRUNTIME, graph_save_to=tmp_path / "int8.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["float.onnx", "int8.onnx"]
     assert sqnr(net, tmp_path / "float.onnx", images[:3]) > 100
@@ -103,7 +105,9 @@ def test_the_call_of_a_ppq_user(net, images, tmp_path):
 
 
 def test_from_the_module_or_from_its_file_the_result_is_the_same(net, images, tmp_path):
-    graph = quantize(net, [images], onnx_export_file=tmp_path / "float.onnx")
+    graph = quantize(net, None, input_shape=[1, 3, 16, 16], do_quantize=False, onnx_export_file=tmp_path / "float.onnx")
+    assert (graph.groups, graph.platform) == ([], None)
+    graph = quantize(net, [images])
     export_graph(graph, ONNXRUNTIME, tmp_path / "a.onnx")
     again = quantize_onnx_model(tmp_path / "float.onnx", [images], 32, None, ONNXRUNTIME)
     export_graph(again, ONNXRUNTIME, tmp_path / "b.onnx")
@@ -130,17 +134,6 @@ def test_the_whole_network_is_quantized_under_its_own_names(net, images):
     assert [group.values for group in graph.groups] == [["image"], ["stem.2"], ["conv"], ["Relu"], ["pool", "Reshape"]]
     assert graph.groups[1].config.observer_algorithm == graph.edges["conv", 1].observer_algorithm == "minmax"
     assert graph.left_in_float == {"fc": "left in float by the user"}
-
-
-def test_without_quantizing_no_sample_is_read(net):
-    graph = quantize(net, None, input_shape=[1, 3, 16, 16], do_quantize=False)
-    assert (graph.groups, graph.platform) == ([], None)
-
-
-def test_a_summary_is_logged_where_asked(net, images, caplog):
-    caplog.set_level(logging.INFO, logger="calibrant")
-    quantize(net, [images], verbose=1)
-    assert "5 values calibrated on 24 samples" in caplog.text
 
 
 def test_labels_beside_the_images_are_an_error_that_says_what_to_do(net, images):
