@@ -99,12 +99,36 @@ def test_names_of_inputs_outputs_and_parameters_come_first():
 
 def test_of_equal_weights_that_the_exporter_keeps_once_each_node_has_its_module_s_name():
     model = noted(
-        "(float[N,8] x) => (float[N,8] y) { a = Gemm(x, w) y = Gemm(a, w) }",
+        "(float[N,4,5,5] x) => (float[N,4,5,5] y) { a = Conv(x, w) y = Conv(a, w) }",
         [(["one"], "%x, %p_one_weight"), (["two"], "%linear, %p_two_weight")],
-        w=(8, 8),
+        w=(4, 4, 1, 1),
     )
     model.graph.initializers["w"].name = "one.weight"
-    assert [row[0] for row in named(model, **{"one.weight": (8, 8), "two.weight": (8, 8)})] == ["one", "two"]
+    shape = (4, 4, 1, 1)
+    assert [row[0] for row in named(model, **{"one.weight": shape, "two.weight": shape})] == ["one", "two"]
+
+
+def test_a_constant_is_a_weight_only_if_it_is_its_transpose():
+    model = noted(
+        "(float[N,8] x) => (float[N,5] y) { m = MatMul(x, val_1) y = MatMul(m, val_2) }",
+        [(["a"], "%p_a_bias, %p_a_weight"), (["b"], "%x, %p_b_weight")],
+        val_1=(8, 6),
+        val_2=(6, 5),
+    )
+    found = named(model, **{"a.bias": (6,), "a.weight": (6, 8), "b.weight": (6, 5)})
+    assert [row[2][1] for row in found] == ["a.weight", "val_2"]
+
+
+def test_a_weight_that_is_there_both_ways_keeps_its_name_as_it_was():
+    model = noted(
+        "(int64[N] x) => (float[N,9] y) { e = Gather(w, x) y = MatMul(e, val_0) }",
+        [(["wte"], "%p_wte_weight, %x"), (["head"], "%e, %p_wte_weight")],
+        val_0=(8, 9),
+        w=(9, 8),
+    )
+    model.graph.initializers["w"].name = "wte.weight"
+    found = named(model, **{"wte.weight": (9, 8)})
+    assert [row[2] for row in found] == [["wte.weight", "x"], ["wte", "wte.weight_1"]]
 
 
 def test_a_product_with_another_module_s_weight_is_named_after_where_it_arose():

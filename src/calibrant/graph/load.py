@@ -50,8 +50,7 @@ def _read(path: Path) -> ir.Model:
     except Exception as error:  # protobuf and onnx_ir raise what they come upon in a damaged file
         if path.suffix in (".pt", ".pth", ".pt2"):
             raise ModelError(
-                f"{path} is a file of PyTorch, expected an ONNX file: give the module to quantize_torch_model in Python; "
-                "it keeps the ONNX file if you name one as onnx_export_file"
+                f"{path} is a file of PyTorch, expected an ONNX file: give the module to quantize_torch_model"
             ) from error
         raise ModelError(f"{path} is not an ONNX model, or it is damaged: {_first_line(error)}") from error
 

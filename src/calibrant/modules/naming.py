@@ -100,7 +100,7 @@ def _name_constants(graph: ir.Graph, names: _Names, parameters: Mapping[str, Par
                 found[value] = original
     values = list(graph.initializers.values())
     graph.initializers.clear()
-    for value in sorted(values, key=lambda v: v not in found):
+    for value in sorted(values, key=lambda v: v.name not in known):  # a name that is right already is not given away
         value.name = names.free(found.get(value) or value.name or "constant")
         graph.register_initializer(value)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ _TORCH_S_OWN_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
     (FutureWarning, r"_check_is_size will be removed"),  # its decompositions of recurrent layers call it
     (UserWarning, r"The tensor attributes? self\.(\S+\.)?_flat_weights"),  # nn.RNNBase puts them back itself
 )
-_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def _reason(error: BaseException) -> str:
     """What went wrong at the bottom, in one line: torch wraps its errors in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in _COLOR.sub("", str(error)).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = next((line.removeprefix("- ") for line in lines if line.startswith("- ")), None)  # below a headline
     text = told or (lines[0] if lines else type(error).__name__)
     return text.split(". ")[0].rstrip(".")
