@@ -157,6 +157,15 @@ def test_devices(net, images):
             quantize(net, [images], device="cuda:0")
 
 
+def test_settings_are_checked_before_the_module_is_run(images):
+    setting = QuantizationSettingFactory.default_setting()
+    setting.quantize_activation_setting.calib_algorithm = "entropie"
+    with pytest.raises(SettingError, match="unknown method 'entropie'"):
+        quantize(None, [images], setting=setting)
+    with pytest.raises(SettingError, match="TENSORRT"):
+        quantize(None, [images], platform="TENSORRT")
+
+
 def test_the_arguments_are_ppq_s():
     names = """model calib_dataloader calib_steps input_shape platform input_dtype setting collate_fn inputs do_quantize
         onnx_export_file device verbose"""

@@ -226,7 +226,9 @@ def quantize_torch_model(
     Raises the errors of `calibrant.core.errors`: SettingError without the extra `calibrant[torch]`, ModelError for a
     module that cannot be exported.
     """
-    _check_device(device)
+    _check_device(device)  # what is wrong is said before minutes are spent on an export
+    platform = TargetPlatform.of(platform)
+    check_methods(setting or QuantizationSetting())
     example, samples = example_of(model, inputs, input_shape, input_dtype, calib_dataloader, collate_fn)
     graph = load_torch_module(model, example, onnx_export_file)
     if not do_quantize:
@@ -359,7 +361,7 @@ def _providers(device: str | None) -> list[str] | None:
 
 
 def _check_device(device: Any) -> None:
-    """Raise SettingError for a device that is unknown or not there, before minutes are spent on an export."""
+    """Raise SettingError for a device that is unknown or not there."""
     kind = str(device or "cpu").split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise SettingError(unknown("device", str(device), ["cpu", "cuda"]))

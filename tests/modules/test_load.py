@@ -183,12 +183,13 @@ class FixesItsBatch(nn.Module):
 
 
 @pytest.mark.parametrize("batch", [2, 1])
-def test_a_batch_that_cannot_be_free_is_fixed_and_reported(batch):
+def test_a_batch_that_cannot_be_free_is_fixed_and_reported(batch, caplog):
     module = FixesItsBatch()
     graph = load(module, torch.ones(batch, 3))
     assert graph.shape_of("x") == [batch, 3]
     (note,) = graph.report
     assert note.startswith(f"the batch is fixed at {batch}: You marked L['x'].size()[0] as dynamic but your code")
+    assert note in caplog.messages
     assert computes_the_same(graph, module, -torch.ones(batch, 3))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +20,14 @@ from calibrant.modules.tracing import trace
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
 
 def load_torch_module(module: torch.nn.Module, example: Example, keep: str | Path | None = None) -> Graph:
     """The graph of a module, as `load_onnx_graph` gives that of its ONNX file; the module itself stays as it is.
 
     Nodes, values and weights are named after modules and parameters (see `naming`). The batch may be of any size; where
-    the module does not allow it, it is the example's, and `report` says so.
+    the module does not allow it, it is the example's, as `report` and the log say.
     keep: a file for the exported model, with `.data` beside it where it is larger than 2 GB; it appears whole or not at
         all. None: nothing is written.
 
@@ -42,6 +45,8 @@ def load_torch_module(module: torch.nn.Module, example: Example, keep: str | Pat
         if places:
             save_model(traced.model, places[0])
     graph = load_onnx_graph(traced.model)
+    for note in traced.notes:
+        log.warning("%s", note)
     graph.report[:0] = traced.notes
     return graph
 
