@@ -17,7 +17,6 @@ from calibrant import (
     export_graph,
     export_ppq_graph,
     quantize_onnx_model,
-    quantize_torch_model,
 )
 from calibrant.core import DataError, SettingError, StateError
 
@@ -149,8 +148,6 @@ def test_a_graph_is_exported_for_its_own_platform_only(small_model, small_sample
 
 
 def test_torch_is_an_extra_that_is_named():
-    with pytest.raises(SettingError, match=r"calibrant\[torch\]"):
-        quantize_torch_model(None, [], 1, [1], TargetPlatform.ONNXRUNTIME)
     with pytest.raises(SettingError, match=r"calibrant\[torch\]"):
         TorchExecutor(None)
 

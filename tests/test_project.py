@@ -22,7 +22,7 @@ FLOORS = (
     {"graph", "observers"},
     {"quantizers", "engines"},
     {"passes", "exporters"},
-    {"table", "analysis"},
+    {"table", "analysis", "modules"},
     {"auto", "distributed"},
     {"api"},
     {"cli"},

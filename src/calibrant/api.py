@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from calibrant import __version__
 from calibrant.auto import choose_by_output, has_open_methods
@@ -26,6 +26,7 @@ from calibrant.engines.samples import iterate_samples
 from calibrant.engines.session import usable_processors
 from calibrant.exporters import EXPORTERS
 from calibrant.graph import Graph, load_onnx_graph
+from calibrant.modules import example_of, import_torch, load_torch_module
 from calibrant.observers import BaseTensorObserver, build_observer, register_calibration_observer
 from calibrant.observers.registry import known
 from calibrant.passes import RuntimeCalibrationPass, pipeline
@@ -35,6 +36,9 @@ from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting, QuantizationSettingFactory
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import METHODS, Checkpoint, collect_table, empty_table
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "BaseTensorObserver",
@@ -189,26 +193,73 @@ def quantize_onnx_model(
         return graph
     executor = OnnxruntimeExecutor(graph, _providers(device))
     _check_inputs(executor, input_shape, input_dtype, inputs)
+    return _quantized(graph, calib_dataloader, calib_steps, platform, setting, collate_fn, executor, verbose)
+
+
+def quantize_torch_model(
+    model: torch.nn.Module,
+    calib_dataloader: Samples | None,
+    calib_steps: int,
+    input_shape: Sequence[int] | None,
+    platform: TargetPlatform,
+    input_dtype: Any = None,
+    setting: QuantizationSetting | None = None,
+    collate_fn: Callable[[Any], Any] | None = None,
+    inputs: Any = None,
+    do_quantize: bool = True,
+    onnx_export_file: str | Path | None = None,
+    device: str | torch.device | None = None,
+    verbose: int = 0,
+) -> Graph:
+    """PPQ's entry for PyTorch: export, quantize and calibrate a module. Returns the quantized graph.
+
+    The module is exported as it infers, and is afterwards as it was before. Nodes and values of the graph have the
+    names of its modules and parameters: see `calibrant.modules.naming`.
+    input_shape, input_dtype: of the one input (or a list of shapes, for several). inputs: instead of them a tensor, a
+        tuple in forward's order, or a dict by the names of its parameters. Neither: the first sample is traced with.
+        The first axis may be of any size afterwards, the others are as given.
+    calib_dataloader, calib_steps, collate_fn, setting, verbose, do_quantize: as for `quantize_onnx_model`. A sample
+        holds forward's tensors; tensors may lie on any device.
+    onnx_export_file: keep the exported float model there; else nothing is written.
+    device: what calibrates: None or "cpu" onnxruntime, "cuda" or "cuda:0" torch on that GPU.
+
+    Raises the errors of `calibrant.core.errors`: SettingError without the extra `calibrant[torch]`, ModelError for a
+    module that cannot be exported.
+    """
+    _check_device(device)  # what is wrong is said before minutes are spent on an export
+    platform = TargetPlatform.of(platform)
+    check_methods(setting or QuantizationSetting())
+    example, samples = example_of(model, inputs, input_shape, input_dtype, calib_dataloader, collate_fn)
+    graph = load_torch_module(model, example, onnx_export_file)
+    if not do_quantize:
+        return graph
+    executor = _executor_on(graph, device)
+    return _quantized(graph, samples, calib_steps, platform, setting, collate_fn, executor, verbose)
+
+
+def _quantized(
+    graph: Graph,
+    loader: Samples | None,
+    steps: int,
+    platform: TargetPlatform,
+    setting: QuantizationSetting | None,
+    collate_fn: Callable[[Any], Any] | None,
+    executor: Any,
+    verbose: int,
+) -> Graph:
+    """What both of PPQ's entries end with."""
     graph, summary = quantize(
         graph,
-        calib_dataloader,
+        loader,
         platform=platform,
         setting=setting,
-        steps=calib_steps,
+        steps=steps,
         collate_fn=collate_fn,
         executor=executor,
     )
     if verbose:
         log.info("%d values calibrated on %d samples (%s)", summary.values, summary.samples, summary.methods)
     return graph
-
-
-def quantize_torch_model(*_: Any, **__: Any) -> NoReturn:
-    """Quantize an nn.Module. Part of the extra `calibrant[torch]`, which this version does not have yet.
-
-    Raises SettingError saying what to do instead.
-    """
-    raise SettingError(_TORCH.format(what="quantize_torch_model"))
 
 
 _TORCH = (
@@ -307,6 +358,22 @@ def _providers(device: str | None) -> list[str] | None:
     if device is not None and device.split(":")[0] == "cuda":
         return ["CUDAExecutionProvider"]
     raise SettingError(unknown("device", str(device), ["cpu", "cuda"]))
+
+
+def _check_device(device: Any) -> None:
+    """Raise SettingError for a device that is unknown or not there."""
+    kind = str(device or "cpu").split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise SettingError(unknown("device", str(device), ["cpu", "cuda"]))
+    if kind == "cuda" and not import_torch(f"device '{device}'").cuda.is_available():
+        raise SettingError(f"device '{device}': torch finds no CUDA device here; use device='cpu'")
+
+
+def _executor_on(graph: Graph, device: Any) -> Any:
+    """What runs a module's graph on that device."""
+    if str(device or "cpu").split(":")[0] == "cpu":
+        return OnnxruntimeExecutor(graph)
+    return TorchExecutor(graph, device=str(device))
 
 
 def _check_inputs(executor: OnnxruntimeExecutor, shape: Sequence[int] | None, dtype: Any, inputs: Any) -> None:

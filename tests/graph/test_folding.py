@@ -136,6 +136,27 @@ def test_a_weight_with_two_readers_keeps_its_numbers_for_the_other(loads_equal):
     assert {"w", "w_folded"} <= {v.name for v in graph.values()}
 
 
+def test_what_is_folded_into_keeps_its_name_and_a_new_bias_is_named_after_the_weight(loads_equal):
+    nodes = [
+        helper.make_node("Conv", ["x", "a.weight"], ["h"]),
+        helper.make_node("BatchNormalization", ["h", *BN], ["y"]),
+    ]
+    graph = loads_equal(
+        model(nodes, BN | {"a.weight": normal(6, 3, 1, 1)}, {"x": (1, 3, 2, 2)}, ["y"]), x=normal(1, 3, 2, 2)
+    )
+    assert [v.name for v in graph.model.graph[0].inputs] == ["x", "a.weight", "a.bias"]
+    nodes[0].input.append("c")
+    taken = helper.make_node("Relu", ["y"], ["a.bias"])
+    weights = BN | {"a.weight": normal(6, 3, 1, 1)}
+    graph = loads_equal(
+        model([*nodes, taken], weights | {"c": normal(6)}, {"x": (1, 3, 2, 2)}, ["a.bias"]), x=normal(1, 3, 2, 2)
+    )
+    assert [v.name for v in graph.model.graph[0].inputs] == ["x", "a.weight", "c"]
+    del nodes[0].input[2]
+    graph = loads_equal(model([*nodes, taken], weights, {"x": (1, 3, 2, 2)}, ["a.bias"]), x=normal(1, 3, 2, 2))
+    assert [v.name for v in graph.model.graph[0].inputs] == ["x", "a.weight", "a.bias_folded"]
+
+
 def test_batch_normalization_alone_stays(loads_equal):
     node = helper.make_node("BatchNormalization", ["x", *BN], ["y"])
     graph = loads_equal(model([node], BN, {"x": (1, 6, 2, 2)}, ["y"]), x=normal(1, 6, 2, 2))

@@ -1,3 +1,4 @@
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_what_is_no_model_is_refused(tmp_path, content, words):
     with pytest.raises(ModelError, match=words) as error:
         load_onnx_graph(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.pt2"])
+def test_a_file_of_pytorch_is_told_where_to_go(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:  # what torch.save writes
+        archive.writestr("archive/data.pkl", b"...")
+    with pytest.raises(ModelError, match=rf"{name} is a file of PyTorch.*quantize_torch_model"):
+        load_onnx_graph(tmp_path / name)
 
 
 def test_a_folder_and_another_object_are_refused(tmp_path):

@@ -15,7 +15,10 @@ from calibrant.exporters.files import external_name
 from calibrant.graph import Graph
 
 OTHER_FORMATS = {
-    **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), "export it with torch.onnx.export"),
+    **dict.fromkeys(
+        (".pt", ".pth", ".ckpt", ".safetensors"),
+        "export it with torch.onnx.export, or use quantize_torch_model in Python",
+    ),
     **dict.fromkeys((".pb", ".h5", ".keras", ".tflite"), "convert it with tf2onnx"),
     ".engine": "quantize the ONNX model that it was built from",
 }

@@ -55,7 +55,7 @@ def iterate_samples(
     if steps is not None and steps < 1:
         raise SettingError(f"steps must be at least 1, got {steps}")
     count = 0
-    for item in islice(_items(loader), steps):
+    for item in islice(items_of(loader), steps):
         count += 1
         if collate_fn is not None:
             item = collate_fn(item)
@@ -67,7 +67,11 @@ def iterate_samples(
         )
 
 
-def _items(loader: Any) -> Iterator[Any]:
+def items_of(loader: Any) -> Iterator[Any]:
+    """The items of a loader as they are: of anything that can be iterated, or of onnxruntime's CalibrationDataReader.
+
+    Raises DataError for what is no loader.
+    """
     get_next = getattr(loader, "get_next", None)
     if callable(get_next):
         return _until_none(get_next)

@@ -13,6 +13,7 @@ from calibrant.graph.fold_constants import fold_constants
 from calibrant.graph.graph import Graph
 from calibrant.graph.naming import name_nodes
 from calibrant.graph.opset import raise_opset
+from calibrant.graph.pooling import spell_pooling
 from calibrant.graph.shapes import infer_shapes
 
 PER_CHANNEL_OPSET = 13  # the first with a QuantizeLinear per channel
@@ -24,7 +25,8 @@ def clean(graph: Graph, simplify: bool) -> None:
     1. Functions of the model are inlined, so that their operators can be quantized.
     2. Constant nodes become initializers, and initializers are no longer inputs.
     3. The opset is at least 13, and nodes are in an order in which they can run.
-    4. With `simplify`: Identity, constant nodes, and affine steps behind computing nodes are folded away.
+    4. With `simplify`: Identity, constant nodes, and affine steps behind computing nodes are folded away; a mean over
+       the whole image is a pool.
     5. Every value that inference reaches has a type and a shape; every node has a name of its own.
     """
     model = graph.model
@@ -58,7 +60,10 @@ def _simplify(graph: Graph) -> None:
     affine = fold_affine(model.graph)
     for (what, into), count in sorted(affine.items()):
         graph.report.append(f"{count} {what} folded into {into}")
-    if common.RemoveUnusedNodesPass()(model).modified or dropped or folded or affine:
+    pools = spell_pooling(model.graph)
+    if pools:
+        graph.report.append(f"{pools} ReduceMean over the whole image taken as GlobalAveragePool")
+    if common.RemoveUnusedNodesPass()(model).modified or dropped or folded or affine or pools:
         infer_shapes(model)
 
 

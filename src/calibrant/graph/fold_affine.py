@@ -140,22 +140,33 @@ def _along_outputs(head: ir.Node, scale: F64, weight: F64) -> F64:
 
 
 def _set_constant(graph: ir.Graph, node: ir.Node, index: int, array: F64) -> None:
-    """Let the node read `array` there, as a new initializer: the old one may have other readers."""
+    """Let the node read `array` there. It takes the place of the old constant, unless that has other readers."""
     old = node.inputs[index] if index < len(node.inputs) else None
     dtype = node.inputs[1].const_value.dtype  # type: ignore[union-attr]
-    base = old.name if old is not None else f"{node.outputs[0].name}_bias"
-    name, number = f"{base}_folded", 0
-    while name in graph.initializers:
-        number += 1
-        name = f"{base}_folded_{number}"
+    if index >= len(node.inputs):
+        node.resize_inputs(index + 1)
+    node.replace_input_with(index, None)
+    if old is not None and not old.uses() and not old.is_graph_output():
+        del graph.initializers[old.name or ""]
+    name = _free_name(graph, (old.name or "") if old is not None else _bias_name(node))
     tensor = ir.tensor(array.astype(dtype.numpy()), name=name)
     value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape), const_value=tensor)
     graph.register_initializer(value)
-    if index >= len(node.inputs):
-        node.resize_inputs(index + 1)
     node.replace_input_with(index, value)
-    if old is not None and not old.uses() and not old.is_graph_output():
-        del graph.initializers[old.name or ""]
+
+
+def _bias_name(node: ir.Node) -> str:
+    """For a bias that the node did not have: `conv1.bias` beside `conv1.weight`."""
+    weight = (node.inputs[1].name or "") if node.inputs[1] is not None else ""
+    return f"{weight.removesuffix('weight')}bias" if weight.endswith("weight") else f"{node.outputs[0].name}_bias"
+
+
+def _free_name(graph: ir.Graph, base: str) -> str:
+    taken = {v.name for node in graph for v in node.outputs} | {v.name for v in graph.inputs} | set(graph.initializers)
+    name, number = base, 0
+    while name in taken:
+        name, number = f"{base}_folded" if number == 0 else f"{base}_folded_{number}", number + 1
+    return name
 
 
 def _skip(graph: ir.Graph, head: ir.Node, node: ir.Node) -> None:

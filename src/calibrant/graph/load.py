@@ -48,6 +48,10 @@ def _read(path: Path) -> ir.Model:
     except PermissionError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # protobuf and onnx_ir raise what they come upon in a damaged file
+        if path.suffix in (".pt", ".pth", ".pt2"):
+            raise ModelError(
+                f"{path} is a file of PyTorch, expected an ONNX file: give the module to quantize_torch_model"
+            ) from error
         raise ModelError(f"{path} is not an ONNX model, or it is damaged: {_first_line(error)}") from error
 
 
