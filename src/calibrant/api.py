@@ -21,7 +21,7 @@ from calibrant.core import (
     unknown,
 )
 from calibrant.distributed import RayCluster, collect_on_ray
-from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines import Executor, OnnxruntimeExecutor, TorchExecutor
 from calibrant.engines.samples import iterate_samples
 from calibrant.engines.session import usable_processors
 from calibrant.exporters import EXPORTERS
@@ -43,6 +43,7 @@ __all__ = [
     "QuantizationSummary",
     "RayCluster",
     "TargetPlatform",
+    "TorchExecutor",
     "build_observer",
     "calibrate",
     "export_graph",
@@ -91,7 +92,7 @@ def quantize(
     setting: QuantizationSetting | None = None,
     steps: int | None = None,
     collate_fn: Callable[[Any], Any] | None = None,
-    executor: OnnxruntimeExecutor | None = None,
+    executor: Executor | None = None,
     table: CalibrationTable | None = None,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
@@ -142,7 +143,7 @@ def quantize(
     return graph, summary
 
 
-def _tell(summary: QuantizationSummary, graph: Graph, executor: OnnxruntimeExecutor | None) -> None:
+def _tell(summary: QuantizationSummary, graph: Graph, executor: Executor | None) -> None:
     """Write into the summary what became of the graph."""
     configs = [config for config, _ in activation_configs(graph) if config.state is QuantizationStates.ACTIVATED]
     summary.values = len(configs)
@@ -217,13 +218,6 @@ _TORCH = (
 )
 
 
-class TorchExecutor:
-    """Runs a graph with torch. Part of the extra `calibrant[torch]`; SettingError until then."""
-
-    def __init__(self, graph: Graph, device: str = "cuda") -> None:
-        raise SettingError(_TORCH.format(what="TorchExecutor"))
-
-
 def export_graph(
     graph: Graph,
     platform: TargetPlatform | str,
@@ -261,7 +255,7 @@ def calibrate(
     steps: int | None = None,
     collate_fn: Callable[[Any], Any] | None = None,
     methods: Sequence[str] = METHODS,
-    executor: OnnxruntimeExecutor | None = None,
+    executor: Executor | None = None,
     threads: int | None = None,
     checkpoint: str | Path | None = None,
     every: int = 64,
@@ -309,7 +303,7 @@ def _providers(device: str | None) -> list[str] | None:
     raise SettingError(unknown("device", str(device), ["cpu", "cuda"]))
 
 
-def _check_inputs(executor: OnnxruntimeExecutor, shape: Sequence[int] | None, dtype: Any, inputs: Any) -> None:
+def _check_inputs(executor: Executor, shape: Sequence[int] | None, dtype: Any, inputs: Any) -> None:
     specs = executor.input_specs
     if inputs is not None and not isinstance(inputs, Mapping):
         inputs = [inputs] if hasattr(inputs, "shape") else inputs

@@ -1,0 +1,49 @@
+"""The weights of a model, on the device once and for all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from calibrant.core import ModelError
+from calibrant.engines.torch.tensors import to_tensor
+from calibrant.engines.torch.values import constant_of
+
+
+class Constants:
+    """Tensors of initializers and Constant nodes: each is made when it is first read, and kept.
+
+    On the host FLOAT is float32; on the device it is what the engine computes in.
+    """
+
+    def __init__(self, device: torch.device, floating: torch.dtype) -> None:
+        self._device = device
+        self._floating = floating
+        self._on_host: dict[ir.Value, Any] = {}
+        self._on_device: dict[ir.Value, Any] = {}
+
+    def on_host(self, value: ir.Value) -> Any:
+        """The constant as the model has it. Raises ModelError for a value that is none."""
+        if value not in self._on_host:
+            self._on_host[value] = _tensor_of(value)
+        return self._on_host[value]
+
+    def on_device(self, value: ir.Value) -> Any:
+        """The constant where the engine computes."""
+        if value not in self._on_device:
+            tensor = self._on_host.get(value)
+            tensor = _tensor_of(value) if tensor is None else tensor
+            if isinstance(tensor, torch.Tensor):
+                dtype = self._floating if tensor.dtype is torch.float32 else tensor.dtype
+                tensor = tensor.to(self._device, dtype)
+            self._on_device[value] = tensor
+        return self._on_device[value]
+
+
+def _tensor_of(value: ir.Value) -> Any:
+    constant = constant_of(value)
+    if constant is None:
+        raise ModelError(f"nothing gives '{value.name}' a value: it is no constant, and was not fed")
+    return to_tensor(constant.numpy())

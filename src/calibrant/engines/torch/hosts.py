@@ -1,0 +1,70 @@
+"""Which nodes compute shapes and other small numbers: those run on the host, and the device is not waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import onnx_ir as ir
+
+from calibrant.engines.torch.preparing import Prepared
+from calibrant.engines.torch.values import constant_of
+
+LARGEST = 1024  # elements of a constant that takes part
+_TELL = ("Shape", "Size", "SequenceLength")  # they look at the shape of what lies on the device
+_GROW = ("ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample")
+_INTEGERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+
+
+def host_values(
+    inputs: Collection[ir.Value], nodes: Sequence[ir.Node], prepared: Callable[[ir.Node], Prepared]
+) -> set[ir.Value]:
+    """The values of a graph that are to be on the host.
+
+    1. What tells a shape is.
+    2. What is computed from such values and small constants is, unless it may be large: then only if nothing reads it
+       but as numbers (the shape of a Reshape, the ends of a Slice, the condition of an If).
+    3. An integer input is, if nothing reads it but as numbers.
+    """
+    only_numbers = _read_as_numbers(nodes, prepared)
+    host = {value for value in inputs if value.dtype in _INTEGERS and value in only_numbers}
+    for node in nodes:
+        if _on_host(node, prepared(node), host, only_numbers):
+            host.update(node.outputs)
+    return host
+
+
+def _on_host(node: ir.Node, how: Prepared, host: set[ir.Value], only_numbers: set[ir.Value]) -> bool:
+    if node.op_type in _TELL:
+        return True
+    if how.bodies:
+        return False
+    data = [value for i, value in enumerate(node.inputs) if value is not None and i not in how.parameters]
+    variable = []
+    for value in data:
+        constant = constant_of(value)
+        if constant is None:
+            variable.append(value)
+        elif constant.size > LARGEST:
+            return False
+    if not all(value in host for value in variable):
+        return False
+    return all(value in only_numbers for value in node.outputs) or (bool(variable) and node.op_type not in _GROW)
+
+
+def _read_as_numbers(nodes: Sequence[ir.Node], prepared: Callable[[ir.Node], Prepared]) -> set[ir.Value]:
+    """The values that nothing reads but as numbers, or to compute such values."""
+    found: set[ir.Value] = set()
+
+    def is_number(use: ir.Usage) -> bool:
+        if use.idx in prepared(use.node).parameters:
+            return True
+        return all(value in found for value in use.node.outputs)
+
+    for node in reversed(nodes):
+        for value in (*node.outputs, *node.inputs):
+            if value is None or value.is_graph_output() or value in found:
+                continue
+            uses = value.uses()
+            if uses and all(is_number(use) for use in uses):
+                found.add(value)
+    return found
