@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import onnx_ir as ir
@@ -23,23 +25,38 @@ class Constants:
         self._floating = floating
         self._on_host: dict[ir.Value, Any] = {}
         self._on_device: dict[ir.Value, Any] = {}
+        self._instead: Mapping[ir.Value, torch.Tensor] = {}
+
+    @contextmanager
+    def replaced_by(self, tensors: Mapping[ir.Value, torch.Tensor]) -> Iterator[None]:
+        """Inside, these tensors stand for constants."""
+        self._instead = tensors
+        try:
+            yield
+        finally:
+            self._instead = {}
 
     def on_host(self, value: ir.Value) -> Any:
         """The constant as the model has it. Raises ModelError for a value that is none."""
+        if value in self._instead:
+            return self._instead[value].cpu()
         if value not in self._on_host:
             self._on_host[value] = _tensor_of(value)
         return self._on_host[value]
 
     def on_device(self, value: ir.Value) -> Any:
         """The constant where the engine computes."""
+        if value in self._instead:
+            return self._on_the_device(self._instead[value])
         if value not in self._on_device:
             tensor = self._on_host.get(value)
-            tensor = _tensor_of(value) if tensor is None else tensor
-            if isinstance(tensor, torch.Tensor):
-                dtype = self._floating if tensor.dtype is torch.float32 else tensor.dtype
-                tensor = tensor.to(self._device, dtype)
-            self._on_device[value] = tensor
+            self._on_device[value] = self._on_the_device(_tensor_of(value) if tensor is None else tensor)
         return self._on_device[value]
+
+    def _on_the_device(self, tensor: Any) -> Any:
+        if not isinstance(tensor, torch.Tensor):
+            return tensor
+        return tensor.to(self._device, self._floating if tensor.dtype is torch.float32 else tensor.dtype)
 
 
 def _tensor_of(value: ir.Value) -> Any:

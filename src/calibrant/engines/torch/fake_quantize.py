@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from calibrant.core import QuantizationStates, RoundingPolicy, TensorQuantizationConfig
 from calibrant.graph import Graph
 
-Tensor = torch.Tensor
 BIAS_BITS = 32
 SOLVED = (
     QuantizationStates.ACTIVATED,
@@ -46,7 +46,7 @@ def round_tensor(x: Tensor, policy: RoundingPolicy = RoundingPolicy.ROUND_HALF_E
 
 
 class _OnGrid(torch.autograd.Function):  # type: ignore[misc]  # torch is not typed here
-    """The straight-through estimator (Bengio et al. 2013), with the gradient of the scale of LSQ (Esser et al. 2020)."""
+    """The straight-through estimator (Bengio et al. 2013); the scale has the gradient of LSQ (Esser et al. 2020)."""
 
     @staticmethod
     def forward(

@@ -80,13 +80,12 @@ class _Session:
     def _serialized(self, feed: Mapping[str, Any], narrow: Mapping[str, ir.DataType]) -> bytes:
         """The node with its inputs made of what can be given, and its outputs into what can be taken."""
         before = [
-            helper.make_node("Cast", [_given(name, array)], [name], to=int(_kind_of(array)))
+            helper.make_node("Cast", [_given(name, array)], [name], to=int(kind))
             for name, array in feed.items()
-            if _given(name, array) != name
+            if (kind := _kind_of(array)) is not None
         ]
         after = [
-            helper.make_node("Cast", [name], [f"{name}:wide"], to=int(_CARRIERS[kind]))
-            for name, kind in narrow.items()
+            helper.make_node("Cast", [name], [f"{name}:wide"], to=int(_CARRIERS[kind])) for name, kind in narrow.items()
         ]
         outputs = [f"{name}:wide" if name in narrow else name for name in self._names]
         graph = helper.make_graph(

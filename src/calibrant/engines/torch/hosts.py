@@ -10,7 +10,7 @@ from calibrant.engines.torch.preparing import Prepared
 from calibrant.engines.torch.values import constant_of
 
 LARGEST = 1024  # elements of a constant that takes part
-_TELL = ("Shape", "Size", "SequenceLength")  # they look at the shape of what lies on the device
+TELLING = ("Shape", "Size", "SequenceLength")  # they look at the shape of what lies on the device
 _GROW = ("ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample")
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 
@@ -34,7 +34,7 @@ def host_values(
 
 
 def _on_host(node: ir.Node, how: Prepared, host: set[ir.Value], only_numbers: set[ir.Value]) -> bool:
-    if node.op_type in _TELL:
+    if node.op_type in TELLING:
         return True
     if how.bodies:
         return False
@@ -55,16 +55,14 @@ def _read_as_numbers(nodes: Sequence[ir.Node], prepared: Callable[[ir.Node], Pre
     """The values that nothing reads but as numbers, or to compute such values."""
     found: set[ir.Value] = set()
 
-    def is_number(use: ir.Usage) -> bool:
-        if use.idx in prepared(use.node).parameters:
-            return True
-        return all(value in found for value in use.node.outputs)
+    def as_number(node: ir.Node, index: int) -> bool:
+        return index in prepared(node).parameters or all(value in found for value in node.outputs)
 
     for node in reversed(nodes):
         for value in (*node.outputs, *node.inputs):
             if value is None or value.is_graph_output() or value in found:
                 continue
             uses = value.uses()
-            if uses and all(is_number(use) for use in uses):
+            if uses and all(as_number(use.node, use.idx) for use in uses):
                 found.add(value)
     return found

@@ -11,8 +11,8 @@ import torch
 
 from calibrant.core import ModelError, TensorQuantizationConfig
 from calibrant.engines.torch.constants import Constants
-from calibrant.engines.torch.fallback import Fallback
 from calibrant.engines.torch.fake_quantize import on_grid
+from calibrant.engines.torch.fallback import Fallback
 from calibrant.engines.torch.ops import Call, Unsupported
 from calibrant.engines.torch.plan import Grids, OnGrid, Plan, Slot, Step, make_plan
 from calibrant.engines.torch.preparing import Prepared, prepare
@@ -51,7 +51,6 @@ class Interpreter:
         self._told: set[str] = set()
         self._uploads: dict[Slot, tuple[torch.Tensor, torch.Tensor]] = {}
         self._grids: dict[int, tuple[TensorQuantizationConfig, torch.Tensor, torch.Tensor]] = {}
-        self._replaced: Mapping[ir.Value, torch.Tensor] = {}
 
     def tell_again(self) -> None:
         """Note what onnxruntime runs even if that was noted before."""
@@ -74,14 +73,14 @@ class Interpreter:
         observe: what is called with a value the moment it exists. replaced: constants of other content.
         Raises ModelError for a node that neither torch nor onnxruntime can run.
         """
-        self._replaced = replaced or {}
-        scope: Scope = {value: self._place(value, x, value in plan.hosts) for value, x in inputs.items()}
+        scope: Scope = {value: self._place(value, inputs[value], value in plan.hosts) for value in plan.inputs}
         observe = observe or {}
-        for value, look in observe.items():
-            if value in scope or constant_of(value) is not None:
-                look(self._fetch(value, scope, on_host=False))
-        self._run(plan, scope, observe)
-        return [self._fetch(slot, scope, on_host=False) for slot in plan.targets]
+        with self._constants.replaced_by(replaced or {}):
+            for value, look in observe.items():
+                if value in scope or constant_of(value) is not None:
+                    look(self._fetch(value, scope, on_host=False))
+            self._run(plan, scope, observe)
+            return [self._fetch(slot, scope, slot in plan.hosts) for slot in plan.targets]
 
     def _run(self, plan: Plan, scope: Scope, observe: Mapping[ir.Value, Callable[[torch.Tensor], None]]) -> None:
         for step in plan.steps:
@@ -103,7 +102,7 @@ class Interpreter:
             None if slot is None else self._fetch(slot, scope, step.on_host or index in node.parameters)
             for index, slot in enumerate(step.reads)
         ]
-        around = {value: scope[slot] for value, slot in step.captured if slot in scope}
+        around: Scope = {value: scope[slot] for value, slot in step.captured if slot in scope}
         for slot, result in zip(step.makes, self._results(step, node, arguments, around), strict=False):
             if slot is not None:
                 scope[slot] = result
@@ -155,10 +154,7 @@ class Interpreter:
         plan = self._bodies[graph]
         scope = around | dict(zip(graph.inputs, inputs, strict=True))
         self._run(plan, scope, {})
-        return [
-            self._fetch(slot, scope, on_host=slot in plan.hosts or _is_on_host(scope.get(slot)))
-            for slot in plan.targets
-        ]
+        return [self._fetch(slot, scope, slot in plan.hosts) for slot in plan.targets]
 
     def _by_onnxruntime(
         self, step: Step, node: Prepared, arguments: Sequence[Any], around: Scope, why: str
@@ -170,6 +166,8 @@ class Interpreter:
         }
         results = self._fallback.run(node.node, inputs, seen)
         self._tell(node.node, why)
+        if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in arguments):
+            self._tell(node.node, "no gradient comes through it")
         return [
             self._place(slot, to_tensor(result), step.on_host)
             for slot, result in zip(node.node.outputs, results, strict=True)
@@ -189,8 +187,6 @@ class Interpreter:
             return self._place(slot, scope[slot], on_host)
         if isinstance(slot, OnGrid):
             raise ModelError(f"'{slot.value.name}' is read on a grid before it is there")
-        if slot in self._replaced:
-            return self._place(slot, self._replaced[slot], on_host)
         return self._constants.on_host(slot) if on_host else self._constants.on_device(slot)
 
     def _place(self, slot: Slot, x: Any, on_host: bool) -> Any:
@@ -257,10 +253,6 @@ def _is_foreign(x: Any) -> bool:
     if isinstance(x, list):
         return any(_is_foreign(item) for item in x)
     return x is not None and not isinstance(x, torch.Tensor)
-
-
-def _is_on_host(x: Any) -> bool:
-    return isinstance(x, torch.Tensor) and x.device == _HOST
 
 
 def _first_line(error: BaseException) -> str:

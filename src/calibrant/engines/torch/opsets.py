@@ -27,13 +27,12 @@ _RENAMED: dict[str, tuple[int, str]] = {  # what the operator did before that op
     "Hardmax": (13, "Hardmax:1"),
     "LogSoftmax": (13, "LogSoftmax:1"),
     "Resize": (11, "Upsample"),
+    "Scan": (9, "Scan:8"),
     "Softmax": (13, "Softmax:1"),
 }
 
 
-def modern(
-    op_type: str, version: int, attributes: Mapping[str, Any]
-) -> tuple[str, dict[str, Any], dict[int, Any]]:
+def modern(op_type: str, version: int, attributes: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[int, Any]]:
     """The name in the table, the attributes, and further inputs by their index, of an operator of that opset.
 
     What the table does not do in that form keeps attributes that its function does not know.

@@ -9,7 +9,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from calibrant.core import TensorQuantizationConfig
-from calibrant.engines.torch.hosts import host_values
+from calibrant.engines.torch.hosts import TELLING, host_values
 from calibrant.engines.torch.preparing import Prepared
 from calibrant.engines.torch.values import captured, constant_of
 
@@ -46,7 +46,7 @@ class Step:
     """One thing to do: call a node, or (`node` None) put a value on its grid; then forget `frees`.
 
     reads, makes: in the order of the node's inputs and outputs; None for one left out. captured: what graphs inside of
-    the node see of the values around, each with the slot where it is. on_host: whether it runs on the host.
+    the node see of the values around, each with the slot where it is. on_host: whether it runs there.
     """
 
     node: Prepared | None
@@ -66,10 +66,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps that make `targets`, and no others. hosts: the values that are on the host."""
+    """The steps that make `targets`, and no others.
+
+    inputs: those of the graph that it needs. hosts: the values that are on the host.
+    """
 
     steps: tuple[Step, ...]
     targets: tuple[Slot, ...]
+    inputs: tuple[ir.Value, ...]
     hosts: frozenset[ir.Value]
 
 
@@ -106,10 +110,12 @@ def make_plan(
         )
         seen = tuple((value, on_grid(value, grids.of(value) if grids else None)) for value in captured(node))
         makes = tuple(value if value.name else None for value in node.outputs)
-        on_host = bool(node.outputs) and node.outputs[0] in hosts
+        on_host = node.outputs[0] in hosts and node.op_type not in TELLING
         steps.append(Step(prepared(node), reads, makes, seen, on_host))
     ends = tuple(on_grid(value, grids.at_output(value) if grids else None) for value in targets)
-    return Plan(tuple(_freeing(steps, set(ends))), ends, frozenset(hosts))
+    touched = {slot for step in steps for slot in step.touched} | {*ends, *targets, *observed}
+    inputs = tuple(value for value in graph.inputs if value in touched)
+    return Plan(tuple(_freeing(steps, set(ends))), ends, inputs, frozenset(hosts))
 
 
 def _needed(graph: ir.Graph, wanted: Sequence[ir.Value]) -> list[ir.Node]:

@@ -9,8 +9,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from calibrant.engines.torch.opsets import modern
 from calibrant.engines.torch.ops import TABLE, Operator
+from calibrant.engines.torch.opsets import modern
 from calibrant.engines.torch.tensors import NARROW
 from calibrant.graph.bodies import body_graphs
 
@@ -59,6 +59,9 @@ def prepare(node: ir.Node, opsets: Mapping[str, int]) -> Prepared:
     strange = sorted(attributes.keys() - operator.attributes)
     if strange:
         return Prepared(node, None, f"the torch engine does not know its attribute {strange[0]}", bodies=bodies)
+    given_inputs = max((i for i, value in enumerate(node.inputs, 1) if value is not None), default=0)
+    if operator.inputs is not None and given_inputs > operator.inputs:
+        return Prepared(node, None, f"the torch engine does not know its input {given_inputs - 1}", bodies=bodies)
     if "output_dtype" in operator.attributes:
         attributes |= _narrow_type(node, attributes)
     inputs = {i: torch.tensor(value) if i in operator.parameters else value for i, value in moved.items()}
@@ -75,5 +78,5 @@ def attribute_value(attribute: ir.Attr) -> Any:
 def _narrow_type(node: ir.Node, attributes: Mapping[str, Any]) -> dict[str, int]:
     """The output type of a QuantizeLinear whose zero point has fewer bits than the tensor that holds it."""
     zero_point = node.inputs[2] if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 else None
-    narrow = zero_point is not None and zero_point.dtype in NARROW and not attributes.get("output_dtype")
-    return {"output_dtype": int(zero_point.dtype)} if narrow and zero_point is not None else {}
+    kind = None if zero_point is None else zero_point.dtype
+    return {"output_dtype": int(kind)} if kind in NARROW and not attributes.get("output_dtype") else {}

@@ -30,9 +30,7 @@ Look = Callable[[torch.Tensor], None]
 class TorchSession:
     """Runs samples of a graph, and counts what they make."""
 
-    def __init__(
-        self, graph: Graph, device: str, precision: str, threads: int, note: Callable[[str], None]
-    ) -> None:
+    def __init__(self, graph: Graph, device: str, precision: str, threads: int, note: Callable[[str], None]) -> None:
         self._graph = graph
         self._device = torch.device(device)
         self._precision = precision
@@ -51,7 +49,7 @@ class TorchSession:
         if key not in self._plans:
             self._plans[key] = self._interpreter.plan(self._values(names))
         with torch.no_grad(), arithmetic(self._precision, self._threads):
-            found = self._interpreter.run(self._plans[key], self._fed(feed))
+            found = self._interpreter.run(self._plans[key], self._fed(feed, self._plans[key]))
         return [self._array(value, x) for value, x in zip(self._values(names), found, strict=True)]
 
     def forward_quantized(
@@ -79,7 +77,7 @@ class TorchSession:
             looks = {value: self._look(value, wanted, raw, statistics, half) for value in values}
             try:
                 with torch.no_grad(), arithmetic(self._precision, self._threads):
-                    self._interpreter.run(plan, self._fed(feed), looks)
+                    self._interpreter.run(plan, self._fed(feed, plan), looks)
             except ModelError as error:
                 raise ModelError(f"sample {number}: {error}") from error
             if on_step is not None:
@@ -117,8 +115,10 @@ class TorchSession:
         model_says = value.dtype if isinstance(value.type, ir.TensorType) else None
         return to_array(x, ir.DataType.FLOAT if computed and model_says in (None, ir.DataType.FLOAT) else None)
 
-    def _fed(self, feed: Feed) -> dict[ir.Value, Any]:
-        return {self._graph.value(name): self._buffers.hold(name, to_tensor(array)) for name, array in feed.items()}
+    def _fed(self, feed: Feed, plan: Plan) -> dict[ir.Value, Any]:
+        """What the plan needs of a sample: numbers on the host, all else in the buffers."""
+        tensors = {value: to_tensor(feed[value.name or ""]) for value in plan.inputs}
+        return {v: x if v in plan.hosts else self._buffers.hold(v.name or "", x) for v, x in tensors.items()}
 
     def _tensors(self, inputs: Any) -> dict[ir.Value, Any]:
         """A sample whose tensors are taken as they are."""
@@ -150,8 +150,8 @@ class InputBuffers:
         self._buffers: dict[str, torch.Tensor] = {}
 
     def hold(self, name: str, x: Any) -> Any:
-        """The input's buffer, filled with `x`. What is no tensor stays as it is."""
-        if not isinstance(x, torch.Tensor):
+        """The input's buffer, filled with `x`. On the CPU `x` itself, and what is no tensor as well."""
+        if not isinstance(x, torch.Tensor) or self._device.type == "cpu":
             return x
         buffer = self._buffers.get(name)
         if buffer is None or buffer.shape != x.shape or buffer.dtype != x.dtype:

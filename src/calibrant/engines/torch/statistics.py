@@ -9,8 +9,8 @@ import torch
 
 from calibrant.engines.statistics import Statistics
 from calibrant.engines.taps import Taken
-from calibrant.sketches import Halves, SketchSpec
 from calibrant.engines.torch.tensors import to_array
+from calibrant.sketches import Halves, SketchSpec
 
 
 class TensorStatistics(Protocol):

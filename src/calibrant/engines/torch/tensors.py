@@ -60,15 +60,16 @@ def to_tensor(array: Any) -> Any:
     if array is None or isinstance(array, torch.Tensor):
         return array
     array = np.asarray(array)
-    kind = None if array.dtype.kind in "OUS" else ir.DataType.from_numpy(array.dtype)
-    dtype = DTYPES.get(kind) if kind is not None else None
+    kind = ir.DataType.STRING if array.dtype.kind in "OUS" else ir.DataType.from_numpy(array.dtype)
+    dtype = DTYPES.get(kind)
     if dtype is None:
         return array
     if kind in NARROW:
         return torch.from_numpy(array.astype(np.int8 if kind in (T.INT4, T.INT2) else np.uint8))
     if dtype in _AS_BITS:
         return torch.from_numpy(array.view(_AS_BITS[dtype][0]).copy()).view(dtype)
-    return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
+    native = np.dtype(f"{array.dtype.kind}{array.dtype.itemsize}")  # of several names for one type, the one torch knows
+    return torch.from_numpy(array.astype(native, order="C"))
 
 
 def to_array(tensor: Any, kind: ir.DataType | None = None) -> Any:

@@ -1,6 +1,7 @@
 """Operators of ONNX in torch: a table, one small function each, in files by theme."""
 
 from calibrant.engines.torch.ops import (  # noqa: F401 - each enters its functions into the table
+    attention,
     control,
     convolution,
     elementwise,

@@ -18,9 +18,7 @@ def if_(condition: Tensor, *, then_branch: ir.Graph, else_branch: ir.Graph, call
 
 
 @op("Loop", parameters=[0, 1])
-def loop(
-    trips: Tensor | None, condition: Tensor | None, *carried: Any, body: ir.Graph, call: Call
-) -> tuple[Any, ...]:
+def loop(trips: Tensor | None, condition: Tensor | None, *carried: Any, body: ir.Graph, call: Call) -> tuple[Any, ...]:
     """Carried values first, then what each turn gives, stacked."""
     values: list[Any] = list(carried)
     gathered: list[list[Tensor]] = [[] for _ in range(len(body.outputs) - 1 - len(values))]

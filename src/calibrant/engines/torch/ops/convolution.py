@@ -63,7 +63,7 @@ def conv_transpose(
     reached = [s * (n - 1) + d * (k - 1) + 1 for n, k, s, d in zip(x.shape[2:], kernel, steps, spread, strict=True)]
     if output_shape is not None:
         surplus = [r + e - n for r, e, n in zip(reached, extra, output_shape[-rank:], strict=True)]
-        both = Pads.halved(surplus, more_at_end=auto_pad != "SAME_LOWER")
+        both = Pads.halved(surplus, more_at_end=auto_pad == "SAME_UPPER")
     elif auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         surplus = [r + e - n * s for r, e, n, s in zip(reached, extra, x.shape[2:], steps, strict=True)]
         both = Pads.halved(surplus, more_at_end=auto_pad == "SAME_UPPER")
@@ -76,6 +76,20 @@ def conv_transpose(
     cut = Pads([-b for b in both.before], [e - a for e, a in zip(extra, both.after, strict=True)])
     full = F.pad(full, amounts(cut))
     return full if bias is None else full + bias.reshape(-1, *[1] * rank)
+
+
+@op("CausalConvWithState")
+def causal_conv_with_state(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, past: Tensor | None = None, *, activation: str = "none"
+) -> tuple[Tensor, Tensor]:
+    """Each channel for itself, over itself and what came before; the last of that is handed on."""
+    before = weight.shape[-1] - 1
+    past = x.new_zeros(*x.shape[:2], before) if past is None else past
+    whole = torch.cat([past, x], -1)
+    out = F.conv1d(whole, weight, bias, groups=x.shape[1])
+    if activation not in ("none", "silu", "swish"):
+        raise Unsupported(f"activation {activation}")
+    return out if activation == "none" else F.silu(out), whole[..., whole.shape[-1] - before :]
 
 
 @op("ConvInteger")
@@ -97,7 +111,5 @@ def conv_integer(
     taps = weight.to(torch.float64)
     if w_zero_point is not None:
         taps = taps - w_zero_point.reshape(-1, *[1] * (weight.ndim - 1))
-    found = conv(
-        centred, taps, auto_pad=auto_pad, dilations=dilations, group=group, pads=pads, strides=strides
-    )
+    found = conv(centred, taps, auto_pad=auto_pad, dilations=dilations, group=group, pads=pads, strides=strides)
     return found.to(torch.int32)

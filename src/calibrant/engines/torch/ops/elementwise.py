@@ -190,6 +190,11 @@ def swish(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return x * torch.sigmoid(alpha * x)
 
 
+@op("SwiGLU")
+def swiglu(gate: Tensor, x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    return swish(gate, alpha=alpha) * x
+
+
 @op("ThresholdedRelu")
 def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return torch.where(x > alpha, x, torch.zeros_like(x))
@@ -206,22 +211,22 @@ def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
 @op("Cast")
 def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up", call: Call) -> Tensor:
     """Floats become integers towards zero; what does not fit an integer is undefined."""
-    dtype = call.dtype(to)
-    _refuse_narrow_floats(x.dtype, dtype)
-    return x.to(dtype)
+    return converted(x, call.dtype(to), bool(saturate))
 
 
 @op("CastLike")
 def cast_like(x: Tensor, like: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
-    _refuse_narrow_floats(x.dtype, like.dtype)
-    return x.to(like.dtype)
+    return converted(x, like.dtype, bool(saturate))
 
 
-def _refuse_narrow_floats(*dtypes: torch.dtype) -> None:
-    """torch and ONNX disagree on what is too large for eight bits."""
-    for dtype in dtypes:
-        if dtype.is_floating_point and dtype.itemsize == 1:
-            raise Unsupported(f"elements of type {dtype}")
+def converted(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
+    """`x` in that type. saturate: what is too large for a float of eight bits, Inf too, becomes its largest number."""
+    if not (dtype.is_floating_point and dtype.itemsize == 1):
+        return x.to(dtype)
+    if not saturate:
+        raise Unsupported("floats of eight bits that do not saturate")
+    largest = torch.finfo(dtype).max
+    return x.to(torch.float32).clamp(-largest, largest).to(dtype)
 
 
 @op("BitCast")
@@ -237,9 +242,9 @@ def identity(x: Tensor) -> Tensor:
 
 
 @op("Dropout", parameters=[1, 2])
-def dropout(x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None, *, seed: int = 0, call: Call) -> (
-    Tensor | tuple[Tensor, Tensor]
-):
+def dropout(
+    x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None, *, seed: int = 0, call: Call
+) -> Tensor | tuple[Tensor, Tensor]:
     """As in inference: everything stays."""
     if training is not None and bool(training) and (ratio is None or float(ratio)):
         raise Unsupported("dropping at random")

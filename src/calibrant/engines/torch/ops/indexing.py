@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch.nn import functional as F
 
 from calibrant.engines.torch.ops.registry import Call, Tensor, op
 from calibrant.engines.torch.tensors import number
@@ -28,7 +27,7 @@ def gather(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
     axis %= x.ndim
     flat = from_front(index, x.shape[axis]).reshape(-1)
     taken = x.index_select(axis, flat)
-    return taken.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    return taken.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
 
 
 @op("GatherElements")
@@ -43,7 +42,7 @@ def gather_nd(x: Tensor, index: Tensor, *, batch_dims: int = 0) -> Tensor:
     items = x.reshape(math.prod(batch), math.prod(x.shape[batch_dims : batch_dims + depth]), *inner)
     places = _flat_places(index, x.shape[batch_dims : batch_dims + depth]).reshape(math.prod(batch), -1)
     rows = torch.arange(len(places), device=x.device)[:, None]
-    return items[rows, places].reshape(*index.shape[:-1], *inner)
+    return items[rows, places].reshape((*index.shape[:-1], *inner))
 
 
 def _flat_places(index: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -130,7 +129,7 @@ def tensor_scatter(
 @op("TopK", parameters=[1])
 def top_k(x: Tensor, k: Tensor, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
     """Of equal ones the first comes first, for which torch.topk does not stand in."""
-    values, places = torch.sort(x, axis, descending=bool(largest), stable=True)
+    values, places = torch.sort(x, stable=True, dim=axis, descending=bool(largest))
     return values.narrow(axis, 0, number(k)), places.narrow(axis, 0, number(k))
 
 
@@ -145,11 +144,6 @@ def _extreme_place(find: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 op("ArgMax")(_extreme_place(torch.argmax))
 op("ArgMin")(_extreme_place(torch.argmin))
-
-
-@op("Hardmax")
-def hardmax(x: Tensor, *, axis: int = -1) -> Tensor:
-    return F.one_hot(x.argmax(axis), x.shape[axis]).to(x.dtype).movedim(-1, axis)
 
 
 @op("NonMaxSuppression", parameters=[2, 3, 4])

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import torch
 
 from calibrant.engines.torch.ops.convolution import conv_integer
+from calibrant.engines.torch.ops.elementwise import converted
 from calibrant.engines.torch.ops.linear import matmul_integer
 from calibrant.engines.torch.ops.registry import Call, Tensor, Unsupported, op
 from calibrant.engines.torch.tensors import NARROW
@@ -43,11 +44,13 @@ def quantize_linear(
     saturate: int = 1,
     call: Call,
 ) -> Tensor:
-    """Computed in float32."""
+    """Computed in float32. Floats of eight bits have no zero point but 0."""
     kind = ir.DataType(output_dtype or ir.DataType.UINT8)
     dtype = zero_point.dtype if zero_point is not None and not output_dtype else call.dtype(kind)
-    if dtype.is_floating_point or precision not in (0, ir.DataType.FLOAT):
-        raise Unsupported(f"a grid of {dtype}")
+    if precision not in (0, ir.DataType.FLOAT):
+        raise Unsupported("a precision of its own")
+    if dtype.is_floating_point:
+        return converted(x.to(torch.float32) / _along(scale, x, axis, block_size), dtype, bool(saturate))
     limits = torch.iinfo(dtype)
     low, high = NARROW.get(kind, (limits.min, limits.max))
     spread = _along(scale, x, axis, block_size).to(torch.float32)
@@ -67,10 +70,8 @@ def dequantize_linear(
     output_dtype: int = 0,
     call: Call,
 ) -> Tensor:
-    if x.is_floating_point():
-        raise Unsupported(f"a grid of {x.dtype}")
-    integers = x.to(torch.int32)
-    if zero_point is not None:
+    integers = x.to(torch.float32) if x.is_floating_point() else x.to(torch.int32)
+    if zero_point is not None and not x.is_floating_point():
         integers = integers - _along(zero_point, x, axis, block_size).to(torch.int32)
     spread = _along(scale, x, axis, block_size)
     real = integers.to(torch.float32) * spread.to(torch.float32)

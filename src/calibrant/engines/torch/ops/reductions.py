@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
+from torch.nn import functional as F
 
 from calibrant.engines.torch.ops.registry import Tensor, op
 from calibrant.engines.torch.tensors import in_order, number, numbers
@@ -14,9 +16,7 @@ Reduce = Callable[[Tensor, Axes, bool], Tensor]
 
 
 def _enter(name: str, reduce: Reduce) -> None:
-    def reduced(
-        x: Tensor, axes: Tensor | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-    ) -> Tensor:
+    def reduced(x: Tensor, axes: Tensor | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
         which = numbers(axes)
         if not which and not noop_with_empty_axes:
             which = list(range(x.ndim))
@@ -92,6 +92,26 @@ def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
 @op("LogSoftmax")
 def log_softmax(x: Tensor, *, axis: int = -1) -> Tensor:
     return torch.log_softmax(x, axis)
+
+
+@op("Hardmax")
+def hardmax(x: Tensor, *, axis: int = -1) -> Tensor:
+    return F.one_hot(x.argmax(axis), x.shape[axis]).to(x.dtype).movedim(-1, axis)
+
+
+def _enter_flattened(name: str, function: Callable[..., Tensor]) -> None:
+    """Before opset 13 the axis, and all that follow, were taken as one."""
+
+    def flattened(x: Tensor, *, axis: int = 1) -> Tensor:
+        axis = axis + x.ndim if axis < 0 else axis
+        return function(x.reshape(math.prod(x.shape[:axis]), -1), axis=-1).reshape(x.shape)
+
+    op(name)(flattened)
+
+
+_enter_flattened("Softmax:1", softmax)
+_enter_flattened("LogSoftmax:1", log_softmax)
+_enter_flattened("Hardmax:1", hardmax)
 
 
 @op("CumSum", parameters=[1])

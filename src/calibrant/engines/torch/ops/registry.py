@@ -9,11 +9,14 @@ from typing import Any, TypeVar
 
 import onnx_ir as ir
 import torch
+from torch import Tensor
 
 from calibrant.engines.torch.tensors import DTYPES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Tensor = torch.Tensor
+
+
+__all__ = ["TABLE", "Call", "Operator", "Tensor", "Unsupported", "op"]
 
 
 class Unsupported(Exception):
@@ -50,12 +53,14 @@ class Operator:
     function: takes the inputs in order, None for one that is left out, and the attributes by name; returns the output,
         or a tuple of them. Never changes an input.
     parameters: the inputs that it reads as numbers; they are tensors on the host, the others on the device.
-    attributes: those it knows; a node that has others is not for it. asks: whether it takes `call`.
+    attributes: those it knows; a node that has others is not for it. inputs: how many it takes at most; None: any
+        number. asks: whether it takes `call`.
     """
 
     function: Callable[..., Any]
     parameters: frozenset[int]
     attributes: frozenset[str]
+    inputs: int | None
     asks: bool
 
 
@@ -70,8 +75,11 @@ def op(*names: str, parameters: Collection[int] = (), domain: str = "") -> Calla
     """
 
     def enter(function: Function) -> Function:
-        keywords = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
-        row = Operator(function, frozenset(parameters), frozenset(keywords - {"call"}), "call" in keywords)
+        taken = inspect.signature(function).parameters.values()
+        keywords = {p.name for p in taken if p.kind is p.KEYWORD_ONLY}
+        positional = [p for p in taken if p.kind is p.POSITIONAL_OR_KEYWORD]
+        inputs = None if any(p.kind is p.VAR_POSITIONAL for p in taken) else len(positional)
+        row = Operator(function, frozenset(parameters), frozenset(keywords - {"call"}), inputs, "call" in keywords)
         for name in names:
             if (domain, name) in TABLE:
                 raise ValueError(f"operator {name} is in the table already")

@@ -40,7 +40,7 @@ class Resampling:
     def places(self) -> F64:
         """Where each new element lies between the old ones."""
         new = np.arange(self.new_size, dtype=np.float64)
-        last, new_last = self.size - 1, self.new_size - 1
+        last, new_last = self.size - 1, self.scale * self.size - 1  # the new size before it was made whole
         rule = self.coordinates
         if rule == "pytorch_half_pixel" and self.new_size == 1:
             return np.zeros(1)

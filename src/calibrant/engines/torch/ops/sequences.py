@@ -1,11 +1,28 @@
-"""Sequences of tensors: Python lists here."""
+"""Sequences of tensors: Python lists here. And values that may be absent: None."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
 from calibrant.engines.torch.ops.registry import Tensor, Unsupported, op
 from calibrant.engines.torch.tensors import number, numbers
+
+
+@op("Optional")
+def optional(value: Any = None, *, type: Any = None) -> Any:
+    return value
+
+
+@op("OptionalHasElement")
+def optional_has_element(value: Any = None) -> Tensor:
+    return torch.tensor(value is not None)
+
+
+@op("OptionalGetElement")
+def optional_get_element(value: Any) -> Any:
+    return value
 
 
 @op("SequenceEmpty")

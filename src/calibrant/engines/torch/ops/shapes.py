@@ -32,9 +32,7 @@ def size_of(x: Tensor) -> Tensor:
 @op("Reshape", parameters=[1])
 def reshape(x: Tensor, shape: Tensor, *, allowzero: int = 0) -> Tensor:
     """0 in `shape` keeps that dimension, unless allowzero."""
-    sizes = [
-        x.shape[axis] if size == 0 and not allowzero else size for axis, size in enumerate(numbers(shape))
-    ]
+    sizes = [x.shape[axis] if size == 0 and not allowzero else size for axis, size in enumerate(numbers(shape))]
     return x.reshape(sizes)
 
 
