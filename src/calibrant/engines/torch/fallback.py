@@ -31,7 +31,11 @@ _BY_TEXT = {f"tensor({kind.name.lower()})": kind for kind in _CARRIERS}
 
 
 class Fallback:
-    """Runs nodes of `model` one by one. A session is kept for each node and the types of its inputs."""
+    """Runs nodes of `model` one by one. A session is kept for each node and the types of its inputs.
+
+    Some operators (those that onnxruntime makes of others) want to know shapes before they run: where a node fails, it
+    is tried once more in a session for these shapes alone.
+    """
 
     def __init__(self, model: ir.Model, threads: int) -> None:
         self._model = model
@@ -48,17 +52,26 @@ class Fallback:
         for value, array in zip(node.inputs, inputs, strict=True):
             if value is not None and array is not None:
                 feed[value.name or ""] = array
-        key = node, tuple(str(_type_of(array)) for array in feed.values())
-        if key not in self._sessions:
-            self._sessions[key] = _Session(self._model, self._runtime, node, feed)
-        values = self._sessions[key].run(feed)
+        try:
+            values = self._session(node, feed, with_shapes=False).run(feed)
+        except ModelError:
+            values = self._session(node, feed, with_shapes=True).run(feed)
         return [values.get(value.name or "") for value in node.outputs]
+
+    def _session(self, node: ir.Node, feed: Mapping[str, Any], with_shapes: bool) -> _Session:
+        types = tuple(str(_type_of(array, with_shapes)) for array in feed.values())
+        if (node, types) not in self._sessions:
+            self._sessions[node, types] = _Session(self._model, self._runtime, node, feed, with_shapes)
+        return self._sessions[node, types]
 
 
 class _Session:
     """One node, as a model of its own."""
 
-    def __init__(self, model: ir.Model, runtime: Runtime, node: ir.Node, feed: Mapping[str, Any]) -> None:
+    def __init__(
+        self, model: ir.Model, runtime: Runtime, node: ir.Node, feed: Mapping[str, Any], with_shapes: bool
+    ) -> None:
+        self._with_shapes = with_shapes
         self._names = [value.name for value in node.outputs if value.name]
         self._model = model
         self._node = node
@@ -91,7 +104,10 @@ class _Session:
         graph = helper.make_graph(
             [*before, ir.to_proto(self._node), *after],
             "one_node",
-            [helper.make_value_info(_given(name, array), _type_of(_carried(array))) for name, array in feed.items()],
+            [
+                helper.make_value_info(_given(name, array), _type_of(_carried(array), self._with_shapes))
+                for name, array in feed.items()
+            ],
             [onnx.ValueInfoProto(name=name) for name in outputs],
         )
         opsets = {"": onnx.defs.onnx_opset_version()} | dict(self._model.opset_imports)
@@ -121,11 +137,11 @@ def _carried(array: Any) -> Any:
     return array if kind is None else array.astype(_CARRIERS[kind].numpy())
 
 
-def _type_of(array: Any) -> onnx.TypeProto:
+def _type_of(array: Any, with_shape: bool) -> onnx.TypeProto:
     if isinstance(array, list):
-        inner = _type_of(array[0]) if array else helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
+        inner = _type_of(array[0], False) if array else helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
         return helper.make_sequence_type_proto(inner)
     if not isinstance(array, np.ndarray):
         raise ModelError(f"a value of type {type(array).__name__} cannot be given to onnxruntime")
     kind = onnx.TensorProto.STRING if array.dtype.kind in "OUS" else helper.np_dtype_to_tensor_dtype(array.dtype)
-    return helper.make_tensor_type_proto(kind, None)
+    return helper.make_tensor_type_proto(kind, array.shape if with_shape else None)
