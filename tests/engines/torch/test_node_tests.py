@@ -16,15 +16,14 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import torch
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
-torch = pytest.importorskip("torch", reason="the torch engine needs PyTorch: pip install 'calibrant[torch]'")
-
-from calibrant.core import ModelError  # noqa: E402
-from calibrant.engines.torch.interpreter import Interpreter  # noqa: E402
-from calibrant.engines.torch.ops import TABLE  # noqa: E402
-from calibrant.engines.torch.tensors import to_array, to_tensor  # noqa: E402
+from calibrant.core import ModelError
+from calibrant.engines.torch.interpreter import Interpreter
+from calibrant.engines.torch.ops import TABLE
+from calibrant.engines.torch.tensors import to_array, to_tensor
 
 FOLDER = Path(__file__).parent
 PASSING, FAILING = FOLDER / "node_tests.txt", FOLDER / "node_tests_failing.txt"
@@ -47,9 +46,9 @@ def cases():
 
 
 @cache
-def outcomes():
+def outcomes(device="cpu"):
     """For each test what went wrong ("" if nothing did), and whether onnxruntime ran a node of it."""
-    return {name: (aside(name), False) if aside(name) else outcome(case) for name, case in cases().items()}
+    return {name: (aside(name), False) if aside(name) else outcome(case, device) for name, case in cases().items()}
 
 
 def aside(name):
@@ -57,10 +56,10 @@ def aside(name):
     return next((reason for pattern, reason in ASIDE.items() if re.search(pattern, name)), "")
 
 
-def outcome(case):
+def outcome(case, device):
     notes = []
     model = ir.from_proto(case.model)
-    interpreter = Interpreter(model, torch.device("cpu"), torch.float32, 1, notes.append)
+    interpreter = Interpreter(model, torch.device(device), torch.float32, 1, notes.append)
     plan = interpreter.plan(list(model.graph.outputs))
     try:
         for inputs, outputs in case.data_sets:
@@ -164,6 +163,14 @@ def test_nearly_all_tests_of_the_table_pass():
 def test_what_is_not_in_the_table_passes_where_onnxruntime_passes():
     failed = [name for name, (error, _) in outcomes().items() if error and not in_table(cases()[name])]
     assert not [name for name in failed if not aside(name) and runs_in_onnxruntime(cases()[name])]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_what_is_listed_passes_on_cuda():
+    found = outcomes("cuda")
+    broken = {name: found[name][0] for name in listed_passing() if name in found and found[name][0]}
+    assert not broken
 
 
 def regenerate():
