@@ -139,7 +139,7 @@ def test_what_is_on_the_host_is_uploaded_when_it_changes(parsed):
     uploads = []
     for size in (3, 3, 4):
         interpreter.run(plan, {graph.value("x"): torch.empty(size, device="meta")})
-        uploads.append(interpreter._uploads[graph.value("f")][1])
+        uploads.append(interpreter._placement._uploads[graph.value("f")][1])
     assert uploads[0] is uploads[1]
     assert uploads[1] is not uploads[2]
 

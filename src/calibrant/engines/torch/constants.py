@@ -10,6 +10,7 @@ import onnx_ir as ir
 import torch
 
 from calibrant.core import ModelError
+from calibrant.engines.torch.placement import Placement
 from calibrant.engines.torch.tensors import to_tensor
 from calibrant.engines.torch.values import constant_of
 
@@ -20,9 +21,8 @@ class Constants:
     On the host FLOAT is float32; on the device it is what the engine computes in.
     """
 
-    def __init__(self, device: torch.device, floating: torch.dtype) -> None:
-        self._device = device
-        self._floating = floating
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
         self._on_host: dict[ir.Value, Any] = {}
         self._on_device: dict[ir.Value, Any] = {}
         self._instead: Mapping[ir.Value, torch.Tensor] = {}
@@ -39,7 +39,7 @@ class Constants:
     def on_host(self, value: ir.Value) -> Any:
         """The constant as the model has it. Raises ModelError for a value that is none."""
         if value in self._instead:
-            return self._instead[value].cpu()
+            return self._placement.on_host(self._instead[value])
         if value not in self._on_host:
             self._on_host[value] = _tensor_of(value)
         return self._on_host[value]
@@ -47,16 +47,17 @@ class Constants:
     def on_device(self, value: ir.Value) -> Any:
         """The constant where the engine computes."""
         if value in self._instead:
-            return self._on_the_device(self._instead[value])
+            return self._placement.on_device(value, self._instead[value])
         if value not in self._on_device:
             tensor = self._on_host.get(value)
-            self._on_device[value] = self._on_the_device(_tensor_of(value) if tensor is None else tensor)
+            self._on_device[value] = self._placed(_tensor_of(value) if tensor is None else tensor)
         return self._on_device[value]
 
-    def _on_the_device(self, tensor: Any) -> Any:
+    def _placed(self, tensor: Any) -> Any:
         if not isinstance(tensor, torch.Tensor):
             return tensor
-        return tensor.to(self._device, self._floating if tensor.dtype is torch.float32 else tensor.dtype)
+        dtype = self._placement.floating if tensor.dtype is torch.float32 else tensor.dtype
+        return tensor.to(self._placement.device, dtype)
 
 
 def _tensor_of(value: ir.Value) -> Any:

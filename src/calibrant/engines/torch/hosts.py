@@ -23,10 +23,14 @@ def host_values(
     1. What tells a shape is.
     2. What is computed from such values and small constants is, unless it may be large: then only if nothing reads it
        but as numbers (the shape of a Reshape, the ends of a Slice, the condition of an If).
-    3. An integer input is, if nothing reads it but as numbers.
+    3. An integer input is, if nothing reads it but as numbers; any other input, if nothing computes with it at all.
     """
     only_numbers = _read_as_numbers(nodes, prepared)
-    host = {value for value in inputs if value.dtype in _INTEGERS and value in only_numbers}
+    host = {
+        value
+        for value in only_numbers.intersection(inputs)
+        if value.dtype in _INTEGERS or all(use.idx in prepared(use.node).parameters for use in value.uses())
+    }
     for node in nodes:
         if _on_host(node, prepared(node), host, only_numbers):
             host.update(node.outputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,16 +13,14 @@ from calibrant.engines.torch.constants import Constants
 from calibrant.engines.torch.fake_quantize import on_grid
 from calibrant.engines.torch.fallback import Fallback
 from calibrant.engines.torch.ops import Call, Unsupported
+from calibrant.engines.torch.placement import HOST, Placement
 from calibrant.engines.torch.plan import Grids, OnGrid, Plan, Slot, Step, make_plan
 from calibrant.engines.torch.preparing import Prepared, prepare
-from calibrant.engines.torch.tensors import ELEMENT_TYPES, NARROW, to_array, to_tensor
-from calibrant.engines.torch.values import constant_of
+from calibrant.engines.torch.tensors import to_tensor
+from calibrant.engines.torch.values import constant_of, read_from_outside
 
-log = logging.getLogger(__name__)
-
-Observe = Callable[[str, torch.Tensor], None]
+Look = Callable[[torch.Tensor], None]
 Scope = dict[Slot, Any]
-_HOST = torch.device("cpu")
 _REFUSALS = (Unsupported, RuntimeError, ValueError, LookupError)  # NotImplementedError is a RuntimeError
 
 
@@ -40,17 +37,15 @@ class Interpreter:
         self, model: ir.Model, device: torch.device, floating: torch.dtype, threads: int, note: Callable[[str], None]
     ) -> None:
         self._model = model
-        self._device = device
-        self._floating = floating
         self._note = note
-        self._constants = Constants(device, floating)
+        self._placement = Placement(device, floating)
+        self._constants = Constants(self._placement)
         self._fallback = Fallback(model, threads)
         self._prepared: dict[ir.Node, Prepared] = {}
         self._bodies: dict[ir.Graph, Plan] = {}
         self._refused: dict[ir.Node, str] = {}
         self._told: set[str] = set()
-        self._uploads: dict[Slot, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._grids: dict[int, tuple[TensorQuantizationConfig, torch.Tensor, torch.Tensor]] = {}
+        self._grids: dict[int, tuple[Any, Any, torch.Tensor, torch.Tensor]] = {}
 
     def tell_again(self) -> None:
         """Note what onnxruntime runs even if that was noted before."""
@@ -64,7 +59,7 @@ class Interpreter:
         self,
         plan: Plan,
         inputs: Mapping[ir.Value, Any],
-        observe: Mapping[ir.Value, Callable[[torch.Tensor], None]] | None = None,
+        observe: Mapping[ir.Value, Look] | None = None,
         replaced: Mapping[ir.Value, torch.Tensor] | None = None,
     ) -> list[Any]:
         """The targets of the plan.
@@ -82,7 +77,11 @@ class Interpreter:
             self._run(plan, scope, observe)
             return [self._fetch(slot, scope, slot in plan.hosts) for slot in plan.targets]
 
-    def _run(self, plan: Plan, scope: Scope, observe: Mapping[ir.Value, Callable[[torch.Tensor], None]]) -> None:
+    def array(self, value: ir.Value, x: Any) -> Any:
+        """`x`, the content of `value`, as the model has it, in memory of its own."""
+        return self._placement.array(value, x)
+
+    def _run(self, plan: Plan, scope: Scope, observe: Mapping[ir.Value, Look]) -> None:
         for step in plan.steps:
             if step.node is None:
                 self._put_on_grid(step, scope)
@@ -96,7 +95,7 @@ class Interpreter:
         step: Step,
         node: Prepared,
         scope: Scope,
-        observe: Mapping[ir.Value, Callable[[torch.Tensor], None]],
+        observe: Mapping[ir.Value, Look],
     ) -> None:
         arguments = [
             None if slot is None else self._fetch(slot, scope, step.on_host or index in node.parameters)
@@ -136,8 +135,8 @@ class Interpreter:
         keywords = dict(node.attributes)
         if node.operator.asks:
             keywords["call"] = Call(
-                _HOST if step.on_host else self._device,
-                torch.float32 if step.on_host else self._floating,
+                HOST if step.on_host else self._placement.device,
+                torch.float32 if step.on_host else self._placement.floating,
                 node.outputs,
                 lambda graph, inputs: self._run_body(graph, inputs, around),
             )
@@ -159,10 +158,11 @@ class Interpreter:
     def _by_onnxruntime(
         self, step: Step, node: Prepared, arguments: Sequence[Any], around: Scope, why: str
     ) -> Sequence[Any]:
-        inputs = [self._array(value, x) for value, x in zip(node.node.inputs, arguments, strict=False)]
-        seen = {value.name or "": self._array(value, x) for value, x in around.items() if isinstance(value, ir.Value)}
-        seen |= {
-            value.name or "": self._array(value, self._constants.on_host(value)) for value in _outer_constants(node)
+        array = self._placement.array
+        inputs = [None if v is None else array(v, x) for v, x in zip(node.node.inputs, arguments, strict=False)]
+        seen = {
+            value.name or "": array(value, around[value] if value in around else self._constants.on_host(value))
+            for value in read_from_outside(node.node)
         }
         results = self._fallback.run(node.node, inputs, seen)
         self._tell(node.node, why)
@@ -190,63 +190,27 @@ class Interpreter:
         return self._constants.on_host(slot) if on_host else self._constants.on_device(slot)
 
     def _place(self, slot: Slot, x: Any, on_host: bool) -> Any:
-        """On the host FLOAT is float32; on the device it is what the engine computes in."""
-        if isinstance(x, list):
-            return [self._place(slot, item, on_host) for item in x]
-        if not isinstance(x, torch.Tensor):
-            return x
-        narrow = self._floating is not torch.float32
-        if on_host:
-            moved = x.cpu()
-            return moved.to(torch.float32) if narrow and moved.dtype is self._floating else moved
-        if x.device != self._device:
-            x = self._uploaded(slot, x)
-        return x.to(self._floating) if narrow and x.dtype is torch.float32 else x
-
-    def _uploaded(self, slot: Slot, x: torch.Tensor) -> torch.Tensor:
-        """The host's tensor on the device; as long as it stays the same, the one that is there already."""
-        known = self._uploads.get(slot)
-        if known is None or known[0].dtype is not x.dtype or not torch.equal(known[0], x):
-            known = self._uploads[slot] = x, x.to(self._device)
-        return known[1]
-
-    def _array(self, value: ir.Value | None, x: Any) -> Any:
-        """As onnxruntime takes it: of the type that the model says."""
-        if x is None or value is None:
-            return None
-        kind = value.dtype if isinstance(value.type, ir.TensorType) else None
-        computed = isinstance(x, torch.Tensor) and x.dtype is self._floating
-        if kind in NARROW or (computed and (kind is ir.DataType.FLOAT or kind is None)):
-            return to_array(x, kind or ELEMENT_TYPES[torch.float32])
-        return to_array(x)
+        return self._placement.on_host(x) if on_host else self._placement.on_device(slot, x)
 
     def _put_on_grid(self, step: Step, scope: Scope) -> None:
         (source,), (made,) = step.reads, step.makes
         if source is None or not isinstance(made, OnGrid):
             raise TypeError("a step without a node puts one value on a grid")
-        config = made.config
-        if id(config) not in self._grids:
-            scale, offset = torch.tensor(config.scale), torch.tensor(config.offset)
-            self._grids[id(config)] = config, scale.to(self._device), offset.to(self._device)
-        _, scale, offset = self._grids[id(config)]
-        scope[made] = on_grid(self._fetch(source, scope, on_host=False), config, scale, offset)
+        scale, offset = self._parameters(made.config)
+        scope[made] = on_grid(self._fetch(source, scope, on_host=False), made.config, scale, offset)
+
+    def _parameters(self, config: TensorQuantizationConfig) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and offset on the device; made anew when the config got others."""
+        known = self._grids.get(id(config))
+        if known is None or known[0] is not config.scale or known[1] is not config.offset:
+            tensors = (torch.tensor(x, device=self._placement.device) for x in (config.scale, config.offset))
+            known = self._grids[id(config)] = config.scale, config.offset, *tensors
+        return known[2], known[3]
 
     def _prepare(self, node: ir.Node) -> Prepared:
         if node not in self._prepared:
             self._prepared[node] = prepare(node, self._model.opset_imports)
         return self._prepared[node]
-
-
-def _outer_constants(node: Prepared) -> list[ir.Value]:
-    """Constants that graphs inside of the node read, and that lie outside of it."""
-    found: dict[ir.Value, None] = {}
-    graphs = list(node.bodies)
-    for graph in graphs:
-        for inner in graph:
-            for value in inner.inputs:
-                if value is not None and constant_of(value) is not None and value.graph is not graph:
-                    found[value] = None
-    return list(found)
 
 
 def _is_foreign(x: Any) -> bool:

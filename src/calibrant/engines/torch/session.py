@@ -19,7 +19,7 @@ from calibrant.engines.torch.interpreter import Interpreter
 from calibrant.engines.torch.plan import Plan
 from calibrant.engines.torch.precision import COMPUTED_IN, arithmetic, check_precision
 from calibrant.engines.torch.statistics import TensorStatistics, statistics_on
-from calibrant.engines.torch.tensors import to_array, to_tensor
+from calibrant.engines.torch.tensors import to_tensor
 from calibrant.engines.torch.values import constant_of
 from calibrant.graph import Graph
 from calibrant.sketches import Halves, SketchSpec
@@ -50,7 +50,7 @@ class TorchSession:
             self._plans[key] = self._interpreter.plan(self._values(names))
         with torch.no_grad(), arithmetic(self._precision, self._threads):
             found = self._interpreter.run(self._plans[key], self._fed(feed, self._plans[key]))
-        return [self._array(value, x) for value, x in zip(self._values(names), found, strict=True)]
+        return [self._interpreter.array(value, x) for value, x in zip(self._values(names), found, strict=True)]
 
     def forward_quantized(
         self, inputs: Any, names: Sequence[str], parameters: Mapping[str, torch.Tensor]
@@ -103,17 +103,11 @@ class TorchSession:
                 statistics.add({name: x}, half)
             if name in raw:
                 try:
-                    raw[name](self._array(value, x))
+                    raw[name](self._interpreter.array(value, x))
                 except Exception as error:
                     raise named(error, name) from error
 
         return look
-
-    def _array(self, value: ir.Value, x: Any) -> Any:
-        """As the model has it: FLOAT is float32 whatever it was computed in."""
-        computed = isinstance(x, torch.Tensor) and x.dtype is COMPUTED_IN[self._precision]
-        model_says = value.dtype if isinstance(value.type, ir.TensorType) else None
-        return to_array(x, ir.DataType.FLOAT if computed and model_says in (None, ir.DataType.FLOAT) else None)
 
     def _fed(self, feed: Feed, plan: Plan) -> dict[ir.Value, Any]:
         """What the plan needs of a sample: numbers on the host, all else in the buffers."""

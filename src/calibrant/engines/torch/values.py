@@ -33,12 +33,15 @@ def constant_of(value: ir.Value) -> ir.TensorProtocol | None:
 
 def captured(node: ir.Node) -> list[ir.Value]:
     """What the graphs inside of a node read of the graphs around it, constants apart."""
+    return [value for value in read_from_outside(node) if constant_of(value) is None]
+
+
+def read_from_outside(node: ir.Node) -> list[ir.Value]:
+    """What the graphs inside of a node read of the graphs around it."""
     found: dict[ir.Value, None] = {}
     for body in body_graphs(node):
         own = set(_own(body))
-        for value in _read(body):
-            if value not in own and constant_of(value) is None:
-                found[value] = None
+        found.update(dict.fromkeys(value for value in _read(body) if value not in own))
     return list(found)
 
 
