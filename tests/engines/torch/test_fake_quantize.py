@@ -42,11 +42,13 @@ def test_per_channel(axis):
 
 
 def test_the_integers_of_a_bias_keep_all_their_digits():
-    """In float32 the quotient has 24 bits: at 2**27 it knows no odd integers."""
     policy = P.PER_TENSOR | P.LINEAR | P.SYMMETRICAL
-    c = TensorQuantizationConfig(policy, num_of_bits=32, quant_min=-(2**31), quant_max=2**31 - 1, scale=0.75, offset=0)
-    x = torch.tensor([3 * 2.0**25 + 8], dtype=torch.float64)  # 0.75 * (2**27 + 10.67)
-    assert on_grid(x, c, *as_tensors(c)).item() == 0.75 * (2**27 + 11)
+    c = TensorQuantizationConfig(policy, num_of_bits=32, quant_min=-(2**31), quant_max=2**31 - 1, scale=0.1, offset=0)
+    x, scale = np.float32(np.linspace(5e6, 8e6, 1000)), np.float64(c.scale)
+    exact = np.float32(np.rint(x.astype(np.float64) / scale) * scale)
+    in_float32 = np.rint(x / c.scale) * c.scale
+    assert np.abs(in_float32 - exact).max() > 0.1  # the trap is real
+    np.testing.assert_array_equal(on_grid(torch.from_numpy(x), c, *as_tensors(c)).numpy(), exact)
 
 
 def test_nan_stays_and_an_empty_tensor_too():

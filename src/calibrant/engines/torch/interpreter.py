@@ -97,8 +97,9 @@ class Interpreter:
         scope: Scope,
         observe: Mapping[ir.Value, Look],
     ) -> None:
+        on_host = step.on_host or node.operator is None  # what onnxruntime runs
         arguments = [
-            None if slot is None else self._fetch(slot, scope, step.on_host or index in node.parameters)
+            None if slot is None else self._fetch(slot, scope, on_host or index in node.parameters)
             for index, slot in enumerate(step.reads)
         ]
         around: Scope = {value: scope[slot] for value, slot in step.captured if slot in scope}
