@@ -98,7 +98,9 @@ def test_values_are_those_of_the_exported_model(quantized):
 def test_inner_values_are_on_their_grids(quantized):
     graph, samples = quantized
     names = ["r1", "sum", "x"]
-    for name, found in zip(names, TorchExecutor(graph, "cpu").forward_quantized(samples[0], names), strict=True):
+    for name, found in zip(
+        names, TorchExecutor(graph, "cpu", threads=1).forward_quantized(samples[0], names), strict=True
+    ):
         if name == "x":  # an input stays as it came
             np.testing.assert_array_equal(found.numpy(), samples[0])
         else:
@@ -129,7 +131,7 @@ def test_weights_and_inputs_can_be_trained(quantized):
 def test_a_parameter_that_is_none_is_refused(quantized):
     graph, samples = quantized
     with pytest.raises(SettingError, match="no constant 'w11'; did you mean 'w1'"):
-        TorchExecutor(graph, "cpu").forward_quantized(samples[0], parameters={"w11": torch.zeros(1)})
+        TorchExecutor(graph, "cpu", threads=1).forward_quantized(samples[0], parameters={"w11": torch.zeros(1)})
 
 
 def test_what_is_not_calibrated_does_nothing(quantized, small_model):
@@ -163,7 +165,7 @@ def test_a_branch_reads_the_quantized_value_too(parsed):
     shared = config(scale=0.5, offset=0, state=QuantizationStates.ACTIVATED)
     graph.groups = [ScaleGroup(shared, ["v"], ["v"])]
     feed = {"x": torch.tensor([1.3, 2.9]), "flag": torch.tensor(True)}
-    assert TorchExecutor(graph, "cpu").forward_quantized(feed)[0].tolist() == [-1.5, -3.0]
+    assert TorchExecutor(graph, "cpu", threads=1).forward_quantized(feed)[0].tolist() == [-1.5, -3.0]
 
 
 def test_a_reader_may_have_a_grid_of_its_own_or_none(parsed):
@@ -179,7 +181,7 @@ def test_a_reader_may_have_a_grid_of_its_own_or_none(parsed):
         ("n2", 0): config(state=QuantizationStates.FP32),
         ("n3", 0): config(state=QuantizationStates.OVERLAPPED),
     }
-    found = TorchExecutor(graph, "cpu").forward_quantized(np.float32([1.3, 2.9]))
+    found = TorchExecutor(graph, "cpu", threads=1).forward_quantized(np.float32([1.3, 2.9]))
     expected = [[2, 2], [-1.3, -2.9], [1.5, 3.0]]
     for tensor, numbers in zip(found, expected, strict=True):
         np.testing.assert_allclose(tensor.numpy(), numbers, rtol=1e-6)
@@ -187,7 +189,7 @@ def test_a_reader_may_have_a_grid_of_its_own_or_none(parsed):
 
 def test_an_operator_of_onnxruntime_says_that_it_ends_gradients(parsed):
     graph = parsed('<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[M] y) { y = Unique(x) }')
-    executor = TorchExecutor(graph, "cpu")
+    executor = TorchExecutor(graph, "cpu", threads=1)
     y = executor.forward_quantized([torch.tensor([2.0, 1.0], requires_grad=True)])[0]
     assert not y.requires_grad
     assert any("no gradient comes through it" in line for line in executor.report)

@@ -107,7 +107,7 @@ class Interpreter:
             if slot is not None:
                 scope[slot] = result
             if slot in observe and isinstance(slot, ir.Value):
-                observe[slot](result)
+                observe[slot](self._placement.on_device(slot, result))
 
     def _results(self, step: Step, node: Prepared, arguments: list[Any], around: Scope) -> Sequence[Any]:
         """What the node makes of its arguments: by its function, or where that refuses, by onnxruntime."""
