@@ -33,16 +33,15 @@ def test_values_anywhere_are_those_of_onnxruntime(small_model, small_samples):
 
 def test_outputs_are_memory_of_their_own(models):
     graph = models["parse"](
-        f"{HEADER} g (float[N] x) => (float[N] y, float[2] z) <float[2] c = {{1, 2}}> "
-        "{ y = Identity(x) z = Identity(c) }"
+        f"{HEADER} g (float[N] x) => (float[N] y, float[2] z, int64[2] w) <float[2] c = {{1, 2}}, int64[2] d = {{3, 4}}> "
+        "{ y = Identity(x) z = Identity(c) w = Identity(d) }"
     )
     executor = on_cpu(graph)
     x = np.float32([1, 2, 3])
-    y, z, given = executor.forward(x, ["y", "z", "x"])
-    for array in (y, z, given):
+    for array in executor.forward(x, ["y", "z", "w", "x"]):
         array[:] = 9
     assert x.tolist() == [1, 2, 3]
-    assert [array.tolist() for array in executor.forward(x)] == [[1, 2, 3], [1, 2]]
+    assert [array.tolist() for array in executor.forward(x)] == [[1, 2, 3], [1, 2], [3, 4]]
 
 
 def test_statistics_are_those_of_the_values(models, elementwise):

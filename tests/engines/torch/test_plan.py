@@ -10,6 +10,7 @@ import torch
 from calibrant import TorchExecutor
 from calibrant.core import SettingError
 from calibrant.engines.torch.interpreter import Interpreter
+from calibrant.engines.torch.placement import Placement
 from calibrant.engines.torch.session import InputBuffers
 from calibrant.sketches import SketchSpec
 
@@ -142,6 +143,14 @@ def test_what_is_on_the_host_is_uploaded_when_it_changes(parsed):
         uploads.append(interpreter._placement._uploads[graph.value("f")][1])
     assert uploads[0] is uploads[1]
     assert uploads[1] is not uploads[2]
+
+
+def test_on_the_host_float_is_float32():
+    placement = Placement(torch.device("cpu"), torch.float16)
+    x = torch.tensor([1.5, 3.0])
+    there = placement.on_device(None, x)
+    assert (there.dtype, placement.on_host(there).dtype) == (torch.float16, torch.float32)
+    assert placement.on_host(torch.tensor([1])).dtype == torch.int64
 
 
 def test_inputs_stay_in_their_buffers():
