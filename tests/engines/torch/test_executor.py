@@ -33,8 +33,8 @@ def test_values_anywhere_are_those_of_onnxruntime(small_model, small_samples):
 
 def test_outputs_are_memory_of_their_own(models):
     graph = models["parse"](
-        f"{HEADER} g (float[N] x) => (float[N] y, float[2] z, int64[2] w) <float[2] c = {{1, 2}}, int64[2] d = {{3, 4}}> "
-        "{ y = Identity(x) z = Identity(c) w = Identity(d) }"
+        f"{HEADER} g (float[N] x) => (float[N] y, float[2] z, int64[2] w) "
+        "<float[2] c = {1, 2}, int64[2] d = {3, 4}> { y = Identity(x) z = Identity(c) w = Identity(d) }"
     )
     executor = on_cpu(graph)
     x = np.float32([1, 2, 3])
@@ -246,7 +246,7 @@ def test_shapes_are_exact_in_any_precision(models):
 
 def test_what_the_process_has_set_comes_back(elementwise):
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = matmul.fp32_precision
+    before, threads = matmul.fp32_precision, torch.get_num_threads()
     seen = []
 
     def look(value):
@@ -255,10 +255,12 @@ def test_what_the_process_has_set_comes_back(elementwise):
     sample = {"x": rows(2), "y": rows(2, 1)}
     try:
         matmul.fp32_precision = "tf32"
-        set_before = matmul.fp32_precision, conv.fp32_precision, torch.get_num_threads()
+        torch.set_num_threads(2)
+        set_before = matmul.fp32_precision, conv.fp32_precision, 2
         on_cpu(elementwise).collect([sample], {}, {"sum": look})
         on_cpu(elementwise, precision="tf32").collect([sample], {}, {"sum": look})
         assert (matmul.fp32_precision, conv.fp32_precision, torch.get_num_threads()) == set_before
     finally:
         matmul.fp32_precision = before
+        torch.set_num_threads(threads)
     assert seen == [("ieee", "ieee", 1), ("tf32", "tf32", 1)]
