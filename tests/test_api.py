@@ -12,7 +12,6 @@ from calibrant import (
     CalibrationTable,
     QuantizationSettingFactory,
     TargetPlatform,
-    TorchExecutor,
     calibrate,
     export_graph,
     export_ppq_graph,
@@ -145,11 +144,6 @@ def test_a_graph_is_exported_for_its_own_platform_only(small_model, small_sample
     with pytest.raises(StateError, match="quantized for ONNXRUNTIME"):
         export_graph(graph, TargetPlatform.TRT_INT8, tmp_path / "x.onnx")
     assert not list(tmp_path.glob("x.onnx*"))
-
-
-def test_torch_is_an_extra_that_is_named():
-    with pytest.raises(SettingError, match=r"calibrant\[torch\]"):
-        TorchExecutor(None)
 
 
 def test_a_table_solves_what_the_pass_solves(small_model, small_samples, tmp_path):

@@ -147,8 +147,3 @@ def test_the_fixed_names_can_be_imported():
     names: dict[str, object] = {}
     exec(FIXED_NAMES, names)
     assert names.keys() - {"__builtins__"} <= set(calibrant.__all__)
-
-
-def test_torch_names_say_which_extra_they_need():
-    with pytest.raises(core.CalibrantError, match=r"calibrant\[torch\]"):
-        calibrant.TorchExecutor(None)

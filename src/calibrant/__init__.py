@@ -10,7 +10,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from calibrant.api import (
-        TorchExecutor,
         calibrate,
         export_graph,
         export_ppq_graph,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
         TensorQuantizationConfig,
     )
     from calibrant.distributed import RayCluster
-    from calibrant.engines import OnnxruntimeExecutor
+    from calibrant.engines import OnnxruntimeExecutor, TorchExecutor
     from calibrant.graph import load_onnx_graph
     from calibrant.observers import BaseTensorObserver, build_observer, register_calibration_observer
     from calibrant.passes import (
@@ -41,13 +40,13 @@ if TYPE_CHECKING:
     from calibrant.table import CalibrationTable
 
 _ROOMS = {
-    "calibrant.api": ("TorchExecutor calibrate export_graph export_ppq_graph quantize_onnx_model quantize_torch_model"),
+    "calibrant.api": "calibrate export_graph export_ppq_graph quantize_onnx_model quantize_torch_model",
     "calibrant.core": (
         "CalibrantError QuantizationPolicy QuantizationProperty QuantizationStates RoundingPolicy TargetPlatform "
         "TensorQuantizationConfig"
     ),
     "calibrant.distributed": "RayCluster",
-    "calibrant.engines": "OnnxruntimeExecutor",
+    "calibrant.engines": "OnnxruntimeExecutor TorchExecutor",
     "calibrant.graph": "load_onnx_graph",
     "calibrant.observers": "BaseTensorObserver build_observer register_calibration_observer",
     "calibrant.passes": (

@@ -21,7 +21,7 @@ from calibrant.core import (
     unknown,
 )
 from calibrant.distributed import RayCluster, collect_on_ray
-from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines import Executor, OnnxruntimeExecutor, TorchExecutor
 from calibrant.engines.samples import iterate_samples
 from calibrant.engines.session import usable_processors
 from calibrant.exporters import EXPORTERS
@@ -47,6 +47,7 @@ __all__ = [
     "QuantizationSummary",
     "RayCluster",
     "TargetPlatform",
+    "TorchExecutor",
     "build_observer",
     "calibrate",
     "export_graph",
@@ -95,7 +96,7 @@ def quantize(
     setting: QuantizationSetting | None = None,
     steps: int | None = None,
     collate_fn: Callable[[Any], Any] | None = None,
-    executor: OnnxruntimeExecutor | None = None,
+    executor: Executor | None = None,
     table: CalibrationTable | None = None,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
@@ -146,7 +147,7 @@ def quantize(
     return graph, summary
 
 
-def _tell(summary: QuantizationSummary, graph: Graph, executor: OnnxruntimeExecutor | None) -> None:
+def _tell(summary: QuantizationSummary, graph: Graph, executor: Executor | None) -> None:
     """Write into the summary what became of the graph."""
     configs = [config for config, _ in activation_configs(graph) if config.state is QuantizationStates.ACTIVATED]
     summary.values = len(configs)
@@ -262,19 +263,6 @@ def _quantized(
     return graph
 
 
-_TORCH = (
-    "{what} belongs to the extra calibrant[torch], which this version does not include: export the module with "
-    "torch.onnx.export and use quantize_onnx_model"
-)
-
-
-class TorchExecutor:
-    """Runs a graph with torch. Part of the extra `calibrant[torch]`; SettingError until then."""
-
-    def __init__(self, graph: Graph, device: str = "cuda") -> None:
-        raise SettingError(_TORCH.format(what="TorchExecutor"))
-
-
 def export_graph(
     graph: Graph,
     platform: TargetPlatform | str,
@@ -312,7 +300,7 @@ def calibrate(
     steps: int | None = None,
     collate_fn: Callable[[Any], Any] | None = None,
     methods: Sequence[str] = METHODS,
-    executor: OnnxruntimeExecutor | None = None,
+    executor: Executor | None = None,
     threads: int | None = None,
     checkpoint: str | Path | None = None,
     every: int = 64,
@@ -369,14 +357,14 @@ def _check_device(device: Any) -> None:
         raise SettingError(f"device '{device}': torch finds no CUDA device here; use device='cpu'")
 
 
-def _executor_on(graph: Graph, device: Any) -> Any:
+def _executor_on(graph: Graph, device: Any) -> Executor:
     """What runs a module's graph on that device."""
     if str(device or "cpu").split(":")[0] == "cpu":
         return OnnxruntimeExecutor(graph)
     return TorchExecutor(graph, device=str(device))
 
 
-def _check_inputs(executor: OnnxruntimeExecutor, shape: Sequence[int] | None, dtype: Any, inputs: Any) -> None:
+def _check_inputs(executor: Executor, shape: Sequence[int] | None, dtype: Any, inputs: Any) -> None:
     specs = executor.input_specs
     if inputs is not None and not isinstance(inputs, Mapping):
         inputs = [inputs] if hasattr(inputs, "shape") else inputs

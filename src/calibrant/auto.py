@@ -11,7 +11,7 @@ import numpy as np
 
 from calibrant.analysis import Simulation, reader_errors, sqnr_db
 from calibrant.core import CalibrantError, TargetPlatform
-from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines import Executor
 from calibrant.engines.halves import content_of
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
@@ -75,7 +75,7 @@ def choose_by_output(
     platform: TargetPlatform,
     setting: QuantizationSetting,
     samples: Iterable[Feed],
-    executor: OnnxruntimeExecutor,
+    executor: Executor,
     table: CalibrationTable | None = None,
     on_step: OnStep | None = None,
 ) -> CalibrationTable:
@@ -106,7 +106,7 @@ def choose(
     setting: QuantizationSetting,
     table: CalibrationTable,
     samples: list[Feed],
-    executor: OnnxruntimeExecutor,
+    executor: Executor,
 ) -> tuple[str, Choice, dict[str, float]]:
     """The methods with which the quantized model errs least at its outputs, on the samples given.
 
@@ -142,7 +142,7 @@ def candidates(
     setting: QuantizationSetting,
     table: CalibrationTable,
     samples: list[Feed],
-    executor: OnnxruntimeExecutor,
+    executor: Executor,
 ) -> dict[str, Choice]:
     """The choices to compare, by name."""
     own = replace(
@@ -158,7 +158,7 @@ def candidates(
     return found
 
 
-def by_layer(graph: Graph, table: CalibrationTable, samples: list[Feed], executor: OnnxruntimeExecutor) -> Choice:
+def by_layer(graph: Graph, table: CalibrationTable, samples: list[Feed], executor: Executor) -> Choice:
     """For each value of a graph after `quantize_graph` the method of least error at the outputs of its readers."""
     open_configs = [(c, roots) for c, roots in activation_configs(graph) if is_auto(c)]
     values = {id(group.config): group.values for group in graph.groups}

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from calibrant.core import QuantizationStates, TensorQuantizationConfig, fake_quantize
-from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines import Executor
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.graph.bodies import body_graphs
@@ -24,7 +24,7 @@ _FUSED = {"Relu", "Clip"}
 
 def reader_errors(
     graph: Graph,
-    executor: OnnxruntimeExecutor,
+    executor: Executor,
     samples: Iterable[Feed],
     tried: Sequence[tuple[Sequence[str], Sequence[TensorQuantizationConfig]]],
 ) -> list[F64]:

@@ -19,7 +19,7 @@ from calibrant.distributed.cluster import RayCluster, silence
 from calibrant.distributed.reading import as_dataset
 from calibrant.distributed.results import COLUMN, Result, merge_rows
 from calibrant.distributed.worker import Collector, Job, ship
-from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines import Executor
 from calibrant.graph import Graph
 from calibrant.table import CalibrationTable
 
@@ -38,7 +38,7 @@ def collect_on_ray(
     graph: Graph,
     empty: CalibrationTable,
     samples: Any,
-    executor: OnnxruntimeExecutor,
+    executor: Executor,
     steps: int | None = None,
     collate_fn: Callable[[Any], Any] | None = None,
     on_step: OnStep | None = None,

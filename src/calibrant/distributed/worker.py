@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from calibrant.distributed.reading import feeds
 from calibrant.distributed.results import Result, Rows
-from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines import Executor
 from calibrant.graph import Graph
 from calibrant.passes.runtime import SampleCount
 
@@ -31,7 +31,7 @@ class Job:
 
     model: Any
     empty: bytes
-    executor: Callable[[Graph], OnnxruntimeExecutor]
+    executor: Callable[[Graph], Executor]
     progress: Any
 
 

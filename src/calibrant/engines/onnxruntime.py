@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,32 +9,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from calibrant.core import ObservationError, SettingError
-from calibrant.engines.pump import Pump, RawCallback
-from calibrant.engines.samples import Feed, InputSpec, iterate_samples
+from calibrant.engines.executor import Executor, OnStep, RawCallback, check_names
+from calibrant.engines.pump import Pump
+from calibrant.engines.samples import Feed
 from calibrant.engines.session import Provider, Runtime, run
 from calibrant.engines.splitting import Splitter
 from calibrant.engines.statistics import Statistics
 from calibrant.engines.taps import TapMaker
-from calibrant.engines.working import WorkingModel, check_names, has_convolutions, input_specs
+from calibrant.engines.working import WorkingModel, has_convolutions
 from calibrant.graph import Graph
 from calibrant.sketches import Halves, SketchSpec
 
-log = logging.getLogger(__name__)
-
-OnStep = Callable[[int], None]
-OBSERVABLE = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-    "tensor(double)": np.dtype(np.float64),
-}
+OBSERVABLE = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
-class OnnxruntimeExecutor:
+class OnnxruntimeExecutor(Executor):
     """Runs the float model of `graph`.
 
     providers: onnxruntime's execution providers, by name ("cuda" will do) or (name, options); None: the CPU. One that
@@ -43,7 +35,6 @@ class OnnxruntimeExecutor:
     memory_budget: bytes that observed values may take, those of the two batches that are alive together. A larger
         batch is run in parts. blocked: whether values may be taken in onnxruntime's blocked layout, which is faster.
 
-    report: what the last `collect` had to do otherwise than asked, a sentence each; also in the log.
     Raises SettingError for a provider that is not known or not installed, and for numbers out of range.
     """
 
@@ -57,31 +48,22 @@ class OnnxruntimeExecutor:
     ) -> None:
         if memory_budget < 1:
             raise SettingError(f"memory_budget is a number of bytes, at least 1, got {memory_budget}")
-        self.graph = graph
-        self.report: list[str] = []
+        super().__init__(graph)
         self._runtime = Runtime.of(providers, threads)
         self._memory_budget = memory_budget
         self._blocked = blocked
         self._forward: tuple[list[str], Any] | None = None
 
     @property
-    def input_specs(self) -> list[InputSpec]:
-        """What the model's inputs take, in order."""
-        return input_specs(self.graph)
-
-    @property
     def threads(self) -> int:
-        """How many threads the model and the statistics use, each."""
         return self._runtime.threads
 
     @property
     def description(self) -> str:
-        """Engine, version and what computes; for the record."""
         names = [p if isinstance(p, str) else p[0] for p in self._runtime.providers]
         return f"onnxruntime {ort.__version__} {','.join(names)}"
 
     def settings(self, threads: int) -> Callable[[Graph], OnnxruntimeExecutor]:
-        """What makes an executor like this one, of so many threads, for another graph. It can be pickled."""
         return partial(
             OnnxruntimeExecutor,
             providers=self._runtime.providers,
@@ -91,55 +73,25 @@ class OnnxruntimeExecutor:
         )
 
     def load_graph(self, graph: Graph) -> None:
-        """Run this graph from now on. Also to be called when `forward` shall see changed weights."""
         self.graph = graph
         self._forward = None
 
-    def forward(self, inputs: Any, output_names: Sequence[str] | None = None) -> list[NDArray[Any]]:
-        """Float inference: the values `output_names` for one sample, which may be any that the calibration takes.
-
-        output_names: any values of the main graph; None: the model's outputs, in order.
-        Raises DataError for a sample that does not fit, SettingError for an unknown value, ModelError where
-        onnxruntime fails.
-        """
-        names = list(self.graph.output_names if output_names is None else output_names)
-        check_names(self.graph, names)
-        feed = next(iterate_samples([inputs], self.input_specs))
-        computed = [name for name in dict.fromkeys(names) if name not in feed]
-        if self._forward is None or self._forward[0] != computed:
+    def _compute(self, feed: Feed, names: Sequence[str]) -> list[NDArray[Any]]:
+        if self._forward is None or self._forward[0] != list(names):
             with _folder() as folder:
-                self._forward = computed, self._runtime.open(WorkingModel(self.graph, Path(folder)).exposing(computed))
-        values = dict(zip(computed, run(self._forward[1], computed, feed), strict=True)) if computed else {}
-        return [feed[name].copy() if name in feed else values[name] for name in names]
-
-    def collect(
-        self,
-        samples: Iterable[Feed],
-        wanted: Mapping[str, SketchSpec],
-        raw: Mapping[str, RawCallback] | None = None,
-        on_step: OnStep | None = None,
-    ) -> Halves:
-        """Run every sample once; the sketch of each wanted value.
-
-        samples: checked ones, see `iterate_samples`. wanted: names of floating values of the main graph (inputs and
-        outputs among them) and what to remember of each.
-        raw: functions that are given each batch of a value, as a copy of their own, in the calling thread, in order.
-        on_step: called with the number of samples done.
-
-        As many samples run side by side as there are threads and the memory budget allows, each on one thread together
-        with its statistics: then not even onnxruntime's own arithmetic depends on the number of threads.
-        NaN and Inf are counted by the sketch, no error here. Raises SettingError for an unknown value,
-        ObservationError for one that is not floating, ModelError where onnxruntime fails; what a collector or a
-        function of `raw` raises comes out with the value's name.
-        """
-        with self.collecting(wanted, raw) as collect:
-            return collect(samples, on_step)
+                session = self._runtime.open(WorkingModel(self.graph, Path(folder)).exposing(names))
+            self._forward = list(names), session
+        return run(self._forward[1], names, feed)
 
     @contextmanager
     def collecting(
         self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback] | None = None
     ) -> Iterator[Collecting]:
-        """`collect` for several blocks of samples, one after the other, with the model opened once."""
+        """`collect` for several blocks of samples, one after the other, with the model opened once.
+
+        As many samples run side by side as there are threads and the memory budget allows, each on one thread together
+        with its statistics: then not even onnxruntime's own arithmetic depends on the number of threads.
+        """
         self.report = []
         raw = raw or {}
         names = list(dict.fromkeys([*wanted, *raw]))
@@ -149,7 +101,6 @@ class OnnxruntimeExecutor:
             maker = self._tap_maker(wanted, raw, Path(folder))
             pump = Pump(maker, splitter, names, raw, self.threads, self._memory_budget)
             del maker  # the pump drops it once the taps are chosen
-
             collect = Collecting(pump, wanted, self.note)
             del pump
             try:
@@ -160,11 +111,8 @@ class OnnxruntimeExecutor:
     def _tap_maker(
         self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback], folder: Path
     ) -> TapMaker | None:
-        inputs = {spec.name: spec for spec in self.input_specs}
-        for name in wanted:
-            if name in inputs and inputs[name].dtype not in OBSERVABLE.values():
-                raise ObservationError(f"value '{name}' is {inputs[name].dtype}: only floating values can be observed")
-        names = [name for name in dict.fromkeys([*wanted, *raw]) if name not in inputs]
+        self._refuse_integer_inputs(wanted)
+        names = [name for name in dict.fromkeys([*wanted, *raw]) if name not in self.graph.input_names]
         if not names:
             return None
         blockable: set[str] = set()
@@ -176,11 +124,6 @@ class OnnxruntimeExecutor:
                 raise ObservationError(f"value '{name}' is {kind}: only floating values can be observed")
         return maker
 
-    def note(self, message: str) -> None:
-        """Add a sentence to the report, and to the log."""
-        self.report.append(message)
-        log.warning("%s", message)
-
 
 class Collecting:
     """A model that is open for collecting: see `OnnxruntimeExecutor.collecting`."""
@@ -191,7 +134,7 @@ class Collecting:
         self._note = note
 
     def __call__(self, samples: Iterable[Feed], on_step: OnStep | None = None) -> Halves:
-        """The sketches of these samples. on_step: as in `OnnxruntimeExecutor.collect`, of these samples."""
+        """The sketches of these samples. on_step: as in `Executor.collect`, of these samples."""
         if self._pump is None:
             raise SettingError("the model is closed: collect inside of the `with` block")
         statistics = Statistics(self._wanted)

@@ -12,14 +12,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from calibrant.core import ModelError
+from calibrant.engines.executor import RawCallback
 from calibrant.engines.halves import half_of
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import return_memory
 from calibrant.engines.splitting import Splitter
 from calibrant.engines.statistics import Statistics, named
 from calibrant.engines.taps import Taken, TapMaker, Taps
-
-RawCallback = Callable[[NDArray[Any]], None]
 
 
 @dataclass(frozen=True, slots=True)

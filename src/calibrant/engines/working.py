@@ -9,8 +9,6 @@ from typing import cast
 import onnx
 import onnx_ir as ir
 
-from calibrant.core import ModelError, SettingError, closest
-from calibrant.engines.samples import InputSpec
 from calibrant.graph import Graph
 
 BYTES_LIMIT = 1 << 28  # larger models go through a file: a session keeps the bytes it was made from
@@ -46,30 +44,6 @@ def set_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
     """Make `names` the outputs of `model`; onnxruntime infers their types."""
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-
-
-def check_names(graph: Graph, names: Iterable[str]) -> None:
-    """Raises SettingError for a name that is no value of the main graph, with the nearest one that is."""
-    known = {value.name for value in graph.values() if value.name}
-    for name in names:
-        if name not in known:
-            near = closest(name, known)
-            hint = f"did you mean '{near}'?" if near else "(values inside of subgraphs cannot be taken)"
-            raise SettingError(f"the model has no value '{name}'; {hint}")
-
-
-def input_specs(graph: Graph) -> list[InputSpec]:
-    """What the model's inputs take. Raises ModelError for an input that is no tensor of a dtype that numpy has."""
-    specs = []
-    for name in graph.input_names:
-        dtype = graph.dtype_of(name)
-        if dtype is None or not isinstance(graph.value(name).type, ir.TensorType):
-            raise ModelError(f"input '{name}' is {graph.value(name).type}: only tensors can be fed")
-        shape = graph.shape_of(name)
-        # Some exporters write a free dimension as -1.
-        free = None if shape is None else tuple(None if isinstance(d, int) and d < 0 else d for d in shape)
-        specs.append(InputSpec(name, dtype.numpy(), free))
-    return specs
 
 
 def has_convolutions(graph: Graph) -> bool:

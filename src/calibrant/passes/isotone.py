@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from calibrant.core import DataError, SettingError, unknown
-from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines import Executor
 from calibrant.engines.samples import iterate_samples
 from calibrant.graph import Graph
 from calibrant.passes.activations import activation_configs, order_carrying
@@ -44,7 +44,7 @@ class IsotoneCalibrationPass(QuantizationPass):
         self,
         graph: Graph,
         dataloader: Iterable[Any] | None = None,
-        executor: OnnxruntimeExecutor | None = None,
+        executor: Executor | None = None,
         calib_steps: int | None = None,
         collate_fn: Callable[[Any], Any] | None = None,
         on_step: Callable[[int], None] | None = None,

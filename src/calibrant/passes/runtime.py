@@ -17,7 +17,7 @@ from calibrant.core import (
     QuantizationProperty,
     QuantizationStates,
 )
-from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines import Executor
 from calibrant.engines.samples import iterate_samples
 from calibrant.graph import Graph, ScaleGroup
 from calibrant.observers import BaseTensorObserver
@@ -82,7 +82,7 @@ class RuntimeCalibrationPass(QuantizationPass):
         self,
         graph: Graph,
         dataloader: Iterable[Any] | None = None,
-        executor: OnnxruntimeExecutor | None = None,
+        executor: Executor | None = None,
         calib_steps: int | None = None,
         collate_fn: Callable[[Any], Any] | None = None,
         on_step: Callable[[int], None] | None = None,
@@ -121,7 +121,7 @@ class SampleCount:
 def run(
     tasks: Sequence[Calibration],
     samples: Iterable[dict[str, NDArray[Any]]],
-    executor: OnnxruntimeExecutor,
+    executor: Executor,
     on_step: Callable[[int], None] | None = None,
 ) -> Halves:
     """The sketches that the tasks need, in one pass; observers that want raw values are given them on the way."""

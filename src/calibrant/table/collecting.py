@@ -22,7 +22,7 @@ from calibrant.core import (
     SettingError,
     TargetPlatform,
 )
-from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines import Executor
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.passes.runtime import SampleCount, plan, wanted_by
@@ -82,7 +82,7 @@ def empty_table(graph: Graph, platform: TargetPlatform, methods: Sequence[str], 
 def collect_table(
     empty: CalibrationTable,
     samples: Iterable[Feed],
-    executor: OnnxruntimeExecutor,
+    executor: Executor,
     checkpoint: Checkpoint | None = None,
     on_step: OnStep | None = None,
 ) -> CalibrationTable:
