@@ -19,9 +19,11 @@ from calibrant.sketches.kernels import reference
 # What kinds of memory are read: their bits, but of float16 the values, which the hardware widens.
 FLOAT32, BFLOAT16, FLOAT16 = range(3)
 
-# A group's state, int64: FIELDS words, of which the named are used, then the counts and the positions of the table.
+# A group's state, in words of int64: FIELDS, of which these are used; then the counts and the positions of the table.
+# The lowest ordered value is negated, so that both ends grow; the hits of an end lie 8 words after it.
 FIELDS = 16
-LO, HI, N_LO, N_HI, ZEROS, NAN, POS_INF, NEG_INF, SIZE = range(9)
+LOW, HIGH = range(2)
+N_LOW, N_HIGH, ZEROS, NAN, POS_INF, NEG_INF, SIZE = range(8, 15)
 
 _NONE_LO = tl.constexpr(reference.NONE_LO)
 _NONE_HI = tl.constexpr(reference.NONE_HI)
@@ -55,9 +57,9 @@ def count(
 ):
     """Count a tensor into half number `half[0]` of `state` (2, groups, words).
 
-    x: of KIND. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells. N_LO and N_HI mean
-    nothing where the end is zero. A program counts COLUMNS groups, ROWS elements of each at a time.
-    scratch (programs, 8, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS is a power of two >= parts.
+    x: of KIND. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells. N_LOW and N_HIGH
+    mean nothing where the end is zero. A program counts COLUMNS groups, ROWS elements of each at a time.
+    scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS is a power of two >= parts.
     """
     program = tl.program_id(0)
     part = program % parts
@@ -66,11 +68,12 @@ def count(
     words = _FIELDS + (2 << (9 + BITS) if TABLE else 0)
     own = state + (tl.load(half).to(tl.int64) * groups + tl.where(known, group, 0)) * words
 
-    lo = tl.full([COLUMNS], _NONE_LO, tl.int32)
-    hi = tl.full([COLUMNS], _NONE_HI, tl.int32)
-    n_lo, n_hi = tl.zeros([COLUMNS], tl.int64), tl.zeros([COLUMNS], tl.int64)
-    zeros, nan = tl.zeros([COLUMNS], tl.int64), tl.zeros([COLUMNS], tl.int64)
-    pos_inf, neg_inf = tl.zeros([COLUMNS], tl.int64), tl.zeros([COLUMNS], tl.int64)
+    # One accumulator for each place in a tile: they are brought together once, at the end.
+    los = tl.full([ROWS, COLUMNS], _NONE_LO, tl.int32)
+    his = tl.full([ROWS, COLUMNS], _NONE_HI, tl.int32)
+    n_los, n_his = tl.zeros([ROWS, COLUMNS], tl.int32), tl.zeros([ROWS, COLUMNS], tl.int32)
+    zeros, nan = tl.zeros([ROWS, COLUMNS], tl.int32), tl.zeros([ROWS, COLUMNS], tl.int32)
+    pos_inf, neg_inf = tl.zeros([ROWS, COLUMNS], tl.int32), tl.zeros([ROWS, COLUMNS], tl.int32)
     tiles = tl.cdiv(inner, ROWS)
     tile = part.to(tl.int64)
     while tile < tiles * outer:
@@ -80,40 +83,42 @@ def count(
         bits = _bits(x + place, there, KIND)
         magnitude = bits & _MAGNITUDE
         finite = there & (magnitude < _INFINITE)
-        zero = there & (magnitude == 0)
-        key = _ordered(tl.where(zero, 0, bits))
-        least = tl.min(tl.where(finite, key, _NONE_LO), axis=0)
-        most = tl.max(tl.where(finite, key, _NONE_HI), axis=0)
-        n_least, n_most = _sum(finite & (key == least[None, :])), _sum(finite & (key == most[None, :]))
-        n_lo = tl.where(least < lo, n_least, n_lo + tl.where(least == lo, n_least, 0))
-        n_hi = tl.where(most > hi, n_most, n_hi + tl.where(most == hi, n_most, 0))
-        lo, hi = tl.minimum(lo, least), tl.maximum(hi, most)
-        zeros += _sum(zero)
-        nan += _sum(there & (magnitude > _INFINITE))
-        pos_inf += _sum(there & (bits == _INFINITE))
-        neg_inf += _sum(there & (magnitude == _INFINITE) & (bits < 0))
+        key = _ordered(tl.where(magnitude == 0, 0, bits))
+        least, most = tl.where(finite, key, _NONE_LO), tl.where(finite, key, _NONE_HI)
+        n_los = tl.where(least < los, 1, n_los + (least == los).to(tl.int32))
+        n_his = tl.where(most > his, 1, n_his + (most == his).to(tl.int32))
+        los, his = tl.minimum(los, least), tl.maximum(his, most)
+        zeros += (there & (magnitude == 0)).to(tl.int32)
+        nan += (there & (magnitude > _INFINITE)).to(tl.int32)
+        pos_inf += (there & (bits == _INFINITE)).to(tl.int32)
+        neg_inf += (there & (magnitude == _INFINITE) & (bits < 0)).to(tl.int32)
         if TABLE:
             _tabulate(own + _FIELDS, bits, finite & (magnitude != 0), BITS)
         tile += parts
+    lo, hi = tl.min(los, axis=0), tl.max(his, axis=0)
+    n_lo = _sum(tl.where((los == lo[None, :]) & (los < _NONE_LO), n_los, 0))
+    n_hi = _sum(tl.where((his == hi[None, :]) & (his > _NONE_HI), n_his, 0))
 
     column = tl.arange(0, COLUMNS)
-    mine = scratch + program.to(tl.int64) * (8 * COLUMNS) + column
-    tl.store(mine, lo.to(tl.int64))
+    mine = scratch + program.to(tl.int64) * (16 * COLUMNS) + column
+    tl.store(mine, -lo.to(tl.int64))
     tl.store(mine + COLUMNS, hi.to(tl.int64))
-    tl.store(mine + 2 * COLUMNS, n_lo)
-    tl.store(mine + 3 * COLUMNS, n_hi)
-    tl.store(mine + 4 * COLUMNS, zeros)
-    tl.store(mine + 5 * COLUMNS, nan)
-    tl.store(mine + 6 * COLUMNS, pos_inf)
-    tl.store(mine + 7 * COLUMNS, neg_inf)
+    tl.store(mine + 8 * COLUMNS, n_lo)
+    tl.store(mine + 9 * COLUMNS, n_hi)
+    tl.store(mine + 10 * COLUMNS, _sum(zeros))
+    tl.store(mine + 11 * COLUMNS, _sum(nan))
+    tl.store(mine + 12 * COLUMNS, _sum(pos_inf))
+    tl.store(mine + 13 * COLUMNS, _sum(neg_inf))
     tl.debug_barrier()
     ticket = tickets + program // parts
     if tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
         tl.store(ticket, 0)
         row = tl.arange(0, PARTS)
-        first = scratch + (program - part).to(tl.int64) * (8 * COLUMNS)
-        found = first + row[:, None] * (8 * COLUMNS) + column[None, :]
-        _merge(found, (row < parts)[:, None], COLUMNS, own, known, inner.to(tl.int64) * outer)
+        first = scratch + (program - part).to(tl.int64) * (16 * COLUMNS)
+        found = first + row[:, None] * (16 * COLUMNS) + column[None, :]
+        _merge(found, (row < parts)[:, None], COLUMNS, own, known)
+        size = tl.load(own + _SIZE, mask=known, other=0) + tl.cast(inner, tl.int64) * outer
+        tl.store(own + _SIZE, size, mask=known)
 
 
 @triton.jit
@@ -124,7 +129,7 @@ def top_two(
     inner,
     channels,
     channel_stride,
-    codes,
+    pairs,
     groups,
     cursor,
     half,
@@ -136,15 +141,15 @@ def top_two(
 ):
     """The two largest of each row of x (outer, length, inner), the rows in the order (outer, inner).
 
-    Row r leaves at cursor[0] + r, where that is less than capacity: the bits of its two ordered keys in turn, the
-    largest one's first, in `codes` (of a row of one, the same twice); and in `groups`, -1 where a value is not finite, else
-    (alone * 2 + half[0]) * channels + channel, where channel = r // channel_stride % channels and alone is length == 1.
-    Tiles are (ROWS, COLUMNS), the rows of x along axis ALONG.
+    Row r leaves at cursor[0] + r, where that is less than capacity: in `pairs` (capacity, 2) the ordered keys of the
+    largest and of the second largest value, of a row of one the same twice; and in `groups` -1 where a value is not
+    finite, else (alone * 2 + half[0]) * channels + channel, where alone is length == 1, and channel is
+    r // channel_stride % channels. Tiles are (ROWS, COLUMNS), the rows of x along their axis ALONG.
     """
     LINES: tl.constexpr = COLUMNS if ALONG == 0 else ROWS
     STEP: tl.constexpr = ROWS if ALONG == 0 else COLUMNS
-    row = tl.program_id(0).to(tl.int64) * LINES + tl.arange(0, LINES)
-    base = row // inner * (inner * length) + row % inner
+    row = tl.program_id(0) * LINES + tl.arange(0, LINES)
+    base = (row // inner).to(tl.int64) * inner * length + row % inner
     best = tl.full([ROWS, COLUMNS], _LEAST_INT, tl.int32)
     next_best, least = best, tl.full([ROWS, COLUMNS], _MOST_INT, tl.int32)
     start = length * 0
@@ -166,28 +171,17 @@ def top_two(
     top, second = tl.reduce((best, next_best), ALONG, _two_of_four)
     finite = (tl.min(least, axis=ALONG) > _NONE_HI) & (top < _NONE_LO)
     second = tl.where(length == 1, top, second)
-    channel = (row // channel_stride % channels).to(tl.int32)
-    group = (tl.where(length == 1, 2, 0) + tl.load(half)) * channels + channel
+    group = (tl.where(length == 1, 2, 0) + tl.load(half)) * channels + row // channel_stride % channels
     to = tl.load(cursor) + row
     kept = (row < rows) & (to < capacity)
-    tl.store(codes + to, _spread(top) * 2 + _spread(second), mask=kept)
+    tl.store(pairs + to * 2, top, mask=kept)
+    tl.store(pairs + to * 2 + 1, second, mask=kept)
     tl.store(groups + to, tl.where(finite, group, -1), mask=kept)
 
 
 @triton.jit
 def _two_of_four(one, one_next, other, other_next):
     return tl.maximum(one, other), tl.maximum(tl.minimum(one, other), tl.maximum(one_next, other_next))
-
-
-@triton.jit
-def _spread(key):
-    """The 32 bits of a key, as the even ones of 64."""
-    wide = key.to(tl.int64) & 0xFFFFFFFF
-    wide = (wide | (wide << 16)) & 0x0000FFFF0000FFFF
-    wide = (wide | (wide << 8)) & 0x00FF00FF00FF00FF
-    wide = (wide | (wide << 4)) & 0x0F0F0F0F0F0F0F0F
-    wide = (wide | (wide << 2)) & 0x3333333333333333
-    return (wide | (wide << 1)) & 0x5555555555555555
 
 
 @triton.jit
@@ -206,8 +200,8 @@ def _ordered(bits):
 
 
 @triton.jit
-def _sum(chosen):
-    return tl.sum(chosen.to(tl.int32), axis=0).to(tl.int64)
+def _sum(counts):
+    return tl.sum(counts.to(tl.int64), axis=0)
 
 
 @triton.jit
@@ -221,24 +215,17 @@ def _tabulate(counts, bits, chosen, BITS: tl.constexpr):
 
 
 @triton.jit
-def _merge(found, there, COLUMNS: tl.constexpr, own, known, size):
+def _merge(found, there, COLUMNS: tl.constexpr, own, known):
     """Add what all parts found (parts, groups) to the groups' state."""
-    los = tl.load(found, mask=there, other=_NONE_LO, cache_modifier=".cg")
-    his = tl.load(found + COLUMNS, mask=there, other=_NONE_HI, cache_modifier=".cg")
-    lo, hi = tl.min(los, axis=0), tl.max(his, axis=0)
-    n_los = tl.load(found + 2 * COLUMNS, mask=there, other=0, cache_modifier=".cg")
-    n_his = tl.load(found + 3 * COLUMNS, mask=there, other=0, cache_modifier=".cg")
-    n_lo = tl.sum(tl.where(los == lo[None, :], n_los, 0), axis=0)
-    n_hi = tl.sum(tl.where(his == hi[None, :], n_his, 0), axis=0)
-    old_lo, old_hi = tl.load(own, mask=known, other=0), tl.load(own + 1, mask=known, other=0)
-    old_n_lo, old_n_hi = tl.load(own + 2, mask=known, other=0), tl.load(own + 3, mask=known, other=0)
-    n_lo = tl.where(lo < old_lo, n_lo, old_n_lo + tl.where(lo == old_lo, n_lo, 0))
-    n_hi = tl.where(hi > old_hi, n_hi, old_n_hi + tl.where(hi == old_hi, n_hi, 0))
-    tl.store(own, tl.minimum(lo, old_lo), mask=known)
-    tl.store(own + 1, tl.maximum(hi, old_hi), mask=known)
-    tl.store(own + 2, n_lo, mask=known)
-    tl.store(own + 3, n_hi, mask=known)
-    for field in tl.static_range(4, 8):
+    for end in tl.static_range(2):
+        theirs = tl.load(found + end * COLUMNS, mask=there, other=-(2**40), cache_modifier=".cg")
+        hits = tl.load(found + (8 + end) * COLUMNS, mask=there, other=0, cache_modifier=".cg")
+        old = tl.load(own + end, mask=known, other=0)
+        furthest = tl.maximum(tl.max(theirs, axis=0), old)
+        count = tl.sum(tl.where(theirs == furthest[None, :], hits, 0), axis=0)
+        count += tl.where(old == furthest, tl.load(own + 8 + end, mask=known, other=0), 0)
+        tl.store(own + end, furthest, mask=known)
+        tl.store(own + 8 + end, count, mask=known)
+    for field in tl.static_range(10, 14):
         more = tl.sum(tl.load(found + field * COLUMNS, mask=there, other=0, cache_modifier=".cg"), axis=0)
         tl.store(own + field, tl.load(own + field, mask=known, other=0) + more, mask=known)
-    tl.store(own + _SIZE, tl.load(own + _SIZE, mask=known, other=0) + size, mask=known)

@@ -15,31 +15,132 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ELEMENTS = 16  # of one thread
-NAN, POS_INF, NEG_INF = range(3)  # the counters, in words from `misc` on
-TOP, N_TOP, BOTTOM, N_BOTTOM = 128, 256, 384, 512  # for each warp a word there; TOP and BOTTOM are float32 bits
+# From word `misc` on: counters; for each lane of a warp a word that nobody reads; what `end` finds; and for each warp a
+# word at each of the others. TOP and BOTTOM are float32 bits.
+NAN, POS_INF, NEG_INF, IDLE, FOUND, TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 0, 1, 2, 32, 64, 128, 160, 192, 224, 256
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """How shared memory is used: see above. mantissa_bits are those of the table in global memory."""
+    """How shared memory is used: see above. mantissa_bits are those of the table in global memory; kind is what is
+    counted: "f32", "bf16" or "f16"."""
 
+    kind: str
     mantissa_bits: int
+    threads: int
     cells: int
     stride: int
     misc: int
 
 
-def float32(shared: Shared) -> tuple[str, str]:
-    """The assembly and its constraints: elements as int32; then the addresses of shared memory and of the global table,
-    and the bits of the window's lowest value."""
+def begin(shared: Shared) -> str:
+    """For each thread once: nothing is counted yet. $1: the address of shared memory."""
+    return _block(
+        [
+            ".reg .b32 at, end, zero; .reg .pred p;",
+            f"mov.b32 zero, 0; mov.u32 at, %tid.x; mad.lo.u32 at, at, 16, $1; add.u32 end, $1, {4 * (shared.misc + TOP)};",
+            "NEXT: setp.lt.u32 p, at, end; @!p bra DONE;",
+            f"st.shared.v4.b32 [at], {{zero, zero, zero, zero}}; add.u32 at, at, {16 * shared.threads}; bra NEXT;",
+            "DONE: mov.u32 at, %tid.x; setp.lt.u32 p, at, 32; @!p bra OTHERS;",
+            f"mad.lo.u32 at, at, 4, $1; add.u32 at, at, {4 * shared.misc}; mov.b32 end, 0xff800000;",
+            f"st.shared.b32 [at + {4 * TOP}], end; mov.b32 end, 0x7f800000; st.shared.b32 [at + {4 * BOTTOM}], end;",
+            f"st.shared.b32 [at + {4 * N_TOP}], zero; st.shared.b32 [at + {4 * N_BOTTOM}], zero;",
+            "OTHERS:",
+        ]
+    )
+
+
+def end(shared: Shared) -> str:
+    """For each thread once: add the counters to the table, and leave in FOUND, as words, the negated lowest ordered
+    value, the highest one, and from the ninth on their hits, zeros, NaN, +Inf and -Inf.
+
+    $1: the address of shared memory, $2: of the table, $3: the window's lowest bits, $4: where to begin, times 32."""
+    lines = [
+        ".reg .b32 i, at, count, sum, sign, cell, key, stop, bits, misc, other, t; .reg .b64 to, wide;",
+        ".reg .pred p, inside, any; .reg .b16 h;",
+        f"mov.u32 i, %tid.x; rem.u32 t, $4, {2 * shared.stride // 32}; mad.lo.u32 i, t, 32, i; mov.b32 stop, 0;",
+        "NEXT:",
+        *_add_to_table(shared),
+        f"add.u32 i, i, {shared.threads}; add.u32 stop, stop, {shared.threads};",
+        f"setp.lt.u32 p, stop, {2 * shared.stride}; @p bra NEXT;",
+        "mov.u32 i, %tid.x; setp.lt.u32 p, i, 32; @!p bra OTHERS;",
+        f"add.u32 misc, $1, {4 * shared.misc}; mad.lo.u32 at, i, 4, misc;",
+    ]
+    for place, hits, end_of_line, further, to in (
+        (BOTTOM, N_BOTTOM, 0x7F800000, "min", 0),
+        (TOP, N_TOP, -0x7F800001, "max", 1),
+    ):
+        lines += [
+            f"ld.shared.b32 bits, [at + {4 * place}]; ld.shared.b32 count, [at + {4 * hits}];",
+            "shr.s32 t, bits, 31; and.b32 t, t, 0x7fffffff; xor.b32 key, bits, t;",
+            "setp.eq.s32 p, key, -1; @p mov.b32 key, 0;",
+            f"redux.sync.{further}.s32 other, key, 0xffffffff; setp.ne.s32 p, key, other; @p mov.b32 count, 0;",
+            f"setp.eq.s32 p, key, {end_of_line}; @p mov.b32 count, 0;",
+            "redux.sync.add.u32 count, count, 0xffffffff;",
+            "neg.s32 other, other;" if place == BOTTOM else "",
+            f"st.shared.b32 [misc + {4 * (FOUND + to)}], other; st.shared.b32 [misc + {4 * (FOUND + 8 + to)}], count;",
+        ]
+    trash = [4 * shared.cells, 4 * (shared.stride + shared.cells)]
+    lines += [
+        f"ld.shared.b32 count, [$1 + {trash[0]}]; ld.shared.b32 t, [$1 + {trash[1]}]; add.u32 count, count, t;",
+        f"st.shared.b32 [misc + {4 * (FOUND + 10)}], count;",
+    ]
+    for n, counter in enumerate((NAN, POS_INF, NEG_INF)):
+        lines.append(
+            f"ld.shared.b32 count, [misc + {4 * counter}]; st.shared.b32 [misc + {4 * (FOUND + 11 + n)}], count;"
+        )
+    return _block([*lines, "OTHERS:"])
+
+
+def _add_to_table(shared: Shared) -> list[str]:
+    """Word i of the counters."""
+    bits, positions = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
+    words = 2 * shared.stride
+    lines = [
+        f"setp.ge.u32 p, i, {words}; @p sub.u32 i, i, {words};",
+        "mad.lo.u32 at, i, 4, $1; ld.shared.b32 count, [at];",
+        f"ld.shared.b32 sum, [at + {4 * words}];" if shared.kind == "f32" else "",
+        f"setp.ge.u32 p, i, {shared.stride}; selp.b32 sign, 1, 0, p; mov.b32 cell, i;",
+        f"@p sub.u32 cell, i, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
+        "setp.ne.and.u32 any, count, 0, inside;",
+    ]
+    if shared.kind == "f32":
+        lines += [
+            f"shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell; shl.b32 sign, sign, {8 + bits}; add.u32 key, key, sign;",
+            "mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, count; @any red.global.add.u64 [to], wide;",
+            "setp.ne.and.u32 any, sum, 0, inside; cvt.u64.u32 wide, sum;",
+        ]
+    else:
+        lines += [
+            "add.u32 key, $3, cell; shl.b32 sign, sign, 15; or.b32 key, key, sign;",
+            *_widen(shared.kind, "key", "key"),
+            f"shr.u32 sum, key, {15 - bits}; and.b32 sum, sum, 255; shr.u32 key, key, {23 - bits};",
+            "mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, count; @any red.global.add.u64 [to], wide;",
+            "setp.ne.and.u32 any, sum, 0, any; mul.wide.u32 wide, sum, count;",
+        ]
+    return [*lines, f"@any red.global.add.u64 [to + {positions}], wide;"]
+
+
+def count(shared: Shared) -> tuple[str, str]:
+    """Count 16 elements of a thread: the assembly and its constraints.
+
+    Inputs: the elements, as int32 or int16; the addresses of shared memory and of the global table; the bits of the
+    window's lowest value, of float32 or in 16 bits."""
+    return _float32(shared) if shared.kind == "f32" else _sixteen_bits(shared)
+
+
+def _float32(shared: Shared) -> tuple[str, str]:
     values = [f"${ELEMENTS + k}" for k in range(ELEMENTS)]
     own, table, low = (f"${(2 + n) * ELEMENTS}" for n in range(3))
     shift = 23 - shared.mantissa_bits
-    span = shared.cells << shift
+    span, sums = shared.cells << shift, 8 * shared.stride
     lines = [
-        ".reg .b32 a<16>, u, s, t, q, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits;",
+        ".reg .b32 a<16>, u, s, t, q, idle, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits;",
         ".reg .b64 to, wide; .reg .pred p, r, outside;",
         f"mov.b32 nearest, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
+        # Where a position is 0, nothing is added to a word of the lane's own: faster than to branch around the addition,
+        # and than to add nothing to the word of an atom, where lanes would queue up.
+        f"mov.u32 idle, %laneid; mad.lo.u32 idle, idle, 4, {own}; add.u32 idle, idle, {4 * (shared.misc + IDLE) - sums};",
     ]
     for k, x in enumerate(values):
         lines += [
@@ -47,7 +148,7 @@ def float32(shared: Shared) -> tuple[str, str]:
             f"shr.u32 t, u, {shift}; shr.u32 s, {x}, 31; mad.lo.u32 s, s, {4 * shared.stride}, {own};",
             "mad.lo.u32 t, t, 4, s; red.shared.add.u32 [t], 1;",
             f"shr.u32 q, u, {shift - 8}; and.b32 q, q, 255; setp.ne.u32 p, q, 0;",
-            f"@p red.shared.add.u32 [t + {8 * shared.stride}], q;",
+            f"selp.b32 t, t, idle, p; red.shared.add.u32 [t + {sums}], q;",
             f"add.u32 u, a{k}, -1; min.u32 nearest, nearest, u;",
             f"max.NaN.f32 mx, mx, {x}; min.NaN.f32 mn, mn, {x};" if k else "",
         ]
@@ -64,8 +165,8 @@ def float32(shared: Shared) -> tuple[str, str]:
     return _wrapped(lines, ELEMENTS)
 
 
-def sixteen_bits(shared: Shared, half: str) -> tuple[str, str]:
-    """The same of "bf16" or "f16": elements as int16; then the addresses, and the window's lowest value in 16 bits."""
+def _sixteen_bits(shared: Shared) -> tuple[str, str]:
+    half = shared.kind
     words = ELEMENTS // 2
     values = [f"${words + k}" for k in range(words)]
     own, table, low = (f"${2 * words + n * ELEMENTS}" for n in range(3))
@@ -180,8 +281,13 @@ def _extremes(shared: Shared, own: str, equal: list[str]) -> list[str]:
 
 
 def _wrapped(lines: list[str], registers: int) -> tuple[str, str]:
-    """In braces, which keep labels and registers apart, with outputs that nobody reads."""
+    """With constraints, and outputs that nobody reads."""
     ends = [f"mov.b32 ${k}, 0;" for k in range(registers)]
     each = [",".join([kind] * ELEMENTS) for kind in ("r", "l", "r")]
     constraints = ",".join(["=r"] * registers + ["r"] * registers + each)
     return "\n".join(["{", *lines, *ends, "}"]), constraints
+
+
+def _block(lines: list[str]) -> str:
+    """In braces, which keep labels and registers apart, with one output that nobody reads."""
+    return "\n".join(["{", *lines, "mov.b32 $0, 0;", "}"])
