@@ -272,19 +272,28 @@ def _differs(device: Any, dtype: Any) -> str:
 
 
 def top_two(
-    x: Tensor, channels: int, channel_stride: int, pairs: Tensor, groups: Tensor, cursor: Tensor, half: Tensor
+    x: Tensor,
+    first: int,
+    rows: int,
+    channels: int,
+    channel_stride: int,
+    pairs: Tensor,
+    groups: Tensor,
+    cursor: Tensor,
+    half: Tensor,
 ) -> None:
-    """The two largest of each row of x (outer, length, inner), contiguous: see `gpu_portable.top_two`."""
-    outer, length, inner = x.shape
+    """The two largest of rows of x (outer, length, inner), contiguous: see `gpu_portable.top_two`."""
+    _, length, inner = x.shape
     if inner == 1:
         columns = min(TILE, triton.next_power_of_2(length))
-        rows, along, lines = TILE // columns, 1, TILE // columns
+        tile_rows, along, lines = TILE // columns, 1, TILE // columns
     else:
-        columns = lines = min(SIDE_BY_SIDE * 4, triton.next_power_of_2(outer * inner))
-        rows, along = min(TILE // columns, triton.next_power_of_2(length)), 0
-    portable.top_two[(-(-outer * inner // lines),)](
+        columns = lines = min(SIDE_BY_SIDE * 4, triton.next_power_of_2(rows))
+        tile_rows, along = min(TILE // columns, triton.next_power_of_2(length)), 0
+    portable.top_two[(-(-rows // lines),)](
         x.view(_SAME_BITS[x.dtype]),
-        outer * inner,
+        first,
+        rows,
         length,
         inner,
         channels,
@@ -296,7 +305,12 @@ def top_two(
         groups.numel(),
         KIND=_KINDS[x.dtype],
         ALONG=along,
-        ROWS=rows,
+        ROWS=tile_rows,
         COLUMNS=columns,
         num_warps=8,
     )
+
+
+def advance(cursor: Tensor, rows: int, capacity: int, half: Tensor) -> None:
+    """After `top_two`: see `gpu_portable.advance`."""
+    portable.advance[(1,)](cursor, rows, capacity, half, num_warps=1)

@@ -124,6 +124,7 @@ def count(
 @triton.jit
 def top_two(
     x,
+    first,
     rows,
     length,
     inner,
@@ -139,16 +140,17 @@ def top_two(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The two largest of each row of x (outer, length, inner), the rows in the order (outer, inner).
+    """The two largest of `rows` rows of x (outer, length, inner) from row `first` on, in the order (outer, inner).
 
-    Row r leaves at cursor[0] + r, where that is less than capacity: in `pairs` (capacity, 2) the ordered keys of the
+    Row r leaves at cursor[0] + r - first, where that is less than capacity: in `pairs` (capacity, 2) the ordered keys of the
     largest and of the second largest value, of a row of one the same twice; and in `groups` -1 where a value is not
     finite, else (alone * 2 + half[0]) * channels + channel, where alone is length == 1, and channel is
     r // channel_stride % channels. Tiles are (ROWS, COLUMNS), the rows of x along their axis ALONG.
     """
     LINES: tl.constexpr = COLUMNS if ALONG == 0 else ROWS
     STEP: tl.constexpr = ROWS if ALONG == 0 else COLUMNS
-    row = tl.program_id(0) * LINES + tl.arange(0, LINES)
+    line = tl.program_id(0) * LINES + tl.arange(0, LINES)
+    row = line + first
     base = (row // inner).to(tl.int64) * inner * length + row % inner
     best = tl.full([ROWS, COLUMNS], _LEAST_INT, tl.int32)
     next_best, least = best, tl.full([ROWS, COLUMNS], _MOST_INT, tl.int32)
@@ -157,10 +159,10 @@ def top_two(
         k = start + tl.arange(0, STEP)
         if ALONG == 0:
             place = base[None, :] + k.to(tl.int64)[:, None] * inner
-            there = (row < rows)[None, :] & (k < length)[:, None]
+            there = (line < rows)[None, :] & (k < length)[:, None]
         else:
             place = base[:, None] + k.to(tl.int64)[None, :] * inner
-            there = (row < rows)[:, None] & (k < length)[None, :]
+            there = (line < rows)[:, None] & (k < length)[None, :]
         bits = _bits(x + place, there, KIND)
         key = _ordered(tl.where((bits & _MAGNITUDE) == 0, 0, bits))
         least = tl.minimum(least, tl.where(there, key, _MOST_INT))
@@ -172,11 +174,21 @@ def top_two(
     finite = (tl.min(least, axis=ALONG) > _NONE_HI) & (top < _NONE_LO)
     second = tl.where(length == 1, top, second)
     group = (tl.where(length == 1, 2, 0) + tl.load(half)) * channels + row // channel_stride % channels
-    to = tl.load(cursor) + row
-    kept = (row < rows) & (to < capacity)
+    to = tl.load(cursor) + line
+    kept = (line < rows) & (to < capacity)
     tl.store(pairs + to * 2, top, mask=kept)
     tl.store(pairs + to * 2 + 1, second, mask=kept)
     tl.store(groups + to, tl.where(finite, group, -1), mask=kept)
+
+
+@triton.jit
+def advance(cursor, rows, capacity, half):
+    """After `top_two`: cursor is where the next row goes, how many found no room, and the rows seen in each half."""
+    to = tl.load(cursor) + rows
+    tl.store(cursor, tl.minimum(to, capacity))
+    tl.store(cursor + 1, tl.load(cursor + 1) + tl.maximum(to - capacity, 0))
+    seen = cursor + 2 + tl.load(half)
+    tl.store(seen, tl.load(seen) + rows)
 
 
 @triton.jit
