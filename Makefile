@@ -1,6 +1,7 @@
 # make demo      EfficientNet-Lite0 to INT8 on real photos; the models are left in demo-output/
 # make test      every test that is not long, and the examples in the docstrings
 # make test-all  the long tests. Together with `make test`: all of them
+# make test-gpu  the tests that need an NVIDIA GPU, with the packages of VENV
 # make lint      ruff and mypy
 # make bench     the benchmarks; PHOTOS, LINES, TEXT and MINILM say where their data are (benchmarks/README.md)
 # make clean     removes what the others made
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all test-gpu lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m demo --output demo-output
@@ -29,6 +30,9 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev $(VENV)/.demo
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m long tests
+
+test-gpu: $(VENV)/.dev
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu tests
 
 lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .

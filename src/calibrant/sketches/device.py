@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from calibrant.core import CalibrantError, DataError, StateError
+from calibrant.sketches import device_margins
 from calibrant.sketches.bins import LogBins, split_index
 from calibrant.sketches.cells import I32, I64
 from calibrant.sketches.device_margins import DeviceMargins
@@ -51,7 +52,7 @@ class DeviceCollectors:
         """Count tensors of this device in that half; values that nobody asked for are passed over.
 
         values: of any shape, strides and type that torch calls real; float16 and bfloat16 are widened exactly, float64
-            and integers rounded to float32. An empty one counts nothing. They may change as soon as the stream is through.
+            and integers rounded to float32. An empty one counts nothing. They may change once the stream is through.
         half: 0 or 1; or a tensor with one such integer on the device, which a captured graph reads at each replay.
         DataError, naming the value, where it is not of this device, lacks an axis of its spec, or has another number of
         channels than before. What precedes it is counted.
@@ -172,7 +173,7 @@ class _Value:
         wants_all = spec.histogram or spec.channel_axis is None
         if (self._of_all is not None or not wants_all) and (self._of_each is not None or self.channels is None):
             return
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if device_margins.is_capturing(self.device):
             raise StateError(
                 "its memory cannot be taken while a CUDA graph is captured: add it once before, outside, and call clear"
             )
@@ -187,7 +188,7 @@ def _prepared(x: Tensor, spec: SketchSpec, device: Any) -> _Prepared:
     """x without gaps: in the order of its memory where that has none, as it is with channels-last; else as a copy."""
     if not isinstance(x, torch.Tensor) or x.device.type != device.type or device.index not in (None, x.device.index):
         raise DataError(f"expected a tensor on {device}, got {getattr(x, 'device', type(x).__name__)}")
-    if x.is_complex() or x.is_quantized or x.dtype.is_floating_point and x.dtype.itemsize < 2:
+    if x.is_complex() or x.is_quantized or (x.dtype.is_floating_point and x.dtype.itemsize < 2):
         raise DataError(f"cannot observe values of type {x.dtype}: expected floats or integers")
     x = x.detach()
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):

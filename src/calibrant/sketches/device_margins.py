@@ -83,7 +83,7 @@ class DeviceMargins:
         return Margins(self._axis, bits, self._channels, *names, counts, tied, single)
 
     def _allocate(self, channels: int) -> None:
-        if _is_capturing(self._device):
+        if is_capturing(self._device):
             raise StateError(
                 "its memory cannot be taken while a CUDA graph is captured: add it once before, outside, and call clear"
             )
@@ -95,7 +95,7 @@ class DeviceMargins:
         self._cells = [_Cells(channels, self._device) for _ in range(2)]
 
     def _make_room(self, rows: int) -> None:
-        capturing = _is_capturing(self._device)
+        capturing = is_capturing(self._device)
         if capturing and not self._in_capture:
             self._of_a_replay, self._folds_in_capture = 0, False
         self._in_capture = capturing
@@ -122,7 +122,7 @@ class DeviceMargins:
         for number, cells in enumerate(self._cells):
             cells.add(torch.where(half == number, code, _NOBODY), channel)
         self._cursor[0] = 0
-        self._pending = 0 if not _is_capturing(self._device) else self._pending
+        self._pending = 0 if not is_capturing(self._device) else self._pending
 
 
 class _Cells:
@@ -192,7 +192,8 @@ class _Cells:
         return EXACT - shift, names, counts[0]
 
 
-def _is_capturing(device: Any) -> bool:
+def is_capturing(device: Any) -> bool:
+    """Whether a CUDA graph is captured."""
     return device.type == "cuda" and bool(torch.cuda.is_current_stream_capturing())
 
 
@@ -223,10 +224,10 @@ def _spread(key: Tensor) -> Tensor:
 def _gathered(code: I64) -> I32:
     """The even ones of 64 bits: the inverse of `_spread`."""
     bits = code.astype(np.uint64)
-    for (step, _), (_, mask) in zip(reversed(_MASKS), [*reversed(_MASKS)][1:] + [(0, 0xFFFFFFFF)], strict=True):
-        bits = bits & np.uint64(0x5555555555555555) if step == 1 else bits
-        bits = (bits | (bits >> np.uint64(step))) & np.uint64(mask)
-    return bits.astype(np.uint32).view(np.int32)
+    for step, mask in reversed(_MASKS):
+        bits = bits & np.uint64(mask)
+        bits = bits | (bits >> np.uint64(step))
+    return (bits & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
 
 
 def _bit_length(word: Tensor) -> Tensor:

@@ -37,7 +37,20 @@ DESCRIPTION = 8  # int64 words that tell a program of `count_many` what to do
 
 @gluon.jit(do_not_specialize=["length", "magic", "shift", "parts"])
 def count(
-    x, length, magic, shift, gap, beside, groups, parts, state, half, scratch, tickets, PLANES: gl.constexpr, K: gl.constexpr
+    x,
+    length,
+    magic,
+    shift,
+    gap,
+    beside,
+    groups,
+    parts,
+    state,
+    half,
+    scratch,
+    tickets,
+    PLANES: gl.constexpr,
+    K: gl.constexpr,
 ):
     """See `gpu_portable.count`: here a group is one stretch, or with PLANES one of many.
 
@@ -67,7 +80,9 @@ def count_many(descriptions, half, scratch, tickets, K: gl.constexpr):
 
 
 @gluon.jit
-def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr, K: gl.constexpr):
+def _count(
+    x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr, K: gl.constexpr
+):
     THREADS: gl.constexpr = 32 * K.warps
     V: gl.constexpr = K.vector
     VECTORS: gl.constexpr = THREADS * K.elements // V
@@ -90,12 +105,16 @@ def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket
     address = gl.inline_asm_elementwise("mov.u32 $0, global_smem;", "=r,r", [part], gl.int32, is_pure=False, pack=1)
     thread = gl.arange(0, THREADS, layout=down)
     whole = length // V
-    probe = gl.where(whole >= THREADS, thread * (whole // THREADS), gl.minimum(thread, gl.maximum(whole - 1, 0)))
+    # Few places, as each is on another page of memory; but all over the tensor, whose first values may be unlike the rest.
+    spread = thread // 32 * (whole // K.warps) + thread % 32
+    probe = gl.where(whole >= THREADS, spread, gl.minimum(thread, gl.maximum(whole - 1, 0)))
     sample = _load(x, probe, in_vector, 0, length, magic, shift, gap, whole > 0, PLANES, False, K)
     each = gl.arange(0, THREADS, layout=line) * 0 + address
     _once(begin, each)
     _barrier()
-    gl.inline_asm_elementwise(K.look, "=r,r,r", [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=1)
+    gl.inline_asm_elementwise(
+        K.look, K.look_constraints, [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=V
+    )
     _barrier()
     low = _window(_word(address, _LARGEST, K), K)
     packed = False
@@ -120,16 +139,21 @@ def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket
             counted = _word(address, _COUNTED, K) + _word(address, _OUTSIDE, K)
             most = _word(address, _MOST, K)
             if counted == tiles * (VECTORS * V):
-                gl.inline_asm_elementwise(K.flush_packed, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
-                _barrier()
-                _once(forget, each)
+                gl.inline_asm_elementwise(
+                    K.flush_packed, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1
+                )
+                if (stop < full) | (full * (VECTORS * V) < length):
+                    _barrier()
+                    _once(forget, each)
                 room = tiles * _ROOM // (most + 1)
             else:
                 _barrier()
                 _once(forget, each)
                 _barrier()
                 for t in range(tile, stop, parts):
-                    x_bits = _load(x, vectors, in_vector, t * VECTORS, length, magic, shift, gap, True, PLANES, False, K)
+                    x_bits = _load(
+                        x, vectors, in_vector, t * VECTORS, length, magic, shift, gap, True, PLANES, False, K
+                    )
                     _asm(x_bits, address, table, low, count_again, K)
                 room = room * 0
             _barrier()
@@ -161,7 +185,18 @@ def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket
 
 @gluon.jit
 def _load(
-    x, v, in_vector, start, length, magic, shift, gap, valid, PLANES: gl.constexpr, MASKED: gl.constexpr, K: gl.constexpr
+    x,
+    v,
+    in_vector,
+    start,
+    length,
+    magic,
+    shift,
+    gap,
+    valid,
+    PLANES: gl.constexpr,
+    MASKED: gl.constexpr,
+    K: gl.constexpr,
 ):
     """The vectors start + v of a group. MASKED: beyond length NaN; else not beyond, and 0 unless valid."""
     V: gl.constexpr = K.vector
@@ -205,7 +240,7 @@ def _window(largest, K: gl.constexpr):
     one_octave: gl.constexpr = 23 if K.kind == 0 else 7 if K.kind == 1 else 10
     highest = largest >> one_octave
     if K.kind == _FLOAT16:
-        return gl.maximum(gl.minimum(gl.maximum(highest + 3 - K.octaves, 0), 31 - K.octaves) << 10, 1)
+        return gl.maximum(gl.minimum(gl.maximum(highest + 3 - K.octaves, 0), 31 - K.octaves) << 10, 4)
     usual: gl.constexpr = 127 + 16 - K.octaves
     moved = gl.minimum(gl.maximum(highest + 9 - K.octaves, 1), 255 - K.octaves)
     elsewhere = (highest > 0) & ((highest < usual + K.octaves // 2) | (highest >= usual + K.octaves))
@@ -251,6 +286,7 @@ class Kernel:
     most_pairs: int
     begin: str
     look: str
+    look_constraints: str
     asm: str
     packed: str
     again: str
@@ -286,10 +322,10 @@ def kernel(kind: int, bits: int, warps: int, vector: int, shared_bytes: int) -> 
             shared.misc,
             shared.misc // ptx.MISC_WORDS + 1,
             portable.FIELDS + (2 << (9 + bits)),
-            kind == portable.FLOAT32 and warps == 32,
-            12 * 32,
+            kind == portable.FLOAT32,
+            int(warps * 32 * 31 * min(0.006 * 2 ** (8 - bits), 0.02)),
             ptx.begin(shared),
-            ptx.look(shared),
+            *ptx.look(shared, vector),
             asm,
             ptx.count(shared, packed=True)[0],
             ptx.count(shared, again=True)[0],
