@@ -113,7 +113,7 @@ def count(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int | None, h
 def count_many(
     tensors: Sequence[Tensor], states: Sequence[Tensor], mantissa_bits: int, half: Tensor, room: Room
 ) -> None:
-    """Count each tensor as one group into its state. Tensors of one type are counted in one launch where that can be."""
+    """Count each tensor as one group into its state. Tensors of one type take one launch if possible."""
     if len({x.dtype for x in tensors}) == 1 and all(_may_be_described(x, mantissa_bits) for x in tensors):
         _count_described(tensors, states, mantissa_bits, half, room)
         return
@@ -210,7 +210,7 @@ def _count_described(
     device = _device(tensors[0].device.index)
     tiles = [-(-x.numel() * x.element_size() // BYTES_OF_FAST) for x in tensors]
     share = _share(tiles, max(device.multiprocessors, len(tensors)))
-    described = []
+    described, first = [], tensors[0]
     for x, state, own in zip(tensors, states, tiles, strict=True):
         parts = -(-own // share)
         described += [[x.data_ptr(), x.numel(), state.data_ptr(), part, parts, 0, 0, 0] for part in range(parts)]
@@ -218,12 +218,10 @@ def _count_described(
     host = torch.tensor(described, dtype=torch.int64).pin_memory()
     room.keep(host)
     fast.count_many[(len(described),)](
-        host.to(tensors[0].device, non_blocking=True),
+        host.to(first.device, non_blocking=True),
         half,
         *room.of(len(described), 16),
-        K=fast.kernel(
-            _KINDS[tensors[0].dtype], mantissa_bits, 32, 16 // tensors[0].element_size(), device.shared_bytes
-        ),
+        K=fast.kernel(_KINDS[first.dtype], mantissa_bits, 32, 16 // first.element_size(), device.shared_bytes),
         num_warps=32,
         maxnreg=64,
     )

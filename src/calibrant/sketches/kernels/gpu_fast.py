@@ -1,8 +1,8 @@
 """`gpu_portable.count` for NVIDIA's GPUs, at the speed of their memory: in Gluon, Triton's lower language, and PTX.
 
 Each program counts into its multiprocessor's shared memory: see `gpu_ptx`. Where the window lies on the number line
-follows from a few values all over the tensor; badly placed, it costs time, never a count. At the end a program adds what
-is not zero to the tables in global memory.
+follows from a few values all over the tensor; badly placed, it costs time, never a count. At the end a program adds
+what is not zero to the tables in global memory.
 
 Gluon is no stable language yet, and that shared memory begins with what is allocated first is Triton's habit, not its
 promise. So `gpu` tries this file against `gpu_portable` before it is used.
@@ -96,6 +96,8 @@ def _count(
     check: gl.constexpr = K.check
     forget: gl.constexpr = K.forget
     end: gl.constexpr = K.end
+    flush: gl.constexpr = K.flush
+    flush_packed: gl.constexpr = K.flush_packed
     count_asm: gl.constexpr = K.asm
     count_packed: gl.constexpr = K.packed
     count_again: gl.constexpr = K.again
@@ -105,7 +107,7 @@ def _count(
     address = gl.inline_asm_elementwise("mov.u32 $0, global_smem;", "=r,r", [part], gl.int32, is_pure=False, pack=1)
     thread = gl.arange(0, THREADS, layout=down)
     whole = length // V
-    # Few places, as each is on another page of memory; but all over the tensor, whose first values may be unlike the rest.
+    # All over the tensor, whose first values may be unlike the rest; but few places, as each is on another page.
     spread = thread // 32 * (whole // K.warps) + thread % 32
     probe = gl.where(whole >= THREADS, spread, gl.minimum(thread, gl.maximum(whole - 1, 0)))
     sample = _load(x, probe, in_vector, 0, length, magic, shift, gap, whole > 0, PLANES, False, K)
@@ -130,7 +132,7 @@ def _count(
         while packed & (tile < full):
             stop = gl.minimum(tile + room * parts, full)
             for t in range(tile, stop, parts):
-                x_bits = _load(x, vectors, in_vector, t * VECTORS, length, magic, shift, gap, True, PLANES, False, K)
+                x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
                 _asm(x_bits, address, table, low, count_packed, K)
             _barrier()
             _once(check, each)
@@ -139,9 +141,7 @@ def _count(
             counted = _word(address, _COUNTED, K) + _word(address, _OUTSIDE, K)
             most = _word(address, _MOST, K)
             if counted == tiles * (VECTORS * V):
-                gl.inline_asm_elementwise(
-                    K.flush_packed, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1
-                )
+                _flush(flush_packed, each, table, low, part)
                 if (stop < full) | (full * (VECTORS * V) < length):
                     _barrier()
                     _once(forget, each)
@@ -151,16 +151,14 @@ def _count(
                 _once(forget, each)
                 _barrier()
                 for t in range(tile, stop, parts):
-                    x_bits = _load(
-                        x, vectors, in_vector, t * VECTORS, length, magic, shift, gap, True, PLANES, False, K
-                    )
+                    x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
                     _asm(x_bits, address, table, low, count_again, K)
                 room = room * 0
             _barrier()
             packed = room > 0
             tile += tiles * parts
     for t in range(tile, full, parts):
-        x_bits = _load(x, vectors, in_vector, t * VECTORS, length, magic, shift, gap, True, PLANES, False, K)
+        x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
         _asm(x_bits, address, table, low, count_asm, K)
     padding = length * 0
     last = (full * (VECTORS * V) < length) & (full % parts == part)
@@ -170,7 +168,7 @@ def _count(
         padding = (full + 1) * (VECTORS * V) - length
     _barrier()
     if (packed == False) | last:  # noqa: E712
-        gl.inline_asm_elementwise(K.flush, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
+        _flush(flush, each, table, low, part)
         _barrier()
     _once(end, each)
     _barrier()
@@ -215,6 +213,18 @@ def _load(
 
 
 @gluon.jit
+def _tile(x, v, in_vector, start, magic, shift, gap, PLANES: gl.constexpr, K: gl.constexpr):
+    """The vectors start + v of a group, all of which are there."""
+    return _load(x, v, in_vector, start, 0, magic, shift, gap, True, PLANES, False, K)
+
+
+@gluon.jit
+def _flush(ASM: gl.constexpr, each, table, low, part):
+    """Programs begin at different places, to be in each other's way less."""
+    gl.inline_asm_elementwise(ASM, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def _asm(x_bits, address, table, low, ASM: gl.constexpr, K: gl.constexpr):
     gl.inline_asm_elementwise(
         ASM, K.constraints, [x_bits, address, table, low], x_bits.dtype, is_pure=False, pack=K.elements
@@ -236,7 +246,7 @@ def _word(address, PLACE: gl.constexpr, K: gl.constexpr):
 
 @gluon.jit
 def _window(largest, K: gl.constexpr):
-    """The lowest bits of a window: as it is for common data, unless the largest of a sample is elsewhere or low in it."""
+    """The lowest bits of a window: the usual ones, unless the largest of a sample is elsewhere or low in it."""
     one_octave: gl.constexpr = 23 if K.kind == 0 else 7 if K.kind == 1 else 10
     highest = largest >> one_octave
     if K.kind == _FLOAT16:

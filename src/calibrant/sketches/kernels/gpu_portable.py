@@ -1,5 +1,5 @@
-"""The kernels of `reference` in Triton's plain language: they run on every GPU that Triton knows, and without one in its
-interpreter (TRITON_INTERPRET=1). `gpu` says how they are called, and `gpu_fast` has faster ones for NVIDIA's.
+"""The kernels of `reference` in Triton's plain language: they run on every GPU that Triton knows, and without one in
+its interpreter (TRITON_INTERPRET=1). `gpu` says how they are called, and `gpu_fast` has faster ones for NVIDIA's.
 
 A tensor is looked at as groups, one for all of it or one for each channel, of `outer` planes of `inner` elements each.
 Element i of plane n of group g lies at  n * plane + g * beside + i * step. A group's elements are counted by `parts`
@@ -146,9 +146,9 @@ def top_two(
 ):
     """The two largest of `rows` rows of x (outer, length, inner) from row `first` on, in the order (outer, inner).
 
-    Row r leaves at cursor[0] + r - first, where that is less than capacity: in `pairs` (capacity, 2) the ordered keys of the
-    largest and of the second largest value, of a row of one the same twice; and in `groups` -1 where a value is not
-    finite, else (alone * 2 + half[0]) * channels + channel, where alone is length == 1, and channel is
+    Row r leaves at cursor[0] + r - first, where that is less than capacity: in `pairs` (capacity, 2) the ordered keys
+    of the largest and of the second largest value, of a row of one the same twice; and in `groups` -1 where a value is
+    not finite, else (alone * 2 + half[0]) * channels + channel, where alone is length == 1, and channel is
     r // channel_stride % channels. Tiles are (ROWS, COLUMNS), the rows of x along their axis ALONG.
     """
     LINES: tl.constexpr = COLUMNS if ALONG == 0 else ROWS

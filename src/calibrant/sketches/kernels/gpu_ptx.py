@@ -6,13 +6,13 @@ with the `cells` of a window that ends somewhere on the number line; the next wo
 What is outside and not zero is rare if the window is well placed. It is taken off that word again: finite values go
 straight to the table in global memory, and NaN and Inf to counters of their own.
 
-Two additions for each float32 are more than shared memory can take at the speed of global memory. So where values do not
-repeat much, count and sum are packed into one word, count << 20 | sum. Such a word overflows when its count comes to
+Two additions for each float32 are more than shared memory can take at the speed of global memory. So where values do
+not repeat much, count and sum are packed into one word, count << 20 | sum. Such a word overflows when its count comes to
 4096, not before (4095 * 255 < 2**20), and then all counts together fall short of what was counted, for each overflow
 takes 4096 off and carries at most one per 4112 back. `check` looks for that, and what overflowed is counted `again`.
 
-The extremes are kept for each warp, as the highest value so far and how many equal it; and the lowest. Most often a warp
-sees no value as far out as its extremes: then that is all that has to be found out.
+The extremes are kept for each warp, as the highest value so far and how many equal it; and the lowest. Most often a
+warp sees no value as far out as its extremes: then that is all that has to be found out.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # From word `misc` on: counters; and for each warp a word at each of the last four, of which TOP and BOTTOM are float32
-# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; PAIRS: in it, lanes of a warp that hit one
-# cell; COUNTED and MOST: what `check` found; FOUND: what `end` found.
+# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; PAIRS: in it, lanes of a warp that hit
+# one cell; COUNTED and MOST: what `check` found; FOUND: what `end` found.
 NAN, POS_INF, NEG_INF, ZEROS, OUTSIDE, LARGEST, PAIRS, COUNTED, MOST, FOUND = *range(9), 32
 TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 64, 96, 128, 160, 256
 PACKED_COUNT = 20  # bits below it
@@ -46,7 +46,8 @@ def begin(shared: Shared) -> str:
     return _block(
         [
             ".reg .b32 at, end, zero; .reg .pred p;",
-            f"mov.b32 zero, 0; mov.u32 at, %tid.x; mad.lo.u32 at, at, 16, $1; add.u32 end, $1, {4 * (shared.misc + TOP)};",
+            "mov.b32 zero, 0; mov.u32 at, %tid.x; mad.lo.u32 at, at, 16, $1;",
+            f"add.u32 end, $1, {4 * (shared.misc + TOP)};",
             "NEXT: setp.lt.u32 p, at, end; @!p bra DONE;",
             f"st.shared.v4.b32 [at], {{zero, zero, zero, zero}}; add.u32 at, at, {16 * shared.threads}; bra NEXT;",
             "DONE: mov.u32 at, %tid.x; setp.lt.u32 p, at, 32; @!p bra OTHERS;",
@@ -161,13 +162,15 @@ def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str
     ]
     if shared.kind == "f32":
         lines += [
-            f"shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell; shl.b32 sign, sign, {8 + bits}; add.u32 key, key, sign;",
+            f"shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell;",
+            f"shl.b32 sign, sign, {8 + bits}; add.u32 key, key, sign;",
         ]
     else:
         lines += [
             "add.u32 key, $3, cell; shl.b32 sign, sign, 15; or.b32 key, key, sign;",
             *_widen(shared.kind, "key", "key"),
-            f"shr.u32 t, key, {15 - bits}; and.b32 t, t, 255; shr.u32 key, key, {23 - bits}; mul.lo.u32 {sums}, t, {word};",
+            f"shr.u32 t, key, {15 - bits}; and.b32 t, t, 255; shr.u32 key, key, {23 - bits};",
+            f"mul.lo.u32 {sums}, t, {word};",
         ]
     if shared.kind == "f16":
         lines += _four_lanes_as_one(word, sums)
@@ -197,8 +200,8 @@ def _four_lanes_as_one(word: str, sums: str) -> list[str]:
 
 
 def end(shared: Shared) -> str:
-    """For each thread once: leave in FOUND the negated lowest ordered value, the highest one, and from the ninth word on
-    their hits, zeros, NaN, +Inf and -Inf. $1: the address of shared memory."""
+    """For each thread once: leave in FOUND the negated lowest ordered value, the highest one, and from the ninth word
+    on their hits, zeros, NaN, +Inf and -Inf. $1: the address of shared memory."""
     lines = [
         ".reg .b32 i, at, count, key, bits, misc, other, t; .reg .pred p;",
         "mov.u32 i, %tid.x; setp.lt.u32 p, i, 32; @!p bra OTHERS;",
@@ -307,7 +310,8 @@ def _sixteen_bits(shared: Shared) -> tuple[str, str]:
     own, table, low = (f"${2 * words + n * count}" for n in range(3))
     infinite = 0x7F80 if half == "bf16" else 0x7C00
     lines = [
-        f".reg .b32 a<{words}>, u, s, t, q, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits, lows, ends, ones, x;",
+        f".reg .b32 a<{words}>, u, s, t, q, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits;",
+        ".reg .b32 lows, ends, ones, x;",
         ".reg .b64 to, wide; .reg .pred p, r, outside; .reg .b16 h, g;",
         f"mov.b32 nearest, -1; mov.b32 ones, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
         f"mov.b32 ends, {shared.cells * 0x10001}; sub.u32 lows, 65536, {low}; mul.lo.u32 lows, lows, 65537;",
@@ -393,8 +397,8 @@ def _outside(
 
 
 def _extremes(shared: Shared, own: str, equal: list[str]) -> list[str]:
-    """Update the warp's extremes by mx and mn. equal: makes `hits`, 0 before, the elements that equal `bits`; it keeps p
-    and t."""
+    """Update the warp's extremes by mx and mn. equal: makes `hits`, 0 before, the elements that equal `bits`; it
+    keeps p and t."""
     at = 4 * shared.misc
     lines = [
         f"mov.u32 warp, %tid.x; shr.u32 warp, warp, 5; mad.lo.u32 warp, warp, 4, {own};",
@@ -413,7 +417,8 @@ def _extremes(shared: Shared, own: str, equal: list[str]) -> list[str]:
             f"redux.sync.{further}.s32 t, t, 0xffffffff;",
             "shr.s32 bits, t, 31; and.b32 bits, bits, 0x7fffffff; xor.b32 bits, bits, t; mov.b32 hits, 0;",
             f"setp.{or_equal}.f32 p, bits, {end}; @!p bra NOT_{further};",
-            f"ld.shared.u32 t, [warp + {at + 4 * hits}]; setp.eq.f32 p, bits, {end}; st.shared.u32 [warp + {at + 4 * place}], bits;",
+            f"ld.shared.u32 t, [warp + {at + 4 * hits}]; setp.eq.f32 p, bits, {end};",
+            f"st.shared.u32 [warp + {at + 4 * place}], bits;",
             *equal,
             "redux.sync.add.u32 hits, hits, 0xffffffff; @p add.u32 hits, hits, t;",
             f"st.shared.u32 [warp + {at + 4 * hits}], hits;",
