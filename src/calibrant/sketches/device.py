@@ -69,7 +69,8 @@ class DeviceCollectors:
             except CalibrantError as error:
                 raise type(error)(f"value '{name}': {error}") from error
         for bits, pairs in plain.items():
-            gpu.count_many(*zip(*pairs, strict=True), bits, number, self._room)
+            tensors, states = zip(*pairs, strict=True)
+            gpu.count_many(tensors, states, bits, number, self._room)
 
     def replayed(self) -> None:
         """To be called after each replay of a captured graph in which values were added: margins may need more room,

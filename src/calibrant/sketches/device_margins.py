@@ -78,9 +78,9 @@ class DeviceMargins:
         if not seen[half]:
             return Margins.empty(self._axis)
         alike = self._alike[: 4 * self._channels].cpu().numpy().reshape(2, 2, self._channels)
-        bits, names, counts = self._cells[half].on_host()
+        bits, (channel, top, second), counts = self._cells[half].on_host()
         tied, single = (alike[alone, half].copy() for alone in range(2))
-        return Margins(self._axis, bits, self._channels, *names, counts, tied, single)
+        return Margins(self._axis, bits, self._channels, channel, top, second, counts, tied, single)
 
     def _allocate(self, channels: int) -> None:
         if is_capturing(self._device):

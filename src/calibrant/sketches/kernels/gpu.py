@@ -114,7 +114,11 @@ def count_many(
     tensors: Sequence[Tensor], states: Sequence[Tensor], mantissa_bits: int, half: Tensor, room: Room
 ) -> None:
     """Count each tensor as one group into its state. Tensors of one type take one launch if possible."""
-    if len({x.dtype for x in tensors}) == 1 and all(_may_be_described(x, mantissa_bits) for x in tensors):
+    if (
+        len(tensors) > 1
+        and len({x.dtype for x in tensors}) == 1
+        and all(_may_be_described(x, mantissa_bits) for x in tensors)
+    ):
         _count_described(tensors, states, mantissa_bits, half, room)
         return
     for x, state in zip(tensors, states, strict=True):

@@ -8,7 +8,7 @@ Gluon is no stable language yet, and that shared memory begins with what is allo
 promise. So `gpu` tries this file against `gpu_portable` before it is used.
 """
 
-# mypy: disable-error-code="misc,no-untyped-def,no-untyped-call"
+# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 
 from __future__ import annotations
 

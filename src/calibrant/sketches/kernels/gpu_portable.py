@@ -6,7 +6,7 @@ Element i of plane n of group g lies at  n * plane + g * beside + i * step. A gr
 programs. Each leaves what it found in `scratch`; whichever comes last adds all parts to the group's state.
 """
 
-# mypy: disable-error-code="misc,no-untyped-def,no-untyped-call"
+# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 # Triton's language looks like Python, but its functions take and give what its compiler knows.
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ What is outside and not zero is rare if the window is well placed. It is taken o
 straight to the table in global memory, and NaN and Inf to counters of their own.
 
 Two additions for each float32 are more than shared memory can take at the speed of global memory. So where values do
-not repeat much, count and sum are packed into one word, count << 20 | sum. Such a word overflows when its count comes to
+not repeat much, count and sum are packed into one word, count << 20 | sum. Such a word overflows when its count is
 4096, not before (4095 * 255 < 2**20), and then all counts together fall short of what was counted, for each overflow
 takes 4096 off and carries at most one per 4112 back. `check` looks for that, and what overflowed is counted `again`.
 
