@@ -1,0 +1,355 @@
+"""`gpu_portable.count` for NVIDIA's GPUs, at the speed of their memory: in Gluon, Triton's lower language, and PTX.
+
+Each program counts into its multiprocessor's shared memory: see `gpu_ptx`. Where the window lies on the number line
+follows from a few values all over the tensor; badly placed, it costs time, never a count. At the end a program adds
+what is not zero to the tables in global memory.
+
+Gluon is no stable language yet, and that shared memory begins with what is allocated first is Triton's habit, not its
+promise. So `gpu` tries this file against `gpu_portable` before it is used.
+"""
+
+# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels import gpu_ptx as ptx
+
+_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # its name before Triton 3.7
+
+_BFLOAT16, _FLOAT16 = gl.constexpr(portable.BFLOAT16), gl.constexpr(portable.FLOAT16)
+_FIELDS, _SIZE = gl.constexpr(portable.FIELDS), gl.constexpr(portable.SIZE)
+_MISC_WORDS, _LARGEST, _PAIRS = gl.constexpr(ptx.MISC_WORDS), gl.constexpr(ptx.LARGEST), gl.constexpr(ptx.PAIRS)
+_COUNTED, _OUTSIDE, _MOST = gl.constexpr(ptx.COUNTED), gl.constexpr(ptx.OUTSIDE), gl.constexpr(ptx.MOST)
+_FIRST_STRETCH = gl.constexpr(8)  # tiles that are counted in packed words before it is known how they fill up
+_ROOM = gl.constexpr(2600)  # how full they may become: of 4095, for what comes may differ from what was seen
+_FOUND, _NAN = gl.constexpr(ptx.FOUND), gl.constexpr(portable.NAN - 8)
+
+DESCRIPTION = 8  # int64 words that tell a program of `count_many` what to do
+
+
+@gluon.jit(do_not_specialize=["length", "magic", "shift", "parts"])
+def count(
+    x,
+    length,
+    magic,
+    shift,
+    gap,
+    beside,
+    groups,
+    parts,
+    state,
+    half,
+    scratch,
+    tickets,
+    PLANES: gl.constexpr,
+    K: gl.constexpr,
+):
+    """See `gpu_portable.count`: here a group is one stretch, or with PLANES one of many.
+
+    length elements of x in each group; the next group begins `beside` vectors later. Vector v of a group lies
+    v // inner * gap vectors after where it would lie in one stretch; magic, shift: see `division`.
+    """
+    program = gl.program_id(0)
+    group = program // parts
+    words: gl.constexpr = K.words
+    own = state + (gl.load(half).to(gl.int64) * groups + group) * words
+    begin = x + group.to(gl.int64) * beside * K.vector
+    room = scratch + (program - program % parts).to(gl.int64) * 16
+    _count(begin, length, magic, shift, gap, program % parts, parts, own, room, tickets + group, PLANES, K)
+
+
+@gluon.jit
+def count_many(descriptions, half, scratch, tickets, K: gl.constexpr):
+    """The same for many tensors, each of one group and one stretch: a description for each program."""
+    program = gl.program_id(0)
+    mine = descriptions + program * 8
+    x = gl.multiple_of(gl.load(mine).to(gl.pointer_type(gl.int32 if K.kind == 0 else gl.int16)), 16)
+    length, state = gl.load(mine + 1), gl.load(mine + 2).to(gl.pointer_type(gl.int64))
+    part, parts = gl.load(mine + 3).to(gl.int32), gl.load(mine + 4).to(gl.int32)
+    words: gl.constexpr = K.words
+    own = state + gl.load(half).to(gl.int64) * words
+    _count(x, length, 0, 0, 0, part, parts, own, scratch + (program - part) * 16, tickets + program - part, False, K)
+
+
+@gluon.jit
+def _count(
+    x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr, K: gl.constexpr
+):
+    THREADS: gl.constexpr = 32 * K.warps
+    V: gl.constexpr = K.vector
+    VECTORS: gl.constexpr = THREADS * K.elements // V
+    tile_layout: gl.constexpr = gl.BlockedLayout([1, V], [32, 1], [K.warps, 1], [1, 0])
+    line: gl.constexpr = gl.BlockedLayout([1], [32], [K.warps], [0])
+    down: gl.constexpr = gl.SliceLayout(1, tile_layout)
+    across: gl.constexpr = gl.SliceLayout(0, tile_layout)
+    in_vector = gl.arange(0, V, layout=across)[None, :]
+
+    begin: gl.constexpr = K.begin
+    check: gl.constexpr = K.check
+    forget: gl.constexpr = K.forget
+    end: gl.constexpr = K.end
+    flush: gl.constexpr = K.flush
+    flush_packed: gl.constexpr = K.flush_packed
+    count_asm: gl.constexpr = K.asm
+    count_packed: gl.constexpr = K.packed
+    count_again: gl.constexpr = K.again
+
+    shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _MISC_WORDS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    shared.index(0).store(gl.full([_MISC_WORDS], 0, gl.int32, line))
+    address = gl.inline_asm_elementwise("mov.u32 $0, global_smem;", "=r,r", [part], gl.int32, is_pure=False, pack=1)
+    thread = gl.arange(0, THREADS, layout=down)
+    whole = length // V
+    # All over the tensor, whose first values may be unlike the rest; but few places, as each is on another page.
+    spread = thread // 32 * (whole // K.warps) + thread % 32
+    probe = gl.where(whole >= THREADS, spread, gl.minimum(thread, gl.maximum(whole - 1, 0)))
+    sample = _load(x, probe, in_vector, 0, length, magic, shift, gap, whole > 0, PLANES, False, K)
+    each = gl.arange(0, THREADS, layout=line) * 0 + address
+    _once(begin, each)
+    _barrier()
+    gl.inline_asm_elementwise(
+        K.look, K.look_constraints, [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=V
+    )
+    _barrier()
+    low = _window(_word(address, _LARGEST, K), K)
+    packed = False
+    if K.may_pack:
+        packed = (_word(address, _PAIRS, K) < K.most_pairs) & (whole >= THREADS)
+
+    table = (own + _FIELDS).to(gl.int64)
+    vectors = gl.arange(0, VECTORS, layout=down)
+    full = length // (VECTORS * V)
+    tile = part.to(gl.int64)
+    if K.may_pack:
+        room = tile * 0 + _FIRST_STRETCH
+        while packed & (tile < full):
+            stop = gl.minimum(tile + room * parts, full)
+            for t in range(tile, stop, parts):
+                x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
+                _asm(x_bits, address, table, low, count_packed, K)
+            _barrier()
+            _once(check, each)
+            _barrier()
+            tiles = (stop - tile + parts - 1) // parts
+            counted = _word(address, _COUNTED, K) + _word(address, _OUTSIDE, K)
+            most = _word(address, _MOST, K)
+            if counted == tiles * (VECTORS * V):
+                _flush(flush_packed, each, table, low, part)
+                if (stop < full) | (full * (VECTORS * V) < length):
+                    _barrier()
+                    _once(forget, each)
+                room = tiles * _ROOM // (most + 1)
+            else:
+                _barrier()
+                _once(forget, each)
+                _barrier()
+                for t in range(tile, stop, parts):
+                    x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
+                    _asm(x_bits, address, table, low, count_again, K)
+                room = room * 0
+            _barrier()
+            packed = room > 0
+            tile += tiles * parts
+    for t in range(tile, full, parts):
+        x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
+        _asm(x_bits, address, table, low, count_asm, K)
+    padding = length * 0
+    last = (full * (VECTORS * V) < length) & (full % parts == part)
+    if last:
+        x_bits = _load(x, vectors, in_vector, full * VECTORS, length, magic, shift, gap, True, PLANES, True, K)
+        _asm(x_bits, address, table, low, count_asm, K)
+        padding = (full + 1) * (VECTORS * V) - length
+    _barrier()
+    if (packed == False) | last:  # noqa: E712
+        _flush(flush, each, table, low, part)
+        _barrier()
+    _once(end, each)
+    _barrier()
+    found = shared.index(K.misc // _MISC_WORDS).slice(_FOUND, 16).load(line).to(gl.int64)
+    field = gl.arange(0, 16, layout=line)
+    gl.store(room_of_parts + part * 16 + field, found - gl.where(field == 8 + _NAN, padding, 0))
+    _barrier()
+    if gl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
+        gl.store(ticket, 0)
+        _merge(room_of_parts, parts, own, length, K)
+
+
+@gluon.jit
+def _load(
+    x,
+    v,
+    in_vector,
+    start,
+    length,
+    magic,
+    shift,
+    gap,
+    valid,
+    PLANES: gl.constexpr,
+    MASKED: gl.constexpr,
+    K: gl.constexpr,
+):
+    """The vectors start + v of a group. MASKED: beyond length NaN; else not beyond, and 0 unless valid."""
+    V: gl.constexpr = K.vector
+    if PLANES:
+        number = (start + v).to(gl.uint32)
+        row = gl.umulhi(number, magic.to(gl.uint32)) >> shift.to(gl.uint32)
+        place = number.to(gl.int64) + row.to(gl.int64) * gap
+        at = (x + place * V)[:, None] + in_vector
+    else:
+        at = (x + start * V) + (v[:, None] * V + in_vector)
+    if MASKED:
+        there = (start + v)[:, None] * V + in_vector < length
+        nan: gl.constexpr = 0x7FC00000 if K.kind == 0 else 0x7FC0 if K.kind == 1 else 0x7E00
+        return gl.load(at, mask=there, other=nan)
+    return gl.load(at, mask=valid, other=0)
+
+
+@gluon.jit
+def _tile(x, v, in_vector, start, magic, shift, gap, PLANES: gl.constexpr, K: gl.constexpr):
+    """The vectors start + v of a group, all of which are there."""
+    return _load(x, v, in_vector, start, 0, magic, shift, gap, True, PLANES, False, K)
+
+
+@gluon.jit
+def _flush(ASM: gl.constexpr, each, table, low, part):
+    """Programs begin at different places, to be in each other's way less."""
+    gl.inline_asm_elementwise(ASM, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _asm(x_bits, address, table, low, ASM: gl.constexpr, K: gl.constexpr):
+    gl.inline_asm_elementwise(
+        ASM, K.constraints, [x_bits, address, table, low], x_bits.dtype, is_pure=False, pack=K.elements
+    )
+
+
+@gluon.jit
+def _once(ASM: gl.constexpr, each):
+    gl.inline_asm_elementwise(ASM, "=r,r", [each], gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _word(address, PLACE: gl.constexpr, K: gl.constexpr):
+    """A misc word, the same for all threads."""
+    return gl.inline_asm_elementwise(
+        "ld.shared.u32 $0, [$1];", "=r,r", [address + 4 * (K.misc + PLACE)], gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
+def _window(largest, K: gl.constexpr):
+    """The lowest bits of a window: the usual ones, unless the largest of a sample is elsewhere or low in it."""
+    one_octave: gl.constexpr = 23 if K.kind == 0 else 7 if K.kind == 1 else 10
+    highest = largest >> one_octave
+    if K.kind == _FLOAT16:
+        return gl.maximum(gl.minimum(gl.maximum(highest + 3 - K.octaves, 0), 31 - K.octaves) << 10, 4)
+    usual: gl.constexpr = 127 + 16 - K.octaves
+    moved = gl.minimum(gl.maximum(highest + 9 - K.octaves, 1), 255 - K.octaves)
+    elsewhere = (highest > 0) & ((highest < usual + K.octaves // 2) | (highest >= usual + K.octaves))
+    return gl.where(elsewhere, moved, usual) << one_octave
+
+
+@gluon.jit
+def _merge(room, parts, own, length, K: gl.constexpr):
+    """Add what all parts found to the group's state."""
+    tile: gl.constexpr = gl.BlockedLayout([1, 1], [4, 8], [K.warps, 1], [1, 0])
+    across: gl.constexpr = gl.SliceLayout(0, tile)
+    field = gl.arange(0, 8, layout=across)
+    old_ends, old_counts = gl.load(own + field), gl.load(own + 8 + field)
+    ends, counts = old_ends, old_counts + gl.where(field == _SIZE - 8, length, 0)
+    for first in range(0, parts, 256):
+        row = first + gl.arange(0, 256, layout=gl.SliceLayout(1, tile))
+        there = (row < parts)[:, None] & (field >= 0)[None, :]
+        at = room + row[:, None] * 16 + field[None, :]
+        their_ends = gl.load(at, mask=there, other=-(2**40), cache_modifier=".cg")
+        their_counts = gl.load(at + 8, mask=there, other=0, cache_modifier=".cg")
+        furthest = gl.maximum(gl.max(their_ends, 0), ends)
+        counts = gl.where(ends == furthest, counts, 0)
+        counts += gl.sum(gl.where(their_ends == furthest[None, :], their_counts, 0), 0)
+        ends = furthest
+    gl.store(own + field, ends)
+    gl.store(own + 8 + field, counts)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The constants of a compiled kernel."""
+
+    kind: int
+    bits: int
+    warps: int
+    vector: int
+    elements: int
+    octaves: int
+    misc: int
+    buffers: int
+    words: int
+    may_pack: bool
+    most_pairs: int
+    begin: str
+    look: str
+    look_constraints: str
+    asm: str
+    packed: str
+    again: str
+    constraints: str
+    check: str
+    forget: str
+    flush: str
+    flush_packed: str
+    end: str
+
+
+@cache
+def kernel(kind: int, bits: int, warps: int, vector: int, shared_bytes: int) -> Any:
+    """For tensors of a kind and tables of so many mantissa bits, in so much shared memory."""
+    own_bits = {portable.FLOAT32: bits, portable.BFLOAT16: 7, portable.FLOAT16: 10}[kind]
+    tables, elements = (4, 16) if kind == portable.FLOAT32 else (2, 32)
+    threads = 32 * warps
+    spare = 4 * ptx.MISC_WORDS + 8192  # for the misc words, and for what Triton's reductions need
+    most = (shared_bytes - spare) // (8 * tables * threads) * 2 * threads
+    octaves = min(25 if kind == portable.FLOAT16 else 47, (most - 1) >> own_bits)
+    cells = octaves << own_bits
+    stride = (cells // (2 * threads) + 1) * 2 * threads
+    shared = ptx.Shared(("f32", "bf16", "f16")[kind], bits, threads, elements, cells, stride, tables * stride)
+    asm, constraints = ptx.count(shared)
+    return gl.constexpr(
+        Kernel(
+            kind,
+            bits,
+            warps,
+            vector,
+            elements,
+            octaves,
+            shared.misc,
+            shared.misc // ptx.MISC_WORDS + 1,
+            portable.FIELDS + (2 << (9 + bits)),
+            kind == portable.FLOAT32,
+            int(warps * 32 * 31 * min(0.006 * 2 ** (8 - bits), 0.02)),
+            ptx.begin(shared),
+            *ptx.look(shared, vector),
+            asm,
+            ptx.count(shared, packed=True)[0],
+            ptx.count(shared, again=True)[0],
+            constraints,
+            ptx.check(shared),
+            ptx.forget(shared),
+            ptx.flush(shared, packed=False),
+            ptx.flush(shared, packed=True),
+            ptx.end(shared),
+        )
+    )
+
+
+def division(divisor: int) -> tuple[int, int]:
+    """(magic, shift) such that n // divisor == (n * magic >> 32) >> shift for n < 2**31; divisor: at least 2."""
+    bits = (divisor - 1).bit_length()
+    return -(-(1 << (31 + bits)) // divisor), bits - 1
