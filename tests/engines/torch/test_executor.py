@@ -163,6 +163,18 @@ def test_a_function_that_was_not_inlined_goes_to_onnxruntime(parsed):
 
 
 def test_an_attribute_that_the_table_does_not_know_is_no_error(parsed):
+    graph = parsed("""<ir_version: 3, opset_import: ["" : 7]>
+    g (float[1, 1, 2] x, float[1] s, float[1] b, float[1] m, float[1] v) => (float[1, 1, 2] y) {
+        y = BatchNormalization <spatial = 1> (x, s, b, m, v)
+    }""")
+    executor = on_cpu(graph)
+    feed = {"x": [[[1, 3]]], "s": [2], "b": [1], "m": [1], "v": [4]}
+    y = executor.forward({name: np.float32(numbers) for name, numbers in feed.items()})[0]
+    np.testing.assert_allclose(y, [[[1, 3]]], rtol=1e-5)
+    assert executor.report[0].endswith("the torch engine does not know its attribute spatial")
+
+
+def test_what_a_function_refuses_is_no_error(parsed):
     text = f"{HEADER} g (float[1, 1, 4] x) => (float[1, 1, 2] y, int64[1, 1, 2] i)"
     text += " { y, i = MaxPool <kernel_shape = [2], strides = [2], pads = [1, 0], ceil_mode = 1> (x) }"
     executor = on_cpu(parsed(text))
