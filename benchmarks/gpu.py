@@ -241,7 +241,7 @@ def seconds(calls: Sequence[Callable[[], Any]], repeats: int = 7) -> float:
         stop.record()
         stop.synchronize()
         times.append(start.elapsed_time(stop) / 1000 / len(calls))
-    return statistics.median(times)
+    return float(statistics.median(times))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def empty_state(groups: int, mantissa_bits: int | None, device: Any) -> Tensor:
 def clear(state: Tensor) -> None:
     """Make it a state of nothing again."""
     state.zero_()
-    state[..., LOW], state[..., HIGH] = -NONE_LO, NONE_HI
+    state[..., LOW].fill_(-NONE_LO)
+    state[..., HIGH].fill_(NONE_HI)
 
 
 class Room:
@@ -171,9 +172,9 @@ def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, ha
     device, length = _device(x.device.index), planes.outer * planes.inner
     vector, many = 16 // x.element_size(), planes.groups > 1
     magic, shift = 0, 0
-    if many and planes.inner % vector:
+    if many and (planes.inner % vector or planes.inner == vector):
         vector = 1
-    if many and planes.inner > vector:
+    if many:
         magic, shift = fast.division(planes.inner // vector)
     warps = 8 if many else 32
     programs = device.multiprocessors * (4 if many else 1)
