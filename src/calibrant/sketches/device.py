@@ -150,8 +150,8 @@ class _Value:
     def sketch(self, half: int) -> TensorSketch:
         """The sketch over one half; waits for the device."""
         spec, nothing = self.spec, TensorSketch.empty(self.spec)
-        all_of_it = None if self._of_all is None else self._of_all[half].cpu().numpy()
-        each = None if self._of_each is None else self._of_each[half].cpu().numpy()
+        all_of_it = None if self._of_all is None else self._of_all[half].to("cpu", copy=True).numpy()
+        each = None if self._of_each is None else self._of_each[half].to("cpu", copy=True).numpy()
         margins = None if self.margins is None else self.margins.margins(half)
         known = each if each is not None else all_of_it
         if known is None or not known[0, SIZE]:
@@ -188,7 +188,8 @@ class _Value:
 def _prepared(x: Tensor, spec: SketchSpec, device: Any) -> _Prepared:
     """x without gaps: in the order of its memory where that has none, as it is with channels-last; else as a copy."""
     if not isinstance(x, torch.Tensor) or x.device.type != device.type or device.index not in (None, x.device.index):
-        raise DataError(f"expected a tensor on {device}, got {getattr(x, 'device', type(x).__name__)}")
+        found = x.device if isinstance(x, torch.Tensor) else type(x).__name__
+        raise DataError(f"expected a tensor on {device}, got {found}")
     if x.is_complex() or x.is_quantized or (x.dtype.is_floating_point and x.dtype.itemsize < 2):
         raise DataError(f"cannot observe values of type {x.dtype}: expected floats or integers")
     x = x.detach()

@@ -121,7 +121,7 @@ class DeviceMargins:
         channel, half = self._groups % self._channels, self._groups // self._channels % 2
         for number, cells in enumerate(self._cells):
             cells.add(torch.where(half == number, code, _NOBODY), channel)
-        self._cursor[0] = 0
+        self._cursor[:1].zero_()
         self._pending = 0 if not is_capturing(self._device) else self._pending
 
 
@@ -175,13 +175,14 @@ class _Cells:
         total = torch.cumsum(count, 0)
         before = torch.empty_like(self._code).copy_(total[-1].expand(len(self._code)))
         before.scatter_(0, to, total - count)
-        before[self._room :] = total[-1]
+        before[self._room :].copy_(total[-1].expand(_SPREAD))
         self._count[:-1] = before[1:] - before[:-1]
         prefix = (code >> (2 * self._shift)) << (2 * self._shift)
         self._code.fill_(_NOBODY).scatter_(0, to, prefix)
         self._channel.fill_(self._channels).scatter_(0, to, channel)
-        self._code[self._room :], self._channel[self._room :] = _NOBODY, self._channels
-        self._count[self._room :] = 0
+        self._code[self._room :].fill_(_NOBODY)
+        self._channel[self._room :].fill_(self._channels)
+        self._count[self._room :].zero_()
 
     def on_host(self) -> tuple[int, list[I32], I64]:
         """Mantissa bits, and the names (channel, top, second) and counts of the cells."""
