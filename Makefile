@@ -58,6 +58,7 @@ $(VENV)/.demo: $(VENV)/.core demo/requirements.txt
 	$(PIP) --no-deps --requirement demo/requirements.txt
 	touch $@
 
-$(VENV)/.bench: $(VENV)/.core benchmarks/requirements.txt
+$(VENV)/.bench: $(VENV)/.core benchmarks/requirements.txt benchmarks/requirements-peers.txt
 	$(PIP) --no-deps --requirement benchmarks/requirements.txt
+	$(PIP) --requirement benchmarks/requirements-peers.txt
 	touch $@

@@ -20,7 +20,7 @@ from demo.efficientnet_lite0 import installed_checkpoint
 
 
 @dataclass(frozen=True)
-class RealModel:
+class CachedModel:
     """A model by its name in the tables. `build` writes it to a path."""
 
     name: str
@@ -139,9 +139,9 @@ def _minilm(path: Path) -> None:
 MODELS = {
     model.name: model
     for model in (
-        RealModel("EfficientNet-Lite0", "efficientnet_lite0.onnx", _efficientnet_lite0),
-        RealModel("MobileNetV2", "mobilenet_v2.onnx", _mobilenet_v2),
-        RealModel("PP-OCRv4 recogniser", "ppocrv4_rec.onnx", _recogniser),
-        RealModel("MiniLM-L6", "minilm_l6.onnx", _minilm),
+        CachedModel("EfficientNet-Lite0", "efficientnet_lite0.onnx", _efficientnet_lite0),
+        CachedModel("MobileNetV2", "mobilenet_v2.onnx", _mobilenet_v2),
+        CachedModel("PP-OCRv4 recogniser", "ppocrv4_rec.onnx", _recogniser),
+        CachedModel("MiniLM-L6", "minilm_l6.onnx", _minilm),
     )
 }
