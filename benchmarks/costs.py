@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
@@ -77,26 +77,28 @@ def start_note(job: Job, measure: Measure) -> str:
 
 
 def memory_table(job: Job, peers: Sequence[str], counts: Sequence[int], gigabytes: float, measure: Measure) -> str:
-    """Peak resident sizes for each count of samples; of the peers, up to job.samples."""
+    """Peak resident sizes for each count of samples; of the peers, up to job.samples and what they can keep."""
     rows = []
     for name in (BARE, CALIBRANT, *peers):
-        most = _limited(replace(job, contestant=name), gigabytes).samples if name in peers else max(counts)
-        peaks: list[float | None] = []
+        one = replace(job, contestant=name, purpose="memory")
+        most = _limited(one, gigabytes).samples if name in peers else max(counts)
         try:
-            for count in counts:
-                one = replace(job, contestant=name, samples=count, purpose="memory")
-                peaks.append(measure(one).peak_mb if count <= most else None)
+            peaks = {n: measure(replace(one, samples=n)).peak_mb for n in sorted({min(n, most) for n in counts})}
         except Failed as error:
             rows.append([_failure(name, error), *["–"] * (len(counts) + 1)])
             continue
-        rows.append([CONTESTANTS[name].name, *("–" if p is None else f"{p:.0f}" for p in peaks), _grown(peaks)])
+        rows.append([CONTESTANTS[name].name, *_peak_cells(peaks, counts)])
     return table(["peak MB with so many samples", *map(str, counts), "grown by"], rows)
 
 
-def _grown(peaks: Sequence[float | None]) -> str:
-    """From the first to the last that was measured."""
-    known = [peak for peak in peaks if peak is not None]
-    return f"{100 * (known[-1] / known[0] - 1):+.1f} %" if len(known) > 1 else ""
+def _peak_cells(peaks: Mapping[int, float], counts: Sequence[int]) -> Iterator[str]:
+    """One for each count, the most that was measured in the first one beyond it; and the growth to the most."""
+    least, most = min(peaks), max(peaks)
+    beyond = next((count for count in counts if count > most), None) if most not in counts else None
+    for count in counts:
+        here = f"{peaks[most]:.0f} at {most}" if count == beyond else "–"
+        yield f"{peaks[count]:.0f}" if count in peaks else here
+    yield f"{100 * (peaks[most] / peaks[least] - 1):+.1f} %" if most > least else ""
 
 
 def _limited(job: Job, gigabytes: float) -> Job:
