@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibrant import OnnxruntimeExecutor, QuantizationSetting, RuntimeCalibrationPass, load_onnx_graph
 from calibrant.api import calibrate, export_graph, quantize
-from calibrant.auto import BYTES, MEASURED, Kept
+from calibrant.auto.kept import BYTES, MEASURED, Kept
 from calibrant.core import QuantizationProperty as P
 from calibrant.core import SettingError, TargetPlatform, TensorQuantizationConfig, fake_quantize
 from calibrant.engines.halves import half_of
@@ -155,7 +155,7 @@ def test_what_is_kept_does_not_depend_on_the_order():
 
 
 def test_what_is_kept_is_copied_and_bounded(monkeypatch):
-    monkeypatch.setattr("calibrant.auto.BYTES", 100)
+    monkeypatch.setattr("calibrant.auto.kept.BYTES", 100)
     buffer = np.zeros((1, 10), np.float32)
 
     def overwritten():

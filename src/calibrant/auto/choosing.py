@@ -1,0 +1,114 @@
+"""Which of several quantized models errs least at its outputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrant.auto.kept import Kept
+from calibrant.auto.trials import Choice, Trials
+from calibrant.core import TargetPlatform
+from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines.samples import Feed
+from calibrant.graph import Graph
+from calibrant.passes.activations import activation_configs
+from calibrant.passes.auto import AUTO, is_auto
+from calibrant.settings import QuantizationSetting
+from calibrant.table import CalibrationTable
+from calibrant.table.collecting import OnStep, collect_table, empty_table
+
+log = logging.getLogger(__name__)
+
+OnRun = Callable[[int, int], None]
+F64 = NDArray[np.float64]
+
+OF_LAYERS = 8  # samples on which the layers' outputs are compared
+BY_LAYER = "by layer"
+MARGIN = 0.5  # dB by which it must be ahead: so many choices are partly luck with these samples
+
+
+def has_open_methods(graph: Graph) -> bool:
+    """Whether a graph after `quantize_graph` has configs whose method is `auto`."""
+    return any(is_auto(config) for config, _ in activation_configs(graph))
+
+
+def choose_by_output(
+    graph: Graph,
+    platform: TargetPlatform,
+    setting: QuantizationSetting,
+    samples: Iterable[Feed],
+    executor: OnnxruntimeExecutor,
+    table: CalibrationTable | None = None,
+    on_step: OnStep | None = None,
+    on_run: OnRun | None = None,
+) -> CalibrationTable:
+    """Give the configs of `graph` whose method is `auto` the one that serves the model best; return the table to apply.
+
+    table: of statistics collected before; None: they are collected from the samples.
+    on_run: called while models are compared, with the number of runs done and of all.
+
+    The weights of the graph are solved as well.
+    """
+    kept = Kept(samples)
+    if table is None:
+        methods = sorted({config.observer_algorithm.casefold() for config, _ in activation_configs(graph)})
+        empty = empty_table(graph, platform, [AUTO, *methods], executor.description)
+        table = collect_table(empty, kept, executor, on_step=on_step)
+    else:
+        for number, _ in enumerate(kept, 1):
+            if on_step is not None:
+                on_step(number)
+    trials = Trials(graph, platform, setting, table, executor)
+    name, choice, found = choose(trials, kept.samples, on_run)
+    trials.prepare(choice)
+    others = ", ".join(f"{other} {db:.1f}" for other, db in found.items() if other != name)
+    graph.note(f"auto chose '{name}': {found[name]:.1f} dB at the outputs on {len(kept.samples)} samples ({others})")
+    return table
+
+
+def choose(
+    trials: Trials, samples: Sequence[Feed], on_run: OnRun | None = None
+) -> tuple[str, Choice, dict[str, float]]:
+    """The methods with which the quantized model errs least at its outputs, on the samples given.
+
+    Compared are the models of `Trials.choices`, and the one in which every value has the method that errs least at the
+    outputs of the operators reading it. Of equal ones the first, which is the simplest.
+    Returns the name of the best, its methods, and the SQNR of each in dB.
+    """
+    references = [trials.executor.forward(feed) for feed in samples]
+    choices = trials.choices() | {BY_LAYER: trials.by_layer(samples[:OF_LAYERS])}
+    different = list(dict.fromkeys(choices.values()))
+    measured: dict[Choice, float] = {}
+    for number, choice in enumerate(different):
+        model = trials.model(choice)
+        powers = []
+        for feed, reference in zip(samples, references, strict=True):
+            powers.append(signal_and_noise(reference, model.run(feed)))
+            if on_run is not None:
+                on_run(number * len(samples) + len(powers), len(different) * len(samples))
+        measured[choice] = mean_sqnr(np.array(powers))
+    found = {name: measured[choice] for name, choice in choices.items()}
+    log.info("auto: %s", ", ".join(f"{name} {db:.2f} dB" for name, db in found.items()))
+    best = max(found, key=lambda name: found[name] - (MARGIN if name == BY_LAYER else 0))
+    return best, choices[best], found
+
+
+def signal_and_noise(reference: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> list[tuple[float, float]]:
+    """Of each floating output of one sample: its power, and the power of the difference to it."""
+    floats = [(r.astype(np.float64), f) for r, f in zip(reference, found, strict=True) if r.dtype.kind == "f"]
+    return [(float((r**2).sum()), float(((r - f) ** 2).sum())) for r, f in floats]
+
+
+def mean_sqnr(powers: F64) -> float:
+    """The SQNR over all samples, the mean over outputs, in dB. powers: (samples, outputs, 2), signal and noise.
+
+    Each output counts for -200 to 200 dB, which is exact for float32; NaN and Inf are -200. Without outputs: 0.
+    """
+    signal, noise = powers.sum(axis=0).reshape(-1, 2).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = np.where(noise == 0, np.inf, 10 * np.log10(signal / noise))
+    return float(np.mean(np.clip(np.nan_to_num(each, nan=-200.0), -200, 200))) if each.size else 0.0

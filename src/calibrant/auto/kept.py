@@ -1,0 +1,46 @@
+"""The samples that `auto` measures on."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+from calibrant.engines.halves import content_of
+from calibrant.engines.samples import Feed
+
+MEASURED = 32  # samples on which models are compared
+BYTES = 1 << 28  # that they may take
+
+
+class Kept:
+    """Passes samples on, and keeps some to measure with: always the same ones of the same samples.
+
+    At most MEASURED of them, and BYTES. Those whose content is least, wherever in the order they come.
+    """
+
+    def __init__(self, samples: Iterable[Feed]) -> None:
+        self._samples = samples
+        self._heap: list[tuple[int, int, Feed]] = []
+        self._bytes = 0
+
+    def __iter__(self) -> Iterator[Feed]:
+        for number, feed in enumerate(self._samples):
+            self._consider(content_of(feed), number, feed)
+            yield feed
+
+    @property
+    def samples(self) -> list[Feed]:
+        """What was kept, the least content first."""
+        return [feed for _, _, feed in sorted(self._heap, key=lambda entry: -entry[0])]
+
+    def _consider(self, content: int, number: int, feed: Feed) -> None:
+        if len(self._heap) == MEASURED and content >= -self._heap[0][0]:
+            return
+        heapq.heappush(self._heap, (-content, number, {name: array.copy() for name, array in feed.items()}))
+        self._bytes += _size(feed)
+        while len(self._heap) > MEASURED or (self._bytes > BYTES and len(self._heap) > 1):
+            self._bytes -= _size(heapq.heappop(self._heap)[2])
+
+
+def _size(feed: Feed) -> int:
+    return sum(array.nbytes for array in feed.values())
