@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,6 @@ F64 = NDArray[np.float64]
 
 OF_LAYERS = 8  # samples on which the layers' outputs are compared
 BY_LAYER = "by layer"
-MARGIN = 0.5  # dB by which it must be ahead: so many choices are partly luck with these samples
 
 
 def has_open_methods(graph: Graph) -> bool:
@@ -73,28 +72,50 @@ def choose_by_output(
 def choose(
     trials: Trials, samples: Sequence[Feed], on_run: OnRun | None = None
 ) -> tuple[str, Choice, dict[str, float]]:
-    """The methods with which the quantized model errs least at its outputs, on the samples given.
+    """The methods with which the quantized model errs least at its outputs, as far as these samples can tell.
 
     Compared are the models of `Trials.choices`, and the one in which every value has the method that errs least at the
-    outputs of the operators reading it. Of equal ones the first, which is the simplest.
-    Returns the name of the best, its methods, and the SQNR of each in dB.
+    outputs of the operators reading it. Returns the name of the `simplest_of_the_best`, its methods, and the SQNR of
+    each in dB.
     """
     references = [trials.executor.forward(feed) for feed in samples]
     choices = trials.choices() | {BY_LAYER: trials.by_layer(samples[:OF_LAYERS])}
     different = list(dict.fromkeys(choices.values()))
-    measured: dict[Choice, float] = {}
+    powers: dict[Choice, F64] = {}
     for number, choice in enumerate(different):
-        model = trials.model(choice)
-        powers = []
+        model, each = trials.model(choice), []
         for feed, reference in zip(samples, references, strict=True):
-            powers.append(signal_and_noise(reference, model.run(feed)))
+            each.append(signal_and_noise(reference, model.run(feed)))
             if on_run is not None:
-                on_run(number * len(samples) + len(powers), len(different) * len(samples))
-        measured[choice] = mean_sqnr(np.array(powers))
-    found = {name: measured[choice] for name, choice in choices.items()}
+                on_run(number * len(samples) + len(each), len(different) * len(samples))
+        powers[choice] = np.array(each).reshape(len(samples), -1, 2)
+    name = simplest_of_the_best({name: powers[choice] for name, choice in choices.items()})
+    found = {name: float(mean_sqnr(powers[choice].sum(axis=0))) for name, choice in choices.items()}
     log.info("auto: %s", ", ".join(f"{name} {db:.2f} dB" for name, db in found.items()))
-    best = max(found, key=lambda name: found[name] - (MARGIN if name == BY_LAYER else 0))
-    return best, choices[best], found
+    return name, choices[name], found
+
+
+def simplest_of_the_best(powers: Mapping[str, F64]) -> str:
+    """The first model whose SQNR is no further below the highest than the standard error of the difference.
+
+    (The one-standard-error rule of Breiman et al., 1984; the models come with the simplest first.) A few samples on
+    which the model's answer tips over make up most of the noise, so that to be the best of several by less is luck
+    with these samples. The standard error is the jackknife's (Tukey, 1958): the SQNR, a ratio of sums, is computed
+    anew without each sample. powers: of each model, (samples, outputs, 2) as of `signal_and_noise`.
+    """
+    best = max(powers, key=lambda name: float(mean_sqnr(powers[name].sum(axis=0))))
+    return next(name for name in powers if _behind(powers[name], powers[best]) <= 0)
+
+
+def _behind(one: F64, best: F64) -> float:
+    """How many dB one model is behind the best, less the standard error of that; of a single sample: 0."""
+    count = len(best)
+    if count < 2:
+        return 0.0
+    totals = best.sum(axis=0), one.sum(axis=0)
+    whole = mean_sqnr(totals[0]) - mean_sqnr(totals[1])
+    without = mean_sqnr(totals[0] - best) - mean_sqnr(totals[1] - one)
+    return float(whole - np.sqrt((count - 1) * np.var(without)))
 
 
 def signal_and_noise(reference: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> list[tuple[float, float]]:
@@ -103,12 +124,13 @@ def signal_and_noise(reference: Sequence[NDArray[Any]], found: Sequence[NDArray[
     return [(float((r**2).sum()), float(((r - f) ** 2).sum())) for r, f in floats]
 
 
-def mean_sqnr(powers: F64) -> float:
-    """The SQNR over all samples, the mean over outputs, in dB. powers: (samples, outputs, 2), signal and noise.
+def mean_sqnr(powers: F64) -> F64:
+    """SQNR in dB, the mean over outputs. powers: (..., outputs, 2), signal and noise; the result: (...).
 
     Each output counts for -200 to 200 dB, which is exact for float32; NaN and Inf are -200. Without outputs: 0.
     """
-    signal, noise = powers.sum(axis=0).reshape(-1, 2).T
+    signal, noise = powers[..., 0], powers[..., 1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        each = np.where(noise == 0, np.inf, 10 * np.log10(signal / noise))
-    return float(np.mean(np.clip(np.nan_to_num(each, nan=-200.0), -200, 200))) if each.size else 0.0
+        each = np.where(noise <= 0, np.inf, 10 * np.log10(signal / noise))
+    clipped = np.clip(np.nan_to_num(each, nan=-200.0), -200, 200)
+    return np.asarray(clipped.mean(axis=-1) if clipped.shape[-1] else np.zeros(clipped.shape[:-1]))

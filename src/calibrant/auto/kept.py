@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from calibrant.engines.halves import content_of
 from calibrant.engines.samples import Feed
 
-MEASURED = 32  # samples on which models are compared
+MEASURED = 64  # samples on which models are compared
 BYTES = 1 << 28  # that they may take
 
 
