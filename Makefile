@@ -39,6 +39,7 @@ bench: $(VENV)/.dev $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m benchmarks.calibration $(if $(PHOTOS),--photos $(PHOTOS))
 	$(BIN)/python -m benchmarks.integer_run $(if $(PHOTOS),--photos $(PHOTOS))
 	$(BIN)/python -m benchmarks.accuracy $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LINES),--lines $(LINES)) $(if $(TEXT),--text $(TEXT)) $(if $(MINILM),--minilm $(MINILM))
+	$(BIN)/python -m benchmarks.auto $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LINES),--lines $(LINES)) $(if $(TEXT),--text $(TEXT)) $(if $(MINILM),--minilm $(MINILM))
 
 clean:
 	rm -rf $(VENV) demo-output build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The benchmark of what calibrating costs: its parts on hand-made cases, and one contestant in a process of its own."""
+"""The benchmarks of costs and of `auto`: their parts on hand-made cases, and one contestant in a process of its own."""
 
 from dataclasses import replace
 
@@ -6,13 +6,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from PIL import Image
 
 from benchmarks import resnet
+from benchmarks.auto import Split, mean_sqnr
 from benchmarks.costs import memory_table, time_table
 from benchmarks.growth import fitted, growth_table, with_samples, with_threads
 from benchmarks.markdown import table
 from benchmarks.once import Failed, Found, Job, measure
+from benchmarks.pages import page, page_input
 from benchmarks.peers import CONTESTANTS, PEERS, Contestant, activations, most_samples
+from benchmarks.speech import RATE, _resonance, utterance
+from benchmarks.subjects import turned_line_input
 from benchmarks.varied import Varied
 from demo.convnet import ConvNet
 
@@ -145,3 +150,45 @@ def test_a_random_resnet_stays_in_bounds(tmp_path):
     x = np.random.default_rng(1).normal(size=(1, 3, 224, 224)).astype(np.float32)
     for value in ort.InferenceSession(model.SerializeToString()).run(None, {"input": x}):
         assert 0.2 < value.std() < 20
+
+
+def test_speech_is_the_same_again_and_has_pauses():
+    sound = utterance(3)
+    np.testing.assert_array_equal(sound, utterance(3))
+    assert not np.array_equal(sound, utterance(4))
+    assert sound.shape == (2 * RATE,)
+    loudness = np.sqrt((sound.reshape(-1, RATE // 50) ** 2).mean(axis=1))
+    assert loudness.max() > 10 * np.quantile(loudness, 0.1)
+
+
+def test_a_resonance_rings_at_its_frequency():
+    click = np.zeros(RATE)
+    click[0] = 1
+    spectrum = np.abs(np.fft.rfft(_resonance(click, 1000, 50)))
+    assert abs(int(spectrum.argmax()) - 1000) <= 2  # one bin is 1 Hz
+    assert spectrum[1000] > 1.3 * spectrum[1025] > 1.2 * spectrum[1060]
+
+
+def test_a_page_is_turned_by_its_number():
+    upright, turned = page(8), page(9)
+    assert np.array_equal(np.asarray(upright), np.asarray(page(8)))
+    ink = [np.asarray(sheet, np.float32).std(axis=1).std() for sheet in (upright, turned)]
+    assert ink[0] > ink[1]  # lines of text and the gaps between them lie along the rows of the upright one alone
+    assert page_input(upright).shape == page_input(turned).shape == (1, 3, 224, 224)
+
+
+def test_a_line_upside_down_ends_where_it_began(tmp_path):
+    pixels = np.zeros((24, 48, 3), np.uint8)
+    pixels[:, :8] = 255
+    Image.fromarray(pixels).save(tmp_path / "line.png")
+    upright, turned = (turned_line_input(tmp_path / "line.png", direction) for direction in (1, -1))
+    assert upright.shape == turned.shape == (1, 3, 48, 192)
+    assert upright[0, 0, 20, [0, 90, 191]].tolist() == [1, -1, 0]
+    assert turned[0, 0, 20, [0, 90, 191]].tolist() == [-1, 1, 0]
+
+
+def test_how_far_auto_is_behind_the_best():
+    split = Split(64, 128, {"mse": 17.0, "kl": 14.0, "percentile": 17.4, "auto": 17.1}, "mse", 1.0)
+    assert split.behind == pytest.approx(0.3)
+    exact = [[np.array([3.0, 4.0], np.float32), np.array([2])]]
+    assert mean_sqnr(exact, [[np.array([3.0, 4.5], np.float32), np.array([9])]]) == pytest.approx(20)

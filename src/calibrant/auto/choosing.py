@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -82,13 +83,14 @@ def choose(
     choices = trials.choices() | {BY_LAYER: trials.by_layer(samples[:OF_LAYERS])}
     different = list(dict.fromkeys(choices.values()))
     powers: dict[Choice, F64] = {}
-    for number, choice in enumerate(different):
-        model, each = trials.model(choice), []
-        for feed, reference in zip(samples, references, strict=True):
-            each.append(signal_and_noise(reference, model.run(feed)))
-            if on_run is not None:
-                on_run(number * len(samples) + len(each), len(different) * len(samples))
-        powers[choice] = np.array(each).reshape(len(samples), -1, 2)
+    with ThreadPoolExecutor(trials.executor.threads, thread_name_prefix="calibrant-auto") as pool:
+        for number, choice in enumerate(different):
+            model, each = trials.model(choice), []
+            for reference, outputs in zip(references, pool.map(model.run, samples), strict=True):
+                each.append(signal_and_noise(reference, outputs))
+                if on_run is not None:
+                    on_run(number * len(samples) + len(each), len(different) * len(samples))
+            powers[choice] = np.array(each).reshape(len(samples), -1, 2)
     name = simplest_of_the_best({name: powers[choice] for name, choice in choices.items()})
     found = {name: float(mean_sqnr(powers[choice].sum(axis=0))) for name, choice in choices.items()}
     log.info("auto: %s", ", ".join(f"{name} {db:.2f} dB" for name, db in found.items()))

@@ -76,7 +76,7 @@ class Trials:
         return tuple(list(ways)[int(error.argmin())] for (_, ways), error in zip(self._open, errors, strict=True))
 
     def model(self, choice: Choice) -> Simulation:
-        """The graph with these methods, quantized and ready to run."""
+        """The graph with these methods, quantized and ready to run: each sample on one thread, several side by side."""
         self._anew()
         methods = iter(choice)
         for task, ways in zip(self._table.check(self.graph), self._ways, strict=True):
@@ -87,7 +87,7 @@ class Trials:
                 step.optimize(self.graph)
             if isinstance(step, ParameterQuantizePass):
                 self._weights = self._weights or solved_weights(self.graph)
-        return Simulation(self.graph, self.executor.threads)
+        return Simulation(self.graph, threads=1)
 
     def prepare(self, choice: Choice) -> None:
         """Leave the graph as `quantize_graph` does, with these methods instead of `auto`, and its weights solved."""
