@@ -30,7 +30,6 @@ from demo.measure import session
 PLATFORM = "ONNXRUNTIME"
 SINGLE = ("minmax", "percentile", "mse", "kl", "isotone")
 METHODS = (*SINGLE, "auto")
-MEASURED = 128  # samples at most
 
 HEAD = """# The method `auto` beside every single method
 
@@ -96,7 +95,7 @@ def of_split(subject: Subject, seed: int, console: Console) -> Split:
     to_calibrate, to_measure = split(subject.items, subject.calibration, seed)
     calibration = [sample for item in to_calibrate for sample in subject.samples(item)]
     measuring = [sample for item in to_measure for sample in subject.samples(item)]
-    measuring = measuring[:: -(-len(measuring) // MEASURED)]
+    measuring = measuring[:: -(-len(measuring) // subject.measured)]
     wanted = outputs(subject.model, measuring)
     graph = load_onnx_graph(subject.model)
     collected = calibrate(graph, calibration)

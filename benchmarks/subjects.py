@@ -14,14 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from benchmarks.models import MODELS, minilm_vocabulary
 from benchmarks.pages import page, page_input
 from benchmarks.speech import listened, utterance
-from benchmarks.tasks import IMAGENET, LITE, Normalization, Sample, classifier_input, images, line_input
+from benchmarks.tasks import IMAGENET, LITE, Normalization, Sample, classifier_input, images, line_input, scaled_line
 from benchmarks.wordpiece import WordPiece
 
 TOKENS = 64  # of a text; shorter ones are padded
-PAGES, UTTERANCES = 160, 24
+PAGES, UTTERANCES = 320, 40
 EVERY = 4  # of the chunks of an utterance, which resemble those beside them
 MOST_TEXTS = 240
 
@@ -30,7 +32,7 @@ MOST_TEXTS = 240
 class Subject:
     """A model and its data. samples: what the model is given of an item, for one run each.
 
-    calibration: how many items are calibrated with.
+    calibration: how many items are calibrated with. measured: on how many samples of the others is measured, at most.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Subject:
     items: Sequence[Any]
     samples: Callable[[Any], Sequence[Sample]]
     calibration: int = 64
+    measured: int = 128
 
 
 def find_subject(name: str, options: argparse.Namespace) -> Subject | None:
@@ -62,18 +65,33 @@ def _lines(name: str, path: Path, options: argparse.Namespace) -> Subject:
 
 
 def _turned_lines(name: str, path: Path, options: argparse.Namespace) -> Subject:
-    """Every line twice: as it is, and upside down, which is what the classifier is to tell."""
-    turned = [(line, half) for line in images(options.lines) for half in (1, -1)]
-    return Subject(name, path, turned, lambda item: [turned_line_input(*item)])
+    """Whole lines and halves of lines, each as it is and upside down, which is what the classifier is to tell."""
+    items = [Turned(line, part, down) for line in images(options.lines) for part in PARTS for down in (False, True)]
+    return Subject(name, path, items, lambda item: [turned_line_input(item)], calibration=128, measured=768)
 
 
-def turned_line_input(path: Path, direction: int, width: int = 192) -> Any:
-    """[1, 3, 48, 192] float32, as `line_input`, but squeezed where it is longer. direction: -1 for upside down."""
-    return line_input(path, width=width, most=width, upside_down=direction < 0)
+PARTS = ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0))
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A part of an image of a line, from here to there as shares of its width; perhaps upside down."""
+
+    path: Path
+    part: tuple[float, float]
+    upside_down: bool
+
+
+def turned_line_input(item: Turned, width: int = 192) -> Any:
+    """[1, 3, 48, 192] float32, as `line_input`, but squeezed where it is longer."""
+    with Image.open(item.path) as opened:
+        start, end = (round(share * opened.width) for share in item.part)
+        line = opened.convert("RGB").crop((start, 0, end, opened.height))
+    return scaled_line(line.rotate(180 if item.upside_down else 0), width=width, most=width)
 
 
 def _pages(name: str, path: Path, options: argparse.Namespace) -> Subject:
-    return Subject(name, path, range(PAGES), lambda seed: [page_input(page(seed))])
+    return Subject(name, path, range(PAGES), lambda seed: [page_input(page(seed))], measured=256)
 
 
 def _texts(name: str, path: Path, options: argparse.Namespace) -> Subject:
@@ -86,7 +104,12 @@ def _texts(name: str, path: Path, options: argparse.Namespace) -> Subject:
 def _sounds(name: str, path: Path, options: argparse.Namespace) -> Subject:
     """The samples of an utterance carry the state that the float model was left in by the chunks before."""
     return Subject(
-        name, path, range(UTTERANCES), lambda seed: list(listened(path, utterance(seed)))[::EVERY], calibration=8
+        name,
+        path,
+        range(UTTERANCES),
+        lambda seed: list(listened(path, utterance(seed)))[::EVERY],
+        calibration=8,
+        measured=512,
     )
 
 

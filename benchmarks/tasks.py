@@ -154,15 +154,17 @@ class Recogniser(Task):
         return [running.run(None, {name: line_input(path)})[0][0] for path, _ in self._measuring]
 
 
-def line_input(
-    path: Path, height: int = 48, width: int = 320, most: int | None = None, upside_down: bool = False
-) -> Array:
+def line_input(path: Path) -> Array:
+    """The image of a text line as the recogniser takes it: see `scaled_line`."""
+    with Image.open(path) as opened:
+        return scaled_line(opened.convert("RGB"))
+
+
+def scaled_line(line: Image.Image, height: int = 48, width: int = 320, most: int | None = None) -> Array:
     """[1, 3, 48, W] float32: height 48, ratio kept, BGR, -1..1; filled up with zeros to W = 320 where it is shorter.
 
     most: squeezed to this width where it is longer.
     """
-    with Image.open(path) as opened:
-        line = opened.convert("RGB").rotate(180 if upside_down else 0)
     scaled = min(math.ceil(height * line.width / line.height), most or sys.maxsize)
     pixels = np.asarray(line.resize((scaled, height), Image.Resampling.BILINEAR), np.float32)[:, :, ::-1]
     x = np.zeros((1, 3, height, max(width, scaled)), np.float32)

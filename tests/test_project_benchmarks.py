@@ -17,7 +17,7 @@ from benchmarks.once import Failed, Found, Job, measure
 from benchmarks.pages import page, page_input
 from benchmarks.peers import CONTESTANTS, PEERS, Contestant, activations, most_samples
 from benchmarks.speech import RATE, _resonance, utterance
-from benchmarks.subjects import turned_line_input
+from benchmarks.subjects import Turned, turned_line_input
 from benchmarks.varied import Varied
 from demo.convnet import ConvNet
 
@@ -181,10 +181,12 @@ def test_a_line_upside_down_ends_where_it_began(tmp_path):
     pixels = np.zeros((24, 48, 3), np.uint8)
     pixels[:, :8] = 255
     Image.fromarray(pixels).save(tmp_path / "line.png")
-    upright, turned = (turned_line_input(tmp_path / "line.png", direction) for direction in (1, -1))
-    assert upright.shape == turned.shape == (1, 3, 48, 192)
-    assert upright[0, 0, 20, [0, 90, 191]].tolist() == [1, -1, 0]
-    assert turned[0, 0, 20, [0, 90, 191]].tolist() == [-1, 1, 0]
+    whole, half = (0.0, 1.0), (0.0, 0.5)
+    cases = [(whole, False, [1, -1, -1, 0]), (whole, True, [-1, -1, 1, 0]), (half, True, [-1, 1, 0, 0])]
+    for part, down, wanted in cases:
+        x = turned_line_input(Turned(tmp_path / "line.png", part, down))
+        assert x.shape == (1, 3, 48, 192)
+        assert x[0, 0, 20, [0, 40, 90, 191]].tolist() == wanted
 
 
 def test_how_far_auto_is_behind_the_best():
