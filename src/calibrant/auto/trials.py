@@ -63,8 +63,21 @@ class Trials:
         """
         found = {"the platform's own": self._own}
         found |= {method: (method,) * len(self._open) for method in CANDIDATES}
-        found[AUTO] = tuple(task.chosen(self._table.sketches).draft.observer_algorithm for task, _ in self._open)
+        found |= self._by_table()
         return {n: c for n, c in found.items() if all(m in of for m, (_, of) in zip(c, self._open, strict=True))}
+
+    def _by_table(self) -> dict[str, Choice]:
+        """For each value the method that errs least on the half of the statistics that its scale is not found on."""
+
+        def best(task: AutoCalibration) -> str:
+            return task.chosen(self._table.sketches).draft.observer_algorithm
+
+        with ThreadPoolExecutor(self.executor.threads, thread_name_prefix="calibrant-solve") as pool:
+            try:
+                return {AUTO: tuple(pool.map(best, [task for task, _ in self._open]))}
+            except CalibrantError as error:  # of a half that is too poor for one of the methods
+                log.info("auto: no choice by the table: %s", error)
+                return {}
 
     def by_layer(self, samples: Sequence[Feed]) -> Choice:
         """For each value the method of least error at the outputs of the operators that read it, on these samples."""
