@@ -7,6 +7,7 @@ as well. All are measured by output SQNR, in onnxruntime, on samples that neithe
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -114,7 +115,7 @@ def of_split(subject: Subject, seed: int, console: Console) -> Split:
             int8 = Path(folder) / "int8.onnx"
             export_graph(quantized, PLATFORM, int8)
             db[method] = mean_sqnr(wanted, outputs(int8, measuring))
-    chosen = next(note.split("'")[1] for note in summary.notes if note.startswith("auto chose"))
+    (chosen,) = [match[1] for note in summary.notes if (match := re.match(r"auto chose '(.*?)':", note))]
     found = Split(len(calibration), len(measuring), db, chosen, seconds)
     told = ", ".join(f"{method} {value:.2f}" for method, value in db.items())
     console.print(f"{subject.name}, split {seed}: {told} ({chosen}, {seconds:.0f} s)", markup=False, highlight=False)
