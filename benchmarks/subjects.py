@@ -23,8 +23,8 @@ from benchmarks.tasks import IMAGENET, LITE, Normalization, Sample, classifier_i
 from benchmarks.wordpiece import WordPiece
 
 TOKENS = 64  # of a text; shorter ones are padded
-PAGES, UTTERANCES = 320, 40
-EVERY = 4  # of the chunks of an utterance, which resemble those beside them
+PAGES, UTTERANCES = 320, 96
+EVERY = 8  # of the chunks of an utterance, which resemble those beside them
 MOST_TEXTS = 240
 
 
@@ -108,7 +108,7 @@ def _sounds(name: str, path: Path, options: argparse.Namespace) -> Subject:
         path,
         range(UTTERANCES),
         lambda seed: list(listened(path, utterance(seed)))[::EVERY],
-        calibration=8,
+        calibration=24,
         measured=512,
     )
 

@@ -7,8 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibrant import OnnxruntimeExecutor, QuantizationSetting, RuntimeCalibrationPass, load_onnx_graph
 from calibrant.api import calibrate, export_graph, quantize
-from calibrant.auto.choosing import mean_sqnr, signal_and_noise, simplest_of_the_best
-from calibrant.auto.kept import BYTES, MEASURED, Kept
+from calibrant.auto.choosing import best_for_sure, mean_sqnr, signal_and_noise
+from calibrant.auto.kept import BYTES, FEWEST, MOST, Kept, affordable
 from calibrant.core import (
     ObservationError,
     QuantizationStates,
@@ -153,15 +153,29 @@ def test_an_override_keeps_its_method(small_model, small_samples):
 
 
 def test_what_is_kept_does_not_depend_on_the_order():
-    feeds = [{"x": RNG.normal(size=(1, 9)).astype(np.float32)} for _ in range(3 * MEASURED)]
+    feeds = [{"x": RNG.normal(size=(1, 9)).astype(np.float32)} for _ in range(3 * MOST)]
     found = []
     for order in (feeds, feeds[::-1], [feeds[i] for i in RNG.permutation(len(feeds))]):
         kept = Kept(order)
         assert sum(1 for _ in kept) == len(feeds)
         found.append([feed["x"].tobytes() for feed in kept.samples])
     assert found[0] == found[1] == found[2]
-    assert len(found[0]) == MEASURED
+    assert len(found[0]) == MOST
     assert {half_of(feed) for feed in kept.samples} == {0}
+
+
+def test_a_large_model_is_measured_on_fewer_samples(small_model, small_samples, monkeypatch):
+    table = calibrate(small_model, small_samples)
+    numbers = sum(sketch.extremes.size for sketch in table.sketches.values()) // 40  # of one sample
+    feeds = [{"x": x} for x in small_samples]
+    assert len(affordable(feeds, table)) == 40
+    monkeypatch.setattr("calibrant.auto.kept.NUMBERS", 36 * numbers)
+    assert [id(feed) for feed in affordable(feeds, table)] == [id(feed) for feed in feeds[:36]]
+    twice = [{"x": np.concatenate([x, x])} for x in small_samples]
+    monkeypatch.setattr("calibrant.auto.kept.NUMBERS", 72 * numbers)
+    assert len(affordable(twice, table)) == 36
+    monkeypatch.setattr("calibrant.auto.kept.NUMBERS", 0)
+    assert len(affordable(feeds, table)) == FEWEST < 36
 
 
 def test_what_is_kept_is_copied_and_bounded(monkeypatch):
@@ -238,26 +252,29 @@ def test_what_a_single_sample_decides_is_left_to_the_simplest():
     tipped = steady * 0.9
     tipped[3] = 0.2
     assert mean_sqnr(powers(*steady).sum(axis=0)) - mean_sqnr(powers(*tipped).sum(axis=0)) > 1
-    assert simplest_of_the_best({"simple": powers(*tipped), "other": powers(*steady)}) == "simple"
-    assert simplest_of_the_best({"simple": powers(*steady * 1.1), "other": powers(*steady)}) == "other"
-    assert simplest_of_the_best({"simple": powers(*steady), "other": powers(*steady)}) == "simple"
-    assert (
-        simplest_of_the_best({"bad": powers(*steady * 9), "simple": powers(*tipped), "x": powers(*steady)}) == "simple"
-    )
+    assert best_for_sure([{"simple": powers(*tipped)}, {"other": powers(*steady)}]) == "simple"
+    assert best_for_sure([{"simple": powers(*steady * 1.1)}, {"other": powers(*steady)}]) == "other"
+    assert best_for_sure([{"simple": powers(*steady)}, {"other": powers(*steady)}]) == "simple"
+
+
+def test_among_models_of_one_kind_the_best_is_taken():
+    bad, middling, good = (powers(*RNG.uniform(0.9, 1.1, 20) / scale) for scale in (10, 100, 101))
+    assert best_for_sure([{"own": bad}, {"a": middling, "b": good}]) == "b"
+    assert best_for_sure([{}, {"a": middling, "b": good}, {"c": bad}]) == "b"
 
 
 def test_the_standard_error_is_that_of_leaving_one_out():
-    """Of means of independent numbers the jackknife gives the usual standard error, exactly."""
+    """Of means of independent numbers the jackknife gives the usual standard error."""
     a, b = RNG.uniform(0.01, 0.0101, (2, 50))
     ahead = 10 * np.log10(b.mean() / a.mean())
     error = (10 / np.log(10)) * np.sqrt(np.var(a / a.mean() - b / b.mean(), ddof=1) / 50)
-    for shift, chosen in ((0.9, "b"), (1.1, "a")):  # b behind by so many standard errors
+    for shift, chosen in ((0.95, "b"), (1.05, "a")):  # a is ahead by so many standard errors
         level = 10 ** ((shift * error - ahead) / 10)
-        assert simplest_of_the_best({"b": powers(*b * level), "a": powers(*a)}) == chosen
+        assert best_for_sure([{"b": powers(*b * level)}, {"a": powers(*a)}]) == chosen
 
 
 def test_one_sample_tells_nothing():
-    assert simplest_of_the_best({"simple": powers(1.0), "other": powers(0.1)}) == "simple"
+    assert best_for_sure([{"simple": powers(1.0)}, {"other": powers(0.1)}]) == "simple"
 
 
 def test_sqnr_of_several_outputs_is_the_mean():

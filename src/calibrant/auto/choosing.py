@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrant.auto.kept import Kept
-from calibrant.auto.trials import Choice, Trials
+from calibrant.auto.kept import Kept, affordable
+from calibrant.auto.trials import OWN, Choice, Trials
 from calibrant.core import TargetPlatform
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.passes.activations import activation_configs
-from calibrant.passes.auto import AUTO, is_auto
+from calibrant.passes.auto import AUTO, CANDIDATES, is_auto
 from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import OnStep, collect_table, empty_table
@@ -63,10 +63,11 @@ def choose_by_output(
             if on_step is not None:
                 on_step(number)
     trials = Trials(graph, platform, setting, table, executor)
-    name, choice, found = choose(trials, kept.samples, on_run)
+    measured = affordable(kept.samples, table)
+    name, choice, found = choose(trials, measured, on_run)
     trials.prepare(choice)
     others = ", ".join(f"{other} {db:.1f}" for other, db in found.items() if other != name)
-    graph.note(f"auto chose '{name}': {found[name]:.1f} dB at the outputs on {len(kept.samples)} samples ({others})")
+    graph.note(f"auto chose '{name}': {found[name]:.1f} dB at the outputs on {len(measured)} samples ({others})")
     return table
 
 
@@ -76,8 +77,8 @@ def choose(
     """The methods with which the quantized model errs least at its outputs, as far as these samples can tell.
 
     Compared are the models of `Trials.choices`, and the one in which every value has the method that errs least at the
-    outputs of the operators reading it. Returns the name of the `simplest_of_the_best`, its methods, and the SQNR of
-    each in dB.
+    outputs of the operators reading it. Returns the name of the `best_for_sure`, its methods, and the SQNR of each in
+    dB. Simplest are the platform's own methods, then comes a method alone, then the choice by the table, then the last.
     """
     references = [trials.executor.forward(feed) for feed in samples]
     choices = trials.choices() | {BY_LAYER: trials.by_layer(samples[:OF_LAYERS])}
@@ -91,32 +92,41 @@ def choose(
                 if on_run is not None:
                     on_run(number * len(samples) + len(each), len(different) * len(samples))
             powers[choice] = np.array(each).reshape(len(samples), -1, 2)
-    name = simplest_of_the_best({name: powers[choice] for name, choice in choices.items()})
+    kinds = [[OWN], list(CANDIDATES), [AUTO], [BY_LAYER]]
+    name = best_for_sure([{name: powers[choices[name]] for name in kind if name in choices} for kind in kinds])
     found = {name: float(mean_sqnr(powers[choice].sum(axis=0))) for name, choice in choices.items()}
     log.info("auto: %s", ", ".join(f"{name} {db:.2f} dB" for name, db in found.items()))
     return name, choices[name], found
 
 
-def simplest_of_the_best(powers: Mapping[str, F64]) -> str:
-    """The first model whose SQNR is no further below the highest than the standard error of the difference.
+def best_for_sure(kinds: Sequence[Mapping[str, F64]]) -> str:
+    """The name of the best model, where a less simple kind has to be ahead by more than a standard error.
 
-    (The one-standard-error rule of Breiman et al., 1984; the models come with the simplest first.) A few samples on
-    which the model's answer tips over make up most of the noise, so that to be the best of several by less is luck
-    with these samples. The standard error is the jackknife's (Tukey, 1958): the SQNR, a ratio of sums, is computed
-    anew without each sample. powers: of each model, (samples, outputs, 2) as of `signal_and_noise`.
+    kinds: of models, the simplest first; of each model, by name, (samples, outputs, 2) as of `signal_and_noise`. The
+    best of the first kind stands against the best of the next, and so on.
+
+    A few samples on which the model's answer tips over make up most of the noise, so that to be ahead by less is luck
+    with these samples. The standard error is that of the difference, by the jackknife (Tukey, 1958): the SQNR, a ratio
+    of sums, is computed anew without each sample.
     """
-    best = max(powers, key=lambda name: float(mean_sqnr(powers[name].sum(axis=0))))
-    return next(name for name in powers if _behind(powers[name], powers[best]) <= 0)
+    name, standing = "", None
+    for kind in kinds:
+        if not kind:
+            continue
+        best = max(kind, key=lambda name: float(mean_sqnr(kind[name].sum(axis=0))))
+        if standing is None or _ahead(kind[best], standing) > 0:
+            name, standing = best, kind[best]
+    return name
 
 
-def _behind(one: F64, best: F64) -> float:
-    """How many dB one model is behind the best, less the standard error of that; of a single sample: 0."""
-    count = len(best)
+def _ahead(one: F64, other: F64) -> float:
+    """By how many dB one model is ahead of the other, less the standard error of that; of a single sample: 0."""
+    count = len(one)
     if count < 2:
         return 0.0
-    totals = best.sum(axis=0), one.sum(axis=0)
+    totals = one.sum(axis=0), other.sum(axis=0)
     whole = mean_sqnr(totals[0]) - mean_sqnr(totals[1])
-    without = mean_sqnr(totals[0] - best) - mean_sqnr(totals[1] - one)
+    without = mean_sqnr(totals[0] - one) - mean_sqnr(totals[1] - other)
     return float(whole - np.sqrt((count - 1) * np.var(without)))
 
 

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 Choice = tuple[str, ...]  # a method for each config whose method is `auto`, in the order of `CalibrationTable.check`
 
+OWN = "the platform's own"
+
 
 class Trials:
     """The graph with one choice of methods after another.
@@ -61,7 +63,7 @@ class Trials:
 
         Without those that do not serve every value, such as kl beyond 8 bits.
         """
-        found = {"the platform's own": self._own}
+        found = {OWN: self._own}
         found |= {method: (method,) * len(self._open) for method in CANDIDATES}
         found |= self._by_table()
         return {n: c for n, c in found.items() if all(m in of for m, (_, of) in zip(c, self._open, strict=True))}
