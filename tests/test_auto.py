@@ -9,6 +9,7 @@ from calibrant import OnnxruntimeExecutor, QuantizationSetting, RuntimeCalibrati
 from calibrant.api import calibrate, export_graph, quantize
 from calibrant.auto.choosing import best_for_sure, mean_sqnr, signal_and_noise
 from calibrant.auto.kept import BYTES, FEWEST, MOST, Kept, affordable
+from calibrant.auto.trials import Trials
 from calibrant.core import (
     ObservationError,
     QuantizationStates,
@@ -161,7 +162,7 @@ def test_what_is_kept_does_not_depend_on_the_order():
         found.append([feed["x"].tobytes() for feed in kept.samples])
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == MOST
-    assert {half_of(feed) for feed in kept.samples} == {0}
+    assert {half_of(feed) for feed in kept.samples} == {0, 1}
 
 
 def test_a_large_model_is_measured_on_fewer_samples(small_model, small_samples, monkeypatch):
@@ -223,6 +224,27 @@ def test_weights_are_those_of_a_quantization_without_auto(small_model, small_sam
         np.testing.assert_array_equal(config.scale, other.edges[edge].scale)
     for group, same in zip(graph.groups, other.groups, strict=True):
         assert group.config.scale == same.config.scale
+
+
+def test_a_model_has_the_scales_of_one_half(small_model, small_samples):
+    """A scale that fits only the samples that it was found on does not look good: it is measured on others."""
+    graph, table = load_onnx_graph(small_model), calibrate(small_model, small_samples, methods=CANDIDATES)
+    trials = Trials(graph, TargetPlatform.ONNXRUNTIME, auto(), table, OnnxruntimeExecutor(graph))
+    choice = ("minmax",) * len(trials.choices()["minmax"])
+    found = []
+    for number, half in enumerate((table.sketches.even, table.sketches.odd)):
+        trials.model(choice, number)
+        found.append(graph.config_of("x").scale)
+        extremes = half["x"].extremes
+        assert found[-1] == pytest.approx(float(extremes.hi.max() - extremes.lo.min()) / 255, rel=1e-3)
+    assert found[0] != pytest.approx(float(found[1]), rel=1e-3)
+
+
+def test_what_one_half_cannot_tell_is_told_by_all(small_model, small_samples):
+    same = [small_samples[0]] * 20
+    _, summary = quantize(small_model, same, setting=auto())
+    assert summary.samples == 20
+    assert any(note.startswith("auto chose") for note in summary.notes)
 
 
 def test_weights_are_solved_once(small_model, small_samples, monkeypatch):

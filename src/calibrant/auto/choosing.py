@@ -14,6 +14,7 @@ from calibrant.auto.kept import Kept, affordable
 from calibrant.auto.trials import OWN, Choice, Trials
 from calibrant.core import TargetPlatform
 from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines.halves import half_of
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.passes.activations import activation_configs
@@ -76,21 +77,30 @@ def choose(
 ) -> tuple[str, Choice, dict[str, float]]:
     """The methods with which the quantized model errs least at its outputs, as far as these samples can tell.
 
+    Measured is on each half of them, with the scales that the other half of all samples gives.
+
     Compared are the models of `Trials.choices`, and the one in which every value has the method that errs least at the
     outputs of the operators reading it. Returns the name of the `best_for_sure`, its methods, and the SQNR of each in
     dB. Simplest are the platform's own methods, then comes a method alone, then the choice by the table, then the last.
     """
-    references = [trials.executor.forward(feed) for feed in samples]
     choices = trials.choices() | {BY_LAYER: trials.by_layer(samples[:OF_LAYERS])}
     different = list(dict.fromkeys(choices.values()))
+    halves = [[feed for feed in samples if half_of(feed) == half] for half in (0, 1)]
+    references = [[trials.executor.forward(feed) for feed in half] for half in halves]
     powers: dict[Choice, F64] = {}
+    runs = 0
     with ThreadPoolExecutor(trials.executor.threads, thread_name_prefix="calibrant-auto") as pool:
-        for number, choice in enumerate(different):
-            model, each = trials.model(choice), []
-            for reference, outputs in zip(references, pool.map(model.run, samples), strict=True):
-                each.append(signal_and_noise(reference, outputs))
-                if on_run is not None:
-                    on_run(number * len(samples) + len(each), len(different) * len(samples))
+        for choice in different:
+            each = []
+            for half, (feeds, exact) in enumerate(zip(halves, references, strict=True)):
+                if not feeds:
+                    continue
+                model = trials.model(choice, 1 - half)
+                for reference, outputs in zip(exact, pool.map(model.run, feeds), strict=True):
+                    each.append(signal_and_noise(reference, outputs))
+                    runs += 1
+                    if on_run is not None:
+                        on_run(runs, len(different) * len(samples))
             powers[choice] = np.array(each).reshape(len(samples), -1, 2)
     kinds = [[OWN], list(CANDIDATES), [AUTO], [BY_LAYER]]
     name = best_for_sure([{name: powers[choices[name]] for name in kind if name in choices} for kind in kinds])

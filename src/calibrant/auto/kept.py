@@ -6,12 +6,13 @@ import heapq
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
-from calibrant.engines.halves import content_of
+from calibrant.engines.halves import WORD, content_of
 from calibrant.engines.samples import Feed
 from calibrant.table import CalibrationTable
 
 MOST = 256  # samples on which models are compared
 FEWEST = 32  # if there are so many, however large the model is
+HALF = WORD >> 1  # without the bit that tells the half of a sample, so that some of either half are kept
 NUMBERS = 1 << 29  # that are observed while a model runs over more than that
 BYTES = 1 << 28  # that the samples may take
 
@@ -29,7 +30,7 @@ class Kept:
 
     def __iter__(self) -> Iterator[Feed]:
         for number, feed in enumerate(self._samples):
-            self._consider(content_of(feed), number, feed)
+            self._consider(content_of(feed) % HALF, number, feed)
             yield feed
 
     @property

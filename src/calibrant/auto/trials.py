@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 from calibrant.analysis import Simulation, reader_errors
 from calibrant.core import CalibrantError, TargetPlatform, TensorQuantizationConfig
@@ -19,19 +20,23 @@ from calibrant.passes.parameter import keep_weights, solved_weights
 from calibrant.passes.runtime import RuntimeCalibrationPass
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
+from calibrant.sketches import TensorSketch
 from calibrant.table import CalibrationTable
 
 log = logging.getLogger(__name__)
 
-Choice = tuple[str, ...]  # a method for each config whose method is `auto`, in the order of `CalibrationTable.check`
+T = TypeVar("T")
 
+Choice = tuple[str, ...]  # a method for each config whose method is `auto`, in the order of `CalibrationTable.check`
+Ways = dict[str, Calibration]  # by the method's name what it found for one config
 OWN = "the platform's own"
 
 
 class Trials:
-    """The graph with one choice of methods after another.
+    """The graph with one choice of methods after another, its scales found on one half of the samples.
 
-    What all of them have in common is found once: the scale of every value by every method, and the weights.
+    Where a half has nothing to find some scale in, they are found on all samples. What the models have in common is
+    found once: the scale of every value by every method, and the weights.
     Raises as `CalibrationTable.check` does, and the method's own error where none at all serves a value.
     """
 
@@ -50,51 +55,49 @@ class Trials:
             setting, quantize_activation_setting=replace(setting.quantize_activation_setting, calib_algorithm=None)
         )
         quantize_graph(graph, platform, own)
-        methods = [task.config.observer_algorithm.casefold() for task in table.check(graph)]
+        self._methods = [task.config.observer_algorithm.casefold() for task in table.check(graph)]
         self._anew()
-        tasks = table.check(graph)
-        self._ways = self._solved(tasks, methods)
-        joined = list(zip(tasks, self._ways, methods, strict=True))
-        self._open = [(task, ways) for task, ways, _ in joined if isinstance(task, AutoCalibration)]
-        self._own = tuple(method for task, _, method in joined if isinstance(task, AutoCalibration))
+        self._tasks = table.check(graph)
+        self._whole = self._solved(table.sketches)
+        try:
+            self._halves = [self._solved(half) for half in (table.sketches.even, table.sketches.odd)]
+        except CalibrantError as error:
+            log.info("auto: a half of the samples is too poor, all of them serve for both: %s", error)
+            self._halves = [self._whole, self._whole]
 
     def choices(self) -> dict[str, Choice]:
         """By name: the platform's own methods, each method alone, and for each value the best by the table.
 
         Without those that do not serve every value, such as kl beyond 8 bits.
         """
-        found = {OWN: self._own}
-        found |= {method: (method,) * len(self._open) for method in CANDIDATES}
-        found |= self._by_table()
-        return {n: c for n, c in found.items() if all(m in of for m, (_, of) in zip(c, self._open, strict=True))}
-
-    def _by_table(self) -> dict[str, Choice]:
-        """For each value the method that errs least on the half of the statistics that its scale is not found on."""
-
-        def best(task: AutoCalibration) -> str:
-            return task.chosen(self._table.sketches).draft.observer_algorithm
-
-        with ThreadPoolExecutor(self.executor.threads, thread_name_prefix="calibrant-solve") as pool:
-            try:
-                return {AUTO: tuple(pool.map(best, [task for task, _ in self._open]))}
-            except CalibrantError as error:  # of a half that is too poor for one of the methods
-                log.info("auto: no choice by the table: %s", error)
-                return {}
+        opened = self._open(self._methods)
+        found = {OWN: tuple(opened)} | {method: (method,) * len(opened) for method in CANDIDATES} | self._by_table()
+        serving = [self._open(ways) for ways in (self._whole, *self._halves)]
+        return {
+            name: choice
+            for name, choice in found.items()
+            if all(method in ways for of in serving for method, ways in zip(choice, of, strict=True))
+        }
 
     def by_layer(self, samples: Sequence[Feed]) -> Choice:
         """For each value the method of least error at the outputs of the operators that read it, on these samples."""
         values = {id(group.config): group.values for group in self.graph.groups}
+        tasks, ways = self._open(self._tasks), self._open(self._whole)
         tried = [
-            (values.get(id(task.config), task.roots), [way.draft for way in ways.values()]) for task, ways in self._open
+            (values.get(id(task.config), task.roots), [way.draft for way in of.values()])
+            for task, of in zip(tasks, ways, strict=True)
         ]
         errors = reader_errors(self.graph, self.executor, samples, tried)
-        return tuple(list(ways)[int(error.argmin())] for (_, ways), error in zip(self._open, errors, strict=True))
+        return tuple(list(of)[int(error.argmin())] for of, error in zip(ways, errors, strict=True))
 
-    def model(self, choice: Choice) -> Simulation:
-        """The graph with these methods, quantized and ready to run: each sample on one thread, several side by side."""
+    def model(self, choice: Choice, half: int) -> Simulation:
+        """The graph with these methods and the scales of that half of the samples, quantized and ready to run.
+
+        Each sample runs on one thread, so that several may run side by side.
+        """
         self._anew()
         methods = iter(choice)
-        for task, ways in zip(self._table.check(self.graph), self._ways, strict=True):
+        for task, ways in zip(self._table.check(self.graph), self._halves[half], strict=True):
             way = ways[next(methods)] if isinstance(task, AutoCalibration) else next(iter(ways.values()))
             replace(way, config=task.config).commit()
         for step in pipeline(self._setting, None):
@@ -107,36 +110,56 @@ class Trials:
     def prepare(self, choice: Choice) -> None:
         """Leave the graph as `quantize_graph` does, with these methods instead of `auto`, and its weights solved."""
         self._anew()
-        methods = iter(choice)
-        for task in self._table.check(self.graph):
-            if isinstance(task, AutoCalibration):
-                task.config.observer_algorithm = next(methods)
+        for task, method in zip(self._open(self._table.check(self.graph)), choice, strict=True):
+            task.config.observer_algorithm = method
 
     def _anew(self) -> None:
         quantize_graph(self.graph, self._platform, self._setting)
         keep_weights(self.graph, self._weights)
 
-    def _solved(self, tasks: Sequence[Calibration], own: Sequence[str]) -> list[dict[str, Calibration]]:
-        """Of each task, by the method's name, what was found; those open are tried with the platform's own as well."""
-        ways = [
-            {way.draft.observer_algorithm.casefold(): way for way in candidates_for(task.config, task.roots, method)}
-            if isinstance(task, AutoCalibration)
-            else {task.draft.observer_algorithm.casefold(): task}
-            for task, method in zip(tasks, own, strict=True)
-        ]
-        with ThreadPoolExecutor(self.executor.threads, thread_name_prefix="calibrant-solve") as pool:
-            return list(pool.map(self._served, ways))
+    def _open(self, each: Sequence[T]) -> list[T]:
+        """Of a sequence with an item for each config, those of the configs whose method is `auto`."""
+        return [one for one, task in zip(each, self._tasks, strict=True) if isinstance(task, AutoCalibration)]
 
-    def _served(self, ways: dict[str, Calibration]) -> dict[str, Calibration]:
-        """Those that find a scale. Raises the error of one where none does."""
-        found: dict[str, Calibration] = {}
-        for name, way in ways.items():
+    def _by_table(self) -> dict[str, Choice]:
+        """For each value the method that errs least on the half of the statistics that its scale is not found on."""
+
+        def best(task: Calibration) -> str:
+            chosen = task.chosen(self._table.sketches) if isinstance(task, AutoCalibration) else task
+            return chosen.draft.observer_algorithm
+
+        with self._pool() as pool:
             try:
-                way.find(self._table.sketches)
-                found[name] = way
-            except CalibrantError as error:
-                log.info("auto: %s does not serve '%s': %s", name, ", ".join(way.roots), error)
-                refused = error
-        if not found:
-            raise refused
-        return found
+                return {AUTO: tuple(pool.map(best, self._open(self._tasks)))}
+            except CalibrantError as error:  # of a half that is too poor for one of the methods
+                log.info("auto: no choice by the table: %s", error)
+                return {}
+
+    def _solved(self, sketches: Mapping[str, TensorSketch]) -> list[Ways]:
+        """Of each config what each method finds in the sketches; those open are tried with the platform's own too."""
+        tried = [
+            candidates_for(task.config, task.roots, method)
+            if isinstance(task, AutoCalibration)
+            else [Calibration.of(task.config, task.roots, task.draft.observer_algorithm)]
+            for task, method in zip(self._tasks, self._methods, strict=True)
+        ]
+        with self._pool() as pool:
+            return list(pool.map(lambda ways: _served(ways, sketches), tried))
+
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.executor.threads, thread_name_prefix="calibrant-solve")
+
+
+def _served(ways: Sequence[Calibration], sketches: Mapping[str, TensorSketch]) -> Ways:
+    """Those that find a scale. Raises the error of one where none does."""
+    found: Ways = {}
+    for way in ways:
+        try:
+            way.find(sketches)
+            found[way.draft.observer_algorithm.casefold()] = way
+        except CalibrantError as error:
+            log.info("auto: %s does not serve '%s': %s", way.draft.observer_algorithm, ", ".join(way.roots), error)
+            refused = error
+    if not found:
+        raise refused
+    return found

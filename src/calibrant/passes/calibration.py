@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -53,7 +53,7 @@ class Calibration:
         self.find(sketches)
         self.moved = self._movement(sketches)
 
-    def find(self, sketches: Halves) -> None:
+    def find(self, sketches: Mapping[str, TensorSketch]) -> None:
         """Find the draft's scale and offset."""
         if self.needs_raw_values:
             self.observer.render_quantization_config()
