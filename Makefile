@@ -43,6 +43,7 @@ bench: $(VENV)/.dev $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m benchmarks.calibration $(if $(PHOTOS),--photos $(PHOTOS))
 	$(BIN)/python -m benchmarks.integer_run $(if $(PHOTOS),--photos $(PHOTOS))
 	$(BIN)/python -m benchmarks.accuracy $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LINES),--lines $(LINES)) $(if $(TEXT),--text $(TEXT)) $(if $(MINILM),--minilm $(MINILM))
+	$(BIN)/python -m benchmarks.auto $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LINES),--lines $(LINES)) $(if $(TEXT),--text $(TEXT)) $(if $(MINILM),--minilm $(MINILM))
 
 clean:
 	rm -rf $(VENV) demo-output build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
@@ -62,6 +63,7 @@ $(VENV)/.demo: $(VENV)/.core demo/requirements.txt
 	$(PIP) --no-deps --requirement demo/requirements.txt
 	touch $@
 
-$(VENV)/.bench: $(VENV)/.core benchmarks/requirements.txt
+$(VENV)/.bench: $(VENV)/.core benchmarks/requirements.txt benchmarks/requirements-peers.txt
 	$(PIP) --no-deps --requirement benchmarks/requirements.txt
+	$(PIP) --requirement benchmarks/requirements-peers.txt
 	touch $@

@@ -18,6 +18,7 @@ from calibrant import QuantizationSettingFactory, export_graph
 from calibrant.api import QuantizationSummary, quantize
 from calibrant.graph import Graph
 
+TASKS = ("EfficientNet-Lite0", "MobileNetV2", "PP-OCRv4 recogniser", "MiniLM-L6")
 METHODS = ("default", "minmax", "percentile", "mse", "kl", "isotone", "auto")
 PLATFORM = "ONNXRUNTIME"
 COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -39,7 +40,7 @@ def main() -> None:
     add_data_options(parser, "photos", "lines", "text")
     parser.add_argument("--minilm", type=Path, help="MiniLM-L6 as ONNX, where torch is not there to export it")
     parser.add_argument("--vocab", type=Path, help="MiniLM's vocab.txt (default: that of its package)")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="MODEL", help="only these")
+    parser.add_argument("--models", nargs="+", choices=TASKS, default=list(TASKS), metavar="MODEL", help="only these")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument(
         "--calibration", type=int, default=64, help="photos and texts to calibrate with: 64, half of them at most"

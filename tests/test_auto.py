@@ -7,12 +7,23 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibrant import OnnxruntimeExecutor, QuantizationSetting, RuntimeCalibrationPass, load_onnx_graph
 from calibrant.api import calibrate, export_graph, quantize
-from calibrant.auto import BYTES, MEASURED, Kept
+from calibrant.auto.choosing import best_for_sure, mean_sqnr, signal_and_noise
+from calibrant.auto.kept import BYTES, FEWEST, MOST, Kept, affordable
+from calibrant.auto.trials import Trials
+from calibrant.core import (
+    ObservationError,
+    QuantizationStates,
+    SettingError,
+    TargetPlatform,
+    TensorQuantizationConfig,
+    fake_quantize,
+)
 from calibrant.core import QuantizationProperty as P
-from calibrant.core import SettingError, TargetPlatform, TensorQuantizationConfig, fake_quantize
 from calibrant.engines.halves import half_of
+from calibrant.passes import parameter
 from calibrant.passes.auto import CANDIDATES, AutoCalibration
 from calibrant.passes.calibration import Calibration
+from calibrant.passes.least_error import least_error
 from calibrant.quantizers import quantize_graph
 from calibrant.sketches import Halves, SketchSpec, TensorSketch
 
@@ -143,19 +154,33 @@ def test_an_override_keeps_its_method(small_model, small_samples):
 
 
 def test_what_is_kept_does_not_depend_on_the_order():
-    feeds = [{"x": RNG.normal(size=(1, 9)).astype(np.float32)} for _ in range(3 * MEASURED)]
+    feeds = [{"x": RNG.normal(size=(1, 9)).astype(np.float32)} for _ in range(3 * MOST)]
     found = []
     for order in (feeds, feeds[::-1], [feeds[i] for i in RNG.permutation(len(feeds))]):
         kept = Kept(order)
         assert sum(1 for _ in kept) == len(feeds)
         found.append([feed["x"].tobytes() for feed in kept.samples])
     assert found[0] == found[1] == found[2]
-    assert len(found[0]) == MEASURED
-    assert {half_of(feed) for feed in kept.samples} == {0}
+    assert len(found[0]) == MOST
+    assert {half_of(feed) for feed in kept.samples} == {0, 1}
+
+
+def test_a_large_model_is_measured_on_fewer_samples(small_model, small_samples, monkeypatch):
+    table = calibrate(small_model, small_samples)
+    numbers = sum(sketch.extremes.size for sketch in table.sketches.values()) // 40  # of one sample
+    feeds = [{"x": x} for x in small_samples]
+    assert len(affordable(feeds, table)) == 40
+    monkeypatch.setattr("calibrant.auto.kept.NUMBERS", 36 * numbers)
+    assert [id(feed) for feed in affordable(feeds, table)] == [id(feed) for feed in feeds[:36]]
+    twice = [{"x": np.concatenate([x, x])} for x in small_samples]
+    monkeypatch.setattr("calibrant.auto.kept.NUMBERS", 72 * numbers)
+    assert len(affordable(twice, table)) == 36
+    monkeypatch.setattr("calibrant.auto.kept.NUMBERS", 0)
+    assert len(affordable(feeds, table)) == FEWEST < 36
 
 
 def test_what_is_kept_is_copied_and_bounded(monkeypatch):
-    monkeypatch.setattr("calibrant.auto.BYTES", 100)
+    monkeypatch.setattr("calibrant.auto.kept.BYTES", 100)
     buffer = np.zeros((1, 10), np.float32)
 
     def overwritten():
@@ -184,3 +209,111 @@ def test_sixteen_bits_leave_kl_out(small_model, small_samples):
     _, summary = quantize(small_model, small_samples[:20], setting=setting)
     assert not summary.methods.keys() & {"kl", "auto"}
     assert "kl" in calibrate(small_model, small_samples[:4], setting=setting).settings["methods"]
+
+
+def test_weights_are_those_of_a_quantization_without_auto(small_model, small_samples):
+    """They are solved once for all the models that are compared, before any of them moves their scales."""
+    graph, summary = quantize(small_model, small_samples, setting=auto())
+    (method,) = summary.methods
+    plain = QuantizationSetting()
+    plain.quantize_activation_setting.calib_algorithm = method
+    other, _ = quantize(small_model, small_samples, setting=plain)
+    assert graph.edges.keys() == other.edges.keys()
+    for edge, config in graph.edges.items():
+        assert config.state is other.edges[edge].state
+        np.testing.assert_array_equal(config.scale, other.edges[edge].scale)
+    for group, same in zip(graph.groups, other.groups, strict=True):
+        assert group.config.scale == same.config.scale
+
+
+def test_a_model_has_the_scales_of_one_half(small_model, small_samples):
+    """A scale that fits only the samples that it was found on does not look good: it is measured on others."""
+    graph, table = load_onnx_graph(small_model), calibrate(small_model, small_samples, methods=CANDIDATES)
+    trials = Trials(graph, TargetPlatform.ONNXRUNTIME, auto(), table, OnnxruntimeExecutor(graph))
+    choice = ("minmax",) * len(trials.choices()["minmax"])
+    found = []
+    for number, half in enumerate((table.sketches.even, table.sketches.odd)):
+        trials.model(choice, number)
+        found.append(graph.config_of("x").scale)
+        extremes = half["x"].extremes
+        assert found[-1] == pytest.approx(float(extremes.hi.max() - extremes.lo.min()) / 255, rel=1e-3)
+    assert found[0] != pytest.approx(float(found[1]), rel=1e-3)
+
+
+def test_what_one_half_cannot_tell_is_told_by_all(small_model, small_samples):
+    same = [small_samples[0]] * 20
+    _, summary = quantize(small_model, same, setting=auto())
+    assert summary.samples == 20
+    assert any(note.startswith("auto chose") for note in summary.notes)
+
+
+def test_weights_are_solved_once(small_model, small_samples, monkeypatch):
+    solved = []
+    found = least_error
+    monkeypatch.setitem(parameter._BY_NAME, "mse", lambda *given: solved.append(given) or found(*given))
+    graph, _ = quantize(small_model, small_samples, setting=auto())
+    assert len(solved) == sum(config.state is QuantizationStates.BAKED for config in graph.edges.values()) > 0
+
+
+def test_it_tells_how_far_it_is(small_model, small_samples):
+    told = []
+    quantize(small_model, small_samples, setting=auto(), on_run=lambda done, total: told.append((done, total)))
+    runs = told[0][1]
+    assert told == [(done, runs) for done in range(1, runs + 1)]
+    assert runs % 40 == 0
+    assert 3 <= runs // 40 <= 7  # models that differ
+
+
+def powers(*noise):
+    """Of samples of power 1 in one output, with so much noise each."""
+    return np.array([[[1.0, n]] for n in noise])
+
+
+def test_what_a_single_sample_decides_is_left_to_the_simplest():
+    steady = RNG.uniform(0.9, 1.1, 20) / 100
+    tipped = steady * 0.9
+    tipped[3] = 0.2
+    assert mean_sqnr(powers(*steady).sum(axis=0)) - mean_sqnr(powers(*tipped).sum(axis=0)) > 1
+    assert best_for_sure([{"simple": powers(*tipped)}, {"other": powers(*steady)}]) == "simple"
+    assert best_for_sure([{"simple": powers(*steady * 1.1)}, {"other": powers(*steady)}]) == "other"
+    assert best_for_sure([{"simple": powers(*steady)}, {"other": powers(*steady)}]) == "simple"
+
+
+def test_among_models_of_one_kind_the_best_is_taken():
+    bad, middling, good = (powers(*RNG.uniform(0.9, 1.1, 20) / scale) for scale in (10, 100, 101))
+    assert best_for_sure([{"own": bad}, {"a": middling, "b": good}]) == "b"
+    assert best_for_sure([{}, {"a": middling, "b": good}, {"c": bad}]) == "b"
+
+
+def test_the_standard_error_is_that_of_leaving_one_out():
+    """Of means of independent numbers the jackknife gives the usual standard error."""
+    a, b = RNG.uniform(0.01, 0.0101, (2, 50))
+    ahead = 10 * np.log10(b.mean() / a.mean())
+    error = (10 / np.log(10)) * np.sqrt(np.var(a / a.mean() - b / b.mean(), ddof=1) / 50)
+    for shift, chosen in ((0.95, "b"), (1.05, "a")):  # a is ahead by so many standard errors
+        level = 10 ** ((shift * error - ahead) / 10)
+        assert best_for_sure([{"b": powers(*b * level)}, {"a": powers(*a)}]) == chosen
+
+
+def test_one_sample_tells_nothing():
+    assert best_for_sure([{"simple": powers(1.0)}, {"other": powers(0.1)}]) == "simple"
+
+
+def test_sqnr_of_several_outputs_is_the_mean():
+    exact = [np.array([3.0, 4.0], np.float32), np.array([7], np.int64), np.zeros((0, 2), np.float32)]
+    found = [np.array([3.0, 4.5], np.float32), np.array([8], np.int64), np.zeros((0, 2), np.float32)]
+    assert signal_and_noise(exact, found) == [(25.0, 0.25), (0.0, 0.0)]
+    assert mean_sqnr(np.array([[25.0, 0.25], [1.0, 0.1]])) == pytest.approx(15)
+    assert mean_sqnr(np.array([[1.0, 0.0], [np.nan, 1.0]])) == pytest.approx(0)
+    assert mean_sqnr(np.zeros((0, 2))) == 0
+
+
+def test_a_value_that_no_method_serves_is_told_of(tmp_path):
+    """The square roots of negative numbers, which the Conv reads, are NaN."""
+    outlier_model(tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx")
+    model.graph.node[0].input[0] = "root"
+    model.graph.node.insert(0, helper.make_node("Sqrt", ["x"], ["root"], "sqrt"))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ObservationError, match=r"'root'.*NaN"):
+        quantize(tmp_path / "m.onnx", RNG.normal(size=(20, 1, 4, 8, 8)).astype(np.float32), setting=auto())

@@ -65,6 +65,7 @@ MOVES = 0.1  # of a scale: less is no more than another choice of samples does
 
 Samples = Iterable[Any]
 OnStep = Callable[[int], None]
+OnRun = Callable[[int, int], None]
 
 
 @dataclass
@@ -102,6 +103,7 @@ def quantize(
     providers: Sequence[str] | None = None,
     memory_budget: int = 1 << 30,
     on_step: OnStep | None = None,
+    on_run: OnRun | None = None,
 ) -> tuple[Graph, QuantizationSummary]:
     """Quantize a float ONNX model by the samples; `export_graph` writes the result.
 
@@ -110,7 +112,8 @@ def quantize(
     steps: at most so many items of it; None: all.
     table: statistics that were collected before, instead of samples: the model does not run, and the result is what
         it would be with the samples of the table. With the method `auto`, samples beside it are measured on.
-    on_step: called with the number of samples done, for a progress bar.
+    on_step: called with the number of samples done, for a progress bar. on_run: the same while the method `auto`
+        compares models, with the number of runs done and of all.
 
     Raises the errors of `calibrant.core.errors`; nothing is written to disk.
     """
@@ -128,7 +131,7 @@ def quantize(
     if executor is not None and measuring:
         with _timed(summary, "calibrate"):
             feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
-            table = choose_by_output(graph, platform, setting, feeds, executor, table, on_step)
+            table = choose_by_output(graph, platform, setting, feeds, executor, table, on_step, on_run)
     for step in pipeline(setting, steps):
         with _timed(summary, "calibrate" if isinstance(step, RuntimeCalibrationPass) else "weights"):
             if isinstance(step, RuntimeCalibrationPass) and table is not None:

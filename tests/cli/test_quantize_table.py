@@ -1,5 +1,7 @@
 """`calibrant quantize --table`: the file that direct calibration makes, without a sample."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -143,6 +145,15 @@ def test_auto_measures_on_samples_beside_the_table(tabled):
     assert result.exit_code == 0, result.output
     assert "samples      16 read to measure on: the table 'model.table' is of 16" in result.stdout
     assert "auto chose" in result.stdout
+
+
+def test_auto_tells_how_far_the_comparison_is(tabled, monkeypatch):
+    monkeypatch.setattr("calibrant.cli.console.PLAIN_EVERY", 0.0)
+    result = quantize(tabled, "--method", "auto", "--data", "photos")
+    told = re.findall(r"comparing methods: (\d+) of (\d+) runs, about \d+ s left", result.stderr)
+    runs = int(told[0][1])
+    assert [int(done) for done, _ in told] == list(range(2, runs + 1))
+    assert result.stderr.index("calibrating") < result.stderr.index("comparing")
 
 
 def test_auto_without_samples_refuses_options_about_them(tabled):

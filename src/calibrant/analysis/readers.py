@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,8 @@ def reader_errors(
     when the values alone are quantized: its power over the output's, added up over operators and means of samples.
     Where nothing but the model's outputs reads a value, it is that of the value itself.
 
-    Runs the float model once over the samples, and each reader once for each config.
+    Runs the float model once over the samples, and each reader once for each config; executor.threads at a time, each
+    on one thread, as most of them are too small for more.
     """
     values = [name for names, _ in tried for name in names]
     readers = {name: [Reader(graph, node) for node in reading(graph, name)] for name in values}
@@ -43,16 +45,21 @@ def reader_errors(
     )
     noise = [np.zeros((len(names), len(configs))) for names, configs in tried]
     power = [np.zeros((len(names), 1)) for names, _ in tried]
-    for sample in samples:
-        seen = dict(zip(wanted, executor.forward(sample, wanted), strict=True))
-        for number, (names, configs) in enumerate(tried):
-            for row, name in enumerate(names):
-                exact = _outputs(readers[name], seen)
-                power[number][row] += sum(float((x.astype(np.float64) ** 2).sum()) for x in exact or [seen[name]])
-                for column, config in enumerate(configs):
-                    quantized = fake_quantize(seen[name], config)
-                    got = _outputs(readers[name], seen | {name: quantized}) or [quantized]
-                    noise[number][row, column] += _squared_difference(exact or [seen[name]], got)
+
+    def add(number: int) -> None:
+        names, configs = tried[number]
+        for row, name in enumerate(names):
+            exact = _outputs(readers[name], seen) or [seen[name]]
+            power[number][row] += sum(float((x.astype(np.float64) ** 2).sum()) for x in exact)
+            for column, config in enumerate(configs):
+                quantized = fake_quantize(seen[name], config)
+                got = _outputs(readers[name], seen | {name: quantized}) or [quantized]
+                noise[number][row, column] += _squared_difference(exact, got)
+
+    with ThreadPoolExecutor(executor.threads, thread_name_prefix="calibrant-readers") as pool:
+        for sample in samples:
+            seen = dict(zip(wanted, executor.forward(sample, wanted), strict=True))
+            list(pool.map(add, range(len(tried))))
     return [(n / np.maximum(p, np.finfo(np.float64).tiny)).sum(axis=0) for n, p in zip(noise, power, strict=True)]
 
 
@@ -114,6 +121,7 @@ def _model(graph: Graph, nodes: Sequence[ir.Node], read: Sequence[ir.Value]) -> 
 def _options() -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # hundreds of sessions, whose threads would spin while they wait
     return options
 
 

@@ -30,6 +30,7 @@ class Simulation:
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with TemporaryDirectory(prefix="calibrant-", ignore_cleanup_errors=True) as folder:
             place = Path(folder) / "simulated.onnx"
             save_model(insert_qdq(graph, DIALECT), place)

@@ -23,6 +23,7 @@ from rich.text import Text
 
 LOGGERS = ("calibrant", "py.warnings")
 WIDE = 10_000  # columns
+COMPARING = "comparing methods"
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 
 
@@ -99,6 +100,7 @@ class Stages:
         self.task: TaskID | None = None
         self.total: int | None = None
         self.name = ""
+        self.unit = "samples"
         self.said = time.monotonic()
         self.first: tuple[float, int] | None = None
 
@@ -113,9 +115,9 @@ class Stages:
         if self.bar is not None:
             self.bar.stop()
 
-    def begin(self, name: str, total: int | None = None) -> None:
-        """Another stage; with `total`, the number of samples that `done` will count up to."""
-        self.name, self.total, self.first = name, total, None
+    def begin(self, name: str, total: int | None = None, unit: str = "samples") -> None:
+        """Another stage; with `total`, the number of samples, or another unit, that `done` will count up to."""
+        self.name, self.total, self.unit, self.first = name, total, unit, None
         self.said = time.monotonic()
         if self.bar is not None:
             if self.task is not None:
@@ -123,7 +125,7 @@ class Stages:
             self.task = self.bar.add_task(name, total=total)
 
     def done(self, count: int) -> None:
-        """So many samples of the stage are done."""
+        """So many samples, or other units, of the stage are done."""
         self.first = self.first or (time.monotonic(), count)  # the first takes longer: sessions start, kernels compile
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=count)
@@ -133,12 +135,18 @@ class Stages:
         if count == self.total:
             self.begin("finding the scales")
 
+    def comparing(self, count: int, total: int) -> None:
+        """So many of all runs are done with which the method `auto` compares models."""
+        if self.name != COMPARING:
+            self.begin(COMPARING, total, "runs")
+        self.done(count)
+
     def _line(self, count: int) -> str:
         since, before = self.first or (0.0, count)
         if not self.total or count == before:
-            return f"{self.name}: {count} samples"
+            return f"{self.name}: {count} {self.unit}"
         left = (time.monotonic() - since) / (count - before) * (self.total - count)
-        return f"{self.name}: {count} of {self.total} samples, about {left:.0f} s left"
+        return f"{self.name}: {count} of {self.total} {self.unit}, about {left:.0f} s left"
 
 
 def error_line(message: str, console: rich.console.Console | None = None) -> None:

@@ -83,6 +83,7 @@ class Job:
                     table=source.table if source else None,
                     threads=self.running.threads,
                     on_step=lambda _: stages.done(samples.given if samples is not None else 0),
+                    on_run=stages.comparing,
                 )
             refuse_nothing(graph, platform)
             exporting = time.perf_counter()

@@ -23,10 +23,15 @@ def is_auto(config: TensorQuantizationConfig) -> bool:
     return config.observer_algorithm.casefold() == AUTO
 
 
-def candidates_for(config: TensorQuantizationConfig, roots: Sequence[str], **detail: Any) -> list[Calibration]:
-    """What `auto` chooses from: a calibration by each method that takes the config (kl takes 8 bits at most)."""
+def candidates_for(
+    config: TensorQuantizationConfig, roots: Sequence[str], *more: str, **detail: Any
+) -> list[Calibration]:
+    """What `auto` chooses from: a calibration by each method that takes the config (kl takes 8 bits at most).
+
+    more: methods beside CANDIDATES.
+    """
     found = []
-    for name in CANDIDATES:
+    for name in dict.fromkeys([*CANDIDATES, *more]):
         with suppress(ConfigError):
             found.append(Calibration.of(config, roots, name, **detail))
     return found
@@ -53,13 +58,17 @@ class AutoCalibration(Calibration):
         return reduce(SketchSpec.union, (candidate.spec(channel_axis) for candidate in self.candidates))
 
     def solve(self, sketches: Halves) -> None:
+        chosen = self.chosen(sketches)
+        chosen.solve(sketches)
+        self.draft, self.moved = chosen.draft, chosen.moved
+
+    def chosen(self, sketches: Halves) -> Calibration:
+        """The candidate of least error, not solved yet."""
         even, odd = ([half[root] for root in self.roots] for half in (sketches.even, sketches.odd))
         if not all(sketch.extremes.channels and np.isfinite(sketch.extremes.lo).all() for sketch in (*even, *odd)):
             even = odd = [sketches[root] for root in self.roots]
         errors = [self._error(c, even, odd) + self._error(c, odd, even) for c in self.candidates]
-        chosen = self.candidates[errors.index(min(errors))]
-        chosen.solve(sketches)
-        self.draft, self.moved = chosen.draft, chosen.moved
+        return self.candidates[errors.index(min(errors))]
 
     def _error(self, candidate: Calibration, seen: Any, unseen: Any) -> float:
         """The error on one half of what the candidate finds on the other."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -49,7 +49,12 @@ class Calibration:
         return self.draft.observer_algorithm.casefold() == method.casefold()
 
     def solve(self, sketches: Halves) -> None:
-        """Find the draft's scale and offset; the config itself is not touched."""
+        """Find the draft's scale and offset, and how far the scale moves; the config itself is not touched."""
+        self.find(sketches)
+        self.moved = self._movement(sketches)
+
+    def find(self, sketches: Mapping[str, TensorSketch]) -> None:
+        """Find the draft's scale and offset."""
         if self.needs_raw_values:
             self.observer.render_quantization_config()
         else:
@@ -59,7 +64,6 @@ class Calibration:
                 f"observer '{self.draft.observer_algorithm}' left '{', '.join(self.roots)}' in state "
                 f"{self.draft.state.name}: render_quantization_config must set scale, offset and state ACTIVATED"
             )
-        self.moved = self._movement(sketches)
 
     def _movement(self, sketches: Halves) -> float | None:
         """How far apart the scales of the two halves are; None where that is not known, or would take long to find."""

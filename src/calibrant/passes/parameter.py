@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,26 @@ class ParameterQuantizePass(QuantizationPass):
             baked = QuantizationStates.BAKED if self.baking_parameter else QuantizationStates.ACTIVATED
             weight.config.state = baked
         log.info("%s: %d weights", self.name, len(solved))
+
+
+def solved_weights(graph: Graph) -> dict[tuple[str, int], TensorQuantizationConfig]:
+    """Copies of the configs of the weights, by edge, as ParameterQuantizePass left them: see `keep_weights`."""
+    nodes = nodes_by_name(graph)
+    solved = (QuantizationStates.BAKED, QuantizationStates.ACTIVATED)
+    return {
+        (name, index): config.clone()
+        for (name, index), config in graph.edges.items()
+        if config.state in solved and parameter_of(nodes[name], index) is not None
+    }
+
+
+def keep_weights(graph: Graph, solved: Mapping[tuple[str, int], TensorQuantizationConfig]) -> None:
+    """Give the weights of a graph that was quantized anew, for the same platform and setting, what was found before."""
+    for edge, config in graph.edges.items():
+        if edge in solved and config.state is QuantizationStates.INITIAL:
+            known = solved[edge]
+            config.scale, config.offset = known.scale, known.offset
+            config.observer_algorithm, config.state = known.observer_algorithm, known.state
 
 
 @dataclass

@@ -1,0 +1,154 @@
+"""Does `auto` with samples choose well? Every single method beside it, on seven real models. Writes auto.md.
+
+For each split of a model's data one table is collected, from which every method is solved; `auto` is given the samples
+as well. All are measured by output SQNR, in onnxruntime, on samples that neither the table nor `auto` has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+
+from benchmarks.machine import command, description
+from benchmarks.markdown import table
+from benchmarks.models import default_cache
+from benchmarks.subjects import SUBJECTS, Subject, find_subject
+from benchmarks.tasks import Array, Sample, add_data_options, split
+from calibrant import QuantizationSettingFactory, calibrate, export_graph, load_onnx_graph
+from calibrant.analysis import sqnr_db
+from calibrant.api import quantize
+from calibrant.passes.activations import order_carrying
+from demo.measure import session
+
+PLATFORM = "ONNXRUNTIME"
+SINGLE = ("minmax", "percentile", "mse", "kl", "isotone")
+METHODS = (*SINGLE, "auto")
+
+HEAD = """# The method `auto` beside every single method
+
+Output SQNR on samples that were not calibrated on, in dB: the power of the FP32 outputs over that of the error, in
+onnxruntime; where there are several outputs, the mean. The data are split {splits} times; numbers are means over the
+splits. `auto` is given the samples that were calibrated on. Behind: how far `auto` is behind the best single method, of
+the means, and at worst in a split of its own. Chose: what `auto` took in each split. Seconds: of `auto`, with samples
+read and weights solved, but without collecting.
+
+{description}
+
+    {command}
+"""
+
+
+def main() -> None:
+    options = _options()
+    console = Console(stderr=True, soft_wrap=True)
+    rows: list[list[str]] = []
+    for name in options.models:
+        subject = find_subject(name, options)
+        if subject is None:
+            console.print(f"[yellow]{name}: left out, its data are not given[/] (see --help)")
+            continue
+        rows.append(_row(subject.name, [of_split(subject, seed, console) for seed in range(options.splits)]))
+    head = HEAD.format(splits=options.splits, description=description(), command=command())
+    headings = ["", "calibrated on", "measured on", *METHODS, "behind", "at worst", "chose", "seconds"]
+    page = f"{head}\n{table(headings, rows)}\n"
+    options.output.write_text(page, encoding="utf-8")
+    Console(soft_wrap=True).print(page, markup=False, highlight=False)
+    console.print(f"written to {options.output}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.auto", description=__doc__.split("\n")[0])
+    add_data_options(parser, "photos", "lines", "text")
+    parser.add_argument("--minilm", type=Path, help="MiniLM-L6 as ONNX, where torch is not there to export it")
+    parser.add_argument("--vocab", type=Path, help="MiniLM's vocab.txt (default: that of its package)")
+    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="MODEL")
+    parser.add_argument("--splits", type=int, default=3, help="how often the data are split anew (3)")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("auto.md"))
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Split:
+    """What one split of a model's data gave: the SQNR of each method, what `auto` chose, and how long it took."""
+
+    calibrated: int
+    measured: int
+    db: dict[str, float]
+    chosen: str
+    seconds: float
+
+
+def behind(db: Mapping[str, float]) -> float:
+    """How far `auto` is behind the best single method, in dB; negative where it is ahead."""
+    return max(db[method] for method in SINGLE if method in db) - db["auto"]
+
+
+def of_split(subject: Subject, seed: int, console: Console) -> Split:
+    """Every method, calibrated on one part of the data and measured on another."""
+    to_calibrate, to_measure = split(subject.items, subject.calibration, seed)
+    calibration = [sample for item in to_calibrate for sample in subject.samples(item)]
+    measuring = [sample for item in to_measure for sample in subject.samples(item)]
+    measuring = measuring[:: max(1, len(measuring) // subject.measured)][: subject.measured]
+    wanted = outputs(subject.model, measuring)
+    graph = load_onnx_graph(subject.model)
+    collected = calibrate(graph, calibration)
+    ordered = bool(order_carrying(graph))
+    db: dict[str, float] = {}
+    for method in METHODS:
+        if method == "isotone" and not ordered:
+            continue
+        setting = QuantizationSettingFactory.default_setting()
+        setting.quantize_activation_setting.calib_algorithm = method
+        start = time.perf_counter()
+        samples = calibration if method == "auto" else None
+        quantized, summary = quantize(graph, samples, platform=PLATFORM, setting=setting, table=collected)
+        seconds = time.perf_counter() - start
+        with tempfile.TemporaryDirectory() as folder:
+            int8 = Path(folder) / "int8.onnx"
+            export_graph(quantized, PLATFORM, int8)
+            db[method] = mean_sqnr(wanted, outputs(int8, measuring))
+    (chosen,) = [match[1] for note in summary.notes if (match := re.match(r"auto chose '(.*?)':", note))]
+    found = Split(len(calibration), len(measuring), db, chosen, seconds)
+    told = ", ".join(f"{method} {value:.2f}" for method, value in db.items())
+    console.print(f"{subject.name}, split {seed}: {told} ({chosen}, {seconds:.0f} s)", markup=False, highlight=False)
+    return found
+
+
+def outputs(model: Path, samples: Sequence[Sample]) -> list[list[Array]]:
+    """What the model makes of each sample, in onnxruntime."""
+    running = session(model)
+    first = running.get_inputs()[0].name
+    return [running.run(None, sample if isinstance(sample, dict) else {first: sample}) for sample in samples]
+
+
+def mean_sqnr(wanted: Sequence[Sequence[Array]], found: Sequence[Sequence[Array]]) -> float:
+    """The mean over the floating outputs of their SQNR over all samples, in dB."""
+    each = zip(zip(*wanted, strict=True), zip(*found, strict=True), strict=True)
+    return mean(sqnr_db(exact, other) for exact, other in each if exact[0].dtype.kind == "f")
+
+
+def _row(name: str, splits: Sequence[Split]) -> list[str]:
+    means = {m: mean(s.db[m] for s in splits) for m in METHODS if m in splits[0].db}
+    return [
+        name,
+        str(splits[0].calibrated),
+        str(splits[0].measured),
+        *(f"{means[m]:.2f}" if m in means else "" for m in METHODS),
+        f"{behind(means):.2f}",
+        f"{max(behind(one.db) for one in splits):.2f}",
+        ", ".join(one.chosen for one in splits),
+        f"{mean(one.seconds for one in splits):.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()
