@@ -54,6 +54,7 @@ def main() -> None:
         *(__doc__ or "").split("\n\n", 1)[1].strip().split("\n"),
         "",
     ]
+    # Whole models through a captured step would be one more section.
     for section in (whole_tensors, per_channel, many_tensors, rows):
         for line in section():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
