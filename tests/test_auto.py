@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibrant import OnnxruntimeExecutor, QuantizationSetting, RuntimeCalibrationPass, load_onnx_graph
 from calibrant.api import calibrate, export_graph, quantize
-from calibrant.auto.choosing import best_for_sure, mean_sqnr, signal_and_noise
+from calibrant.auto.choosing import SURE, best_for_sure, mean_sqnr, signal_and_noise
 from calibrant.auto.kept import BYTES, FEWEST, MOST, Kept, affordable
 from calibrant.auto.trials import Trials
 from calibrant.core import (
@@ -291,7 +291,7 @@ def test_the_standard_error_is_that_of_leaving_one_out():
     ahead = 10 * np.log10(b.mean() / a.mean())
     error = (10 / np.log(10)) * np.sqrt(np.var(a / a.mean() - b / b.mean(), ddof=1) / 50)
     for shift, chosen in ((0.95, "b"), (1.05, "a")):  # a is ahead by so many standard errors
-        level = 10 ** ((shift * error - ahead) / 10)
+        level = 10 ** ((shift * SURE * error - ahead) / 10)
         assert best_for_sure([{"b": powers(*b * level)}, {"a": powers(*a)}]) == chosen
 
 

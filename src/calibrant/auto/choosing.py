@@ -30,6 +30,7 @@ F64 = NDArray[np.float64]
 
 OF_LAYERS = 8  # samples on which the layers' outputs are compared
 BY_LAYER = "by layer"
+SURE = 2.0  # standard errors
 
 
 def has_open_methods(graph: Graph) -> bool:
@@ -110,7 +111,7 @@ def choose(
 
 
 def best_for_sure(kinds: Sequence[Mapping[str, F64]]) -> str:
-    """The name of the best model, where a less simple kind has to be ahead by more than a standard error.
+    """The name of the best model, where a less simple kind has to be ahead by more than SURE standard errors.
 
     kinds: of models, the simplest first; of each model, by name, (samples, outputs, 2) as of `signal_and_noise`. The
     best of the first kind stands against the best of the next, and so on.
@@ -130,14 +131,14 @@ def best_for_sure(kinds: Sequence[Mapping[str, F64]]) -> str:
 
 
 def _ahead(one: F64, other: F64) -> float:
-    """By how many dB one model is ahead of the other, less the standard error of that; of a single sample: 0."""
+    """By how many dB one model is ahead of the other, less SURE standard errors of that; of a single sample: 0."""
     count = len(one)
     if count < 2:
         return 0.0
     totals = one.sum(axis=0), other.sum(axis=0)
     whole = mean_sqnr(totals[0]) - mean_sqnr(totals[1])
     without = mean_sqnr(totals[0] - one) - mean_sqnr(totals[1] - other)
-    return float(whole - np.sqrt((count - 1) * np.var(without)))
+    return float(whole - SURE * np.sqrt((count - 1) * np.var(without)))
 
 
 def signal_and_noise(reference: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> list[tuple[float, float]]:
