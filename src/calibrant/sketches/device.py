@@ -1,0 +1,227 @@
+"""DeviceCollectors: sketches of tensors on a GPU, taken there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from calibrant.core import CalibrantError, DataError, StateError
+from calibrant.sketches.bins import LogBins, split_index
+from calibrant.sketches.cells import I32, I64
+from calibrant.sketches.device_margins import DeviceMargins
+from calibrant.sketches.extremes import Extremes
+from calibrant.sketches.halves import Halves
+from calibrant.sketches.histogram import Histogram
+from calibrant.sketches.kernels import gpu
+from calibrant.sketches.kernels.gpu import Tensor
+from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW, N_HIGH, N_LOW, NAN, NEG_INF, POS_INF, SIZE, ZEROS
+from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, ordered
+from calibrant.sketches.layout import Layout, positive_axis
+from calibrant.sketches.sketch import TensorSketch, row_channel_axis
+from calibrant.sketches.spec import SketchSpec
+
+_HALVES = 2
+
+
+class DeviceCollectors:
+    """Of each named value, a sketch over each half of the samples, collected on one device by Triton's kernels.
+
+    The bytes are those of `Collector`. Nothing waits for the device until `sketches` is asked for. Memory is taken when
+    a value is first added, some 4 MiB for a value with a histogram of 8 mantissa bits, and from then on it stays the
+    same: 16 bytes for each cell of each half, per channel too where a spec asks for that.
+
+    Adding may be captured into a CUDA graph, after it was done once outside of one, for what must be compiled and
+    allocated; `clear` forgets what that counted. After each replay, call `replayed`.
+
+    device: of torch, "cuda" or "cuda:1"; or "cpu", if Triton was told to interpret (TRITON_INTERPRET=1), which is slow.
+    Not safe for use by two threads at once, and all calls belong on one stream.
+    """
+
+    def __init__(self, specs: Mapping[str, SketchSpec], device: Any) -> None:
+        self._device = torch.device(device)
+        self._values = {name: _Value(spec, self._device) for name, spec in specs.items()}
+        self._room = gpu.Room(self._device)
+        self._half_numbers = torch.arange(_HALVES, dtype=torch.int32, device=self._device).reshape(_HALVES, 1)
+
+    def add(self, values: Mapping[str, Tensor], half: int | Tensor) -> None:
+        """Count tensors of this device in that half; values that nobody asked for are passed over.
+
+        values: of any shape, strides and type that torch calls real; float16 and bfloat16 are widened exactly, float64
+            and integers rounded to float32. An empty one counts nothing. They may change as soon as the stream is through.
+        half: 0 or 1; or a tensor with one such integer on the device, which a captured graph reads at each replay.
+        DataError, naming the value, where it is not of this device, lacks an axis of its spec, or has another number of
+        channels than before. What precedes it is counted.
+        """
+        number = self._half_numbers[half] if isinstance(half, int) else half.reshape(1).to(torch.int32)
+        plain: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for name in [name for name in values if name in self._values]:
+            value = self._values[name]
+            try:
+                tensor = _prepared(values[name], value.spec, self._device)
+                if value.add(tensor, number, self._room):
+                    bits = value.spec.mantissa_bits
+                    plain.setdefault(bits, []).append((tensor.memory, value.state_of_all()))
+            except CalibrantError as error:
+                raise type(error)(f"value '{name}': {error}") from error
+        for bits, pairs in plain.items():
+            gpu.count_many(*zip(*pairs, strict=True), bits, number, self._room)
+
+    def replayed(self) -> None:
+        """To be called after each replay of a captured graph in which values were added: margins may need more room,
+        which is made on the device then."""
+        for value in self._values.values():
+            if value.margins is not None:
+                value.margins.replayed()
+
+    def clear(self) -> None:
+        """Forget all that was counted; memory and numbers of channels stay."""
+        for value in self._values.values():
+            value.clear()
+
+    def sketches(self) -> Halves:
+        """What was collected; waits for the device. Adding may go on."""
+        even, odd = ({name: value.sketch(half) for name, value in self._values.items()} for half in range(_HALVES))
+        return Halves(even, odd)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A tensor whose memory is without gaps, and where in that memory the axes of its spec are."""
+
+    memory: Tensor
+    channel_axis: int | None
+    isotone_axis: int | None
+    row_channel_axis: int | None
+
+
+@dataclass(slots=True)
+class _Value:
+    """The state of one value on the device."""
+
+    spec: SketchSpec
+    device: Any
+    channels: int | None = None
+    margins: DeviceMargins | None = field(init=False)
+    _of_all: Tensor | None = None
+    _of_each: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        axis = self.spec.isotone_axis
+        self.margins = None if axis is None else DeviceMargins(axis, self.device)
+
+    def add(self, tensor: _Prepared, half: Tensor, room: gpu.Room) -> bool:
+        """Count all but the tensor as a whole; return whether that is wanted."""
+        memory, spec = tensor.memory, self.spec
+        if memory.numel() == 0:
+            return False
+        if tensor.channel_axis is not None:
+            self._expect(memory.shape[tensor.channel_axis])
+        self._allocate()
+        if self.margins is not None and tensor.isotone_axis is not None:
+            self.margins.add(memory, tensor.isotone_axis, tensor.row_channel_axis, half)
+        if tensor.channel_axis is not None:
+            layout = Layout.of(memory.shape, tensor.channel_axis)
+            bits = spec.channel_mantissa_bits if spec.per_channel else None
+            gpu.count(memory, gpu.Planes.of(layout, memory.numel()), self._of_each, bits, half, room)
+        if spec.histogram:
+            return True
+        if tensor.channel_axis is None:
+            gpu.count(memory, gpu.Planes.whole(memory.numel()), self._of_all, None, half, room)
+        return False
+
+    def state_of_all(self) -> Tensor:
+        """The state of the tensor as a whole."""
+        return self._of_all
+
+    def clear(self) -> None:
+        """Forget what was counted."""
+        for state in (self._of_all, self._of_each):
+            if state is not None:
+                gpu.clear(state)
+        if self.margins is not None:
+            self.margins.clear()
+
+    def sketch(self, half: int) -> TensorSketch:
+        """The sketch over one half; waits for the device."""
+        spec, nothing = self.spec, TensorSketch.empty(self.spec)
+        all_of_it = None if self._of_all is None else self._of_all[half].cpu().numpy()
+        each = None if self._of_each is None else self._of_each[half].cpu().numpy()
+        margins = None if self.margins is None else self.margins.margins(half)
+        known = each if each is not None else all_of_it
+        if known is None or not known[0, SIZE]:
+            return nothing
+        return TensorSketch(
+            spec,
+            _extremes(known),
+            _histogram(all_of_it, spec.mantissa_bits) if spec.histogram and all_of_it is not None else None,
+            _histogram(each, spec.channel_mantissa_bits) if spec.per_channel and each is not None else None,
+            margins,
+        )
+
+    def _expect(self, channels: int) -> None:
+        if self.channels not in (None, channels):
+            raise DataError(f"expected {self.channels} channels on axis {self.spec.channel_axis}, got {channels}")
+        self.channels = channels
+
+    def _allocate(self) -> None:
+        spec = self.spec
+        wants_all = spec.histogram or spec.channel_axis is None
+        if (self._of_all is not None or not wants_all) and (self._of_each is not None or self.channels is None):
+            return
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise StateError(
+                "its memory cannot be taken while a CUDA graph is captured: add it once before, outside, and call clear"
+            )
+        if wants_all:
+            self._of_all = gpu.empty_state(1, spec.mantissa_bits if spec.histogram else None, self.device)
+        if self.channels is not None:
+            bits = spec.channel_mantissa_bits if spec.per_channel else None
+            self._of_each = gpu.empty_state(self.channels, bits, self.device)
+
+
+def _prepared(x: Tensor, spec: SketchSpec, device: Any) -> _Prepared:
+    """x without gaps: in the order of its memory where that has none, as it is with channels-last; else as a copy."""
+    if not isinstance(x, torch.Tensor) or x.device.type != device.type or device.index not in (None, x.device.index):
+        raise DataError(f"expected a tensor on {device}, got {getattr(x, 'device', type(x).__name__)}")
+    if x.is_complex() or x.is_quantized or x.dtype.is_floating_point and x.dtype.itemsize < 2:
+        raise DataError(f"cannot observe values of type {x.dtype}: expected floats or integers")
+    x = x.detach()
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        x = x.to(torch.float32)
+    shape = tuple(x.shape)
+    axes: dict[str, int | None] = {"channel_axis": spec.channel_axis, "isotone_axis": spec.isotone_axis}
+    axes = {name: None if axis is None else positive_axis(axis, shape, name) for name, axis in axes.items()}
+    axes["row_channel_axis"] = row_channel_axis(shape, spec)
+    order = sorted(range(x.ndim), key=lambda axis: (-x.stride(axis), axis))
+    memory = x.permute(order)
+    if not memory.is_contiguous():
+        order, memory = list(range(x.ndim)), x.contiguous()
+    return _Prepared(memory, **{name: None if axis is None else order.index(axis) for name, axis in axes.items()})
+
+
+def _extremes(state: I64) -> Extremes:
+    """The extremes of the groups in a state (groups, words)."""
+    ends = np.stack([-state[:, LOW], state[:, HIGH]]).astype(np.int32)
+    hits = np.stack([state[:, N_LOW], state[:, N_HIGH]])
+    hits = np.where(ends == 0, state[:, ZEROS], hits)  # the kernels leave it to the zeros to say how often 0 was hit
+    hits = np.where((ends == [[NONE_LO], [NONE_HI]]), 0, hits)
+    lo, hi = ordered(ends).view(np.float32).copy()
+    size, zeros, nan, pos_inf, neg_inf = (int(state[:, word].sum()) for word in (SIZE, ZEROS, NAN, POS_INF, NEG_INF))
+    return Extremes(lo, hi, hits[0].copy(), hits[1].copy(), size, zeros, nan, pos_inf, neg_inf)
+
+
+def _histogram(state: I64, mantissa_bits: int) -> Histogram:
+    """The histogram of the groups in a state (groups, words), of each one for itself."""
+    cells = 1 << (9 + mantissa_bits)
+    counts, positions = state[:, FIELDS : FIELDS + cells], state[:, FIELDS + cells :]
+    counts[:, 0] += state[:, ZEROS]  # which the kernels keep out of the tables
+    group, index = np.nonzero(counts)
+    keys: I32 = split_index(index, mantissa_bits)
+    order = np.lexsort((keys, group))
+    names = [group[order].astype(np.int32), keys[order]]
+    weights = [counts[group, index][order], positions[group, index][order]]
+    return Histogram.from_cells(LogBins(mantissa_bits), len(state), (names, weights))

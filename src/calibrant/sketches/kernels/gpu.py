@@ -1,0 +1,316 @@
+"""The kernels of `reference` on tensors of torch: on a GPU by Triton, or on the CPU by Triton's interpreter.
+
+What is counted and what it is counted into lie on one device, and nothing here waits for that device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+
+from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW
+from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
+from calibrant.sketches.layout import Layout
+
+Tensor = Any  # torch.Tensor: torch brings no types that are checked here
+
+TILE = 2048  # elements that a program looks at together
+SIDE_BY_SIDE = 32  # channels of a tile where they take turns in memory: together as wide as a line of the cache
+PROGRAMS = 1024  # at most so many for one tensor, unless it has more channels
+MOST_PARTS = 1024  # of one group
+
+FAST_BITS = 8  # mantissa bits of float32 for which `gpu_fast` has room in shared memory
+TILE_OF_FAST = 16384
+
+log = logging.getLogger(__name__)
+
+_KINDS = {torch.float32: portable.FLOAT32, torch.bfloat16: portable.BFLOAT16, torch.float16: portable.FLOAT16}
+_SAME_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.float16}
+_SAME_BITS_AS_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+
+def empty_state(groups: int, mantissa_bits: int | None, device: Any) -> Tensor:
+    """What the kernels count into: int64 (2 halves, groups, words). mantissa_bits: None for no tables."""
+    words = FIELDS + (0 if mantissa_bits is None else 2 << (9 + mantissa_bits))
+    state = torch.zeros((2, groups, words), dtype=torch.int64, device=device)
+    clear(state)
+    return state
+
+
+def clear(state: Tensor) -> None:
+    """Make it a state of nothing again."""
+    state.zero_()
+    state[..., LOW], state[..., HIGH] = -NONE_LO, NONE_HI
+
+
+class Room:
+    """Memory for kernels to work in. What was given out stays valid: a captured graph may hold on to it."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._copied_from: list[Tensor] = []
+        self.of(PROGRAMS, 16 * SIDE_BY_SIDE)
+
+    def of(self, programs: int, words: int) -> tuple[Tensor, Tensor]:
+        """Room of so many words for each program, and a zero for each, which they are to leave a zero."""
+        if not self._kept or self._kept[-1][0].numel() < programs * words or self._kept[-1][1].numel() < programs:
+            scratch = torch.empty(programs * words, dtype=torch.int64, device=self._device)
+            self._kept.append((scratch, torch.zeros(programs, dtype=torch.int32, device=self._device)))
+        return self._kept[-1]
+
+    def keep(self, host: Tensor) -> None:
+        """Keep memory of the host, which a captured graph copies from."""
+        if torch.cuda.is_current_stream_capturing():
+            self._copied_from.append(host)
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """How a tensor's elements are those of its groups: see `gpu_portable`."""
+
+    groups: int
+    outer: int
+    inner: int
+    plane: int
+    beside: int
+    step: int
+
+    @classmethod
+    def whole(cls, size: int) -> Planes:
+        """All elements as one group."""
+        return cls(1, 1, size, 0, 0, 1)
+
+    @classmethod
+    def of(cls, layout: Layout, size: int) -> Planes:
+        """The groups of a contiguous tensor: its channels."""
+        groups, inner = layout.channels, layout.inner
+        if groups == 1:
+            return cls.whole(size)
+        if layout.lanes == groups:
+            return cls(groups, 1, size // groups, 0, 1, groups)
+        return cls(groups, size // (groups * inner), inner, groups * inner, inner, 1)
+
+
+def count(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int | None, half: Tensor, room: Room) -> None:
+    """Count x, contiguous and of float32, float16 or bfloat16, into half number `half[0]` (int32) of the state."""
+    if mantissa_bits is not None and _is_for_fast(x, planes, mantissa_bits) and _fast_works(x.device, x.dtype):
+        _count_fast(x, planes, state, mantissa_bits, half, room)
+    else:
+        _count_portable(x, planes, state, mantissa_bits, half, room)
+
+
+def count_many(
+    tensors: Sequence[Tensor], states: Sequence[Tensor], mantissa_bits: int, half: Tensor, room: Room
+) -> None:
+    """Count each tensor as one group into its state. Tensors of one type are counted in one launch where that can be."""
+    if len({x.dtype for x in tensors}) == 1 and all(_may_be_described(x, mantissa_bits) for x in tensors):
+        _count_described(tensors, states, mantissa_bits, half, room)
+        return
+    for x, state in zip(tensors, states, strict=True):
+        count(x, Planes.whole(x.numel()), state, mantissa_bits, half, room)
+
+
+def _count_portable(
+    x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int | None, half: Tensor, room: Room
+) -> None:
+    if planes.step == 1:
+        rows = min(TILE, triton.next_power_of_2(planes.inner))
+        columns = min(TILE // rows, triton.next_power_of_2(planes.groups))
+    else:
+        columns = SIDE_BY_SIDE
+        rows = TILE // columns
+    blocks = -(-planes.groups // columns)
+    tiles = -(-planes.inner // rows) * planes.outer
+    parts = max(min(tiles, PROGRAMS // blocks, MOST_PARTS // columns), 1)
+    portable.count[(blocks * parts,)](
+        x.view(_SAME_BITS[x.dtype]),
+        planes.outer,
+        planes.inner,
+        planes.plane,
+        planes.beside,
+        planes.step,
+        planes.groups,
+        parts,
+        state,
+        half,
+        *room.of(blocks * parts, 16 * columns),
+        KIND=_KINDS[x.dtype],
+        TABLE=mantissa_bits is not None,
+        BITS=mantissa_bits or 0,
+        ROWS=rows,
+        COLUMNS=columns,
+        PARTS=triton.next_power_of_2(parts),
+        num_warps=8,
+    )
+
+
+def _is_for_fast(x: Tensor, planes: Planes, mantissa_bits: int) -> bool:
+    """Whether `gpu_fast` has a kernel for this: of what it lacks, shared memory is too small for more bits."""
+    enough = x.dtype != torch.float32 or mantissa_bits <= FAST_BITS
+    return x.is_cuda and enough and planes.step == 1 and (planes.groups == 1 or planes.inner * planes.outer < 1 << 31)
+
+
+def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, half: Tensor, room: Room) -> None:
+    from calibrant.sketches.kernels import gpu_fast as fast
+
+    device, length = _device(x.device.index), planes.outer * planes.inner
+    vector, many = 16 // x.element_size(), planes.groups > 1
+    magic, shift = 0, 0
+    if many and planes.inner % vector:
+        vector = 1
+    if many and planes.inner > vector:
+        magic, shift = fast.division(planes.inner // vector)
+    warps = 8 if many else 32
+    programs = device.multiprocessors * (4 if many else 1)
+    parts = max(min(-(-length // (512 * warps)), programs // planes.groups), 1)
+    fast.count[(planes.groups * parts,)](
+        x.view(_SAME_BITS_AS_INTEGERS[x.dtype]),
+        length,
+        magic,
+        shift,
+        (planes.plane - planes.inner) // vector,
+        planes.beside // vector,
+        planes.groups,
+        parts,
+        state,
+        half,
+        *room.of(planes.groups * parts, 16),
+        PLANES=many,
+        K=fast.kernel(_KINDS[x.dtype], mantissa_bits, warps, vector, device.shared_bytes),
+        num_warps=warps,
+        maxnreg=64,
+    )
+
+
+def _may_be_described(x: Tensor, mantissa_bits: int) -> bool:
+    return (
+        _is_for_fast(x, Planes.whole(x.numel()), mantissa_bits)
+        and x.data_ptr() % 16 == 0
+        and _fast_works(x.device, x.dtype)
+    )
+
+
+def _count_described(
+    tensors: Sequence[Tensor], states: Sequence[Tensor], mantissa_bits: int, half: Tensor, room: Room
+) -> None:
+    from calibrant.sketches.kernels import gpu_fast as fast
+
+    device = _device(tensors[0].device.index)
+    tiles = [-(-x.numel() // TILE_OF_FAST) for x in tensors]
+    share = _share(tiles, max(device.multiprocessors, len(tensors)))
+    described = []
+    for x, state, own in zip(tensors, states, tiles, strict=True):
+        parts = -(-own // share)
+        described += [[x.data_ptr(), x.numel(), state.data_ptr(), part, parts, 0, 0, 0] for part in range(parts)]
+    # Pinned memory, so that the copy waits for nothing; a captured graph copies from it again each time.
+    host = torch.tensor(described, dtype=torch.int64).pin_memory()
+    room.keep(host)
+    fast.count_many[(len(described),)](
+        host.to(tensors[0].device, non_blocking=True),
+        half,
+        *room.of(len(described), 16),
+        K=fast.kernel(_KINDS[tensors[0].dtype], mantissa_bits, 32, 16 // tensors[0].element_size(), device.shared_bytes),
+        num_warps=32,
+        maxnreg=64,
+    )
+
+
+def _share(tiles: Sequence[int], programs: int) -> int:
+    """The fewest tiles for each program such that so many programs suffice, each at work on one tensor."""
+    least, most = 1, max(tiles)
+    while least < most:
+        middle = (least + most) // 2
+        if sum(-(-own // middle) for own in tiles) <= programs:
+            most = middle
+        else:
+            least = middle + 1
+    return least
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    multiprocessors: int
+    shared_bytes: int
+
+
+@cache
+def _device(index: int) -> _Device:
+    found = torch.cuda.get_device_properties(index)
+    return _Device(found.multi_processor_count, found.shared_memory_per_block_optin)
+
+
+@cache
+def _fast_works(device: Any, dtype: Any) -> bool:
+    """Whether `gpu_fast` can be compiled here and counts as `gpu_portable` does, tried once; if not, that is logged."""
+    try:
+        wrong = _differs(device, dtype)
+    except Exception as error:  # whatever another version of Triton or another driver raises
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong:
+        log.warning("%s: the portable kernels count %s, slowly, since the fast ones do not work: %s", device, dtype, wrong)
+    return not wrong
+
+
+def _differs(device: Any, dtype: Any) -> str:
+    """How the two differ on one tensor; empty if they do not."""
+    random = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (50_001,), generator=random, dtype=torch.int64).to(torch.int32)
+    values = torch.cat([bits.view(torch.float32), torch.randn(50_001, generator=random)]).to(dtype).to(device)
+    half = torch.ones(1, dtype=torch.int32, device=device)
+    states = [empty_state(1, 8, device) for _ in range(2)]
+    whole, room = Planes.whole(values.numel()), Room(device)
+    _count_fast(values, whole, states[0], 8, half, room)
+    _count_portable(values, whole, states[1], 8, half, room)
+    return "" if torch.equal(*(state.cpu() for state in states)) else "they count something else"
+
+
+def top_two(
+    x: Tensor,
+    first: int,
+    rows: int,
+    channels: int,
+    channel_stride: int,
+    pairs: Tensor,
+    groups: Tensor,
+    cursor: Tensor,
+    half: Tensor,
+) -> None:
+    """The two largest of rows of x (outer, length, inner), contiguous: see `gpu_portable.top_two`."""
+    _, length, inner = x.shape
+    if inner == 1:
+        columns = min(TILE, triton.next_power_of_2(length))
+        tile_rows, along, lines = TILE // columns, 1, TILE // columns
+    else:
+        columns = lines = min(SIDE_BY_SIDE * 4, triton.next_power_of_2(rows))
+        tile_rows, along = min(TILE // columns, triton.next_power_of_2(length)), 0
+    portable.top_two[(-(-rows // lines),)](
+        x.view(_SAME_BITS[x.dtype]),
+        first,
+        rows,
+        length,
+        inner,
+        channels,
+        channel_stride,
+        pairs,
+        groups,
+        cursor,
+        half,
+        groups.numel(),
+        KIND=_KINDS[x.dtype],
+        ALONG=along,
+        ROWS=tile_rows,
+        COLUMNS=columns,
+        num_warps=8,
+    )
+
+
+def advance(cursor: Tensor, rows: int, capacity: int, half: Tensor) -> None:
+    """After `top_two`: see `gpu_portable.advance`."""
+    portable.advance[(1,)](cursor, rows, capacity, half, num_warps=1)

@@ -1,0 +1,216 @@
+"""`gpu_portable.count` for NVIDIA's GPUs, at the speed of their memory: in Gluon, Triton's lower language, and PTX.
+
+Each program counts into its multiprocessor's shared memory: see `gpu_ptx`. Where the window lies on the number line
+follows from a few values all over the tensor; badly placed, it costs time, never a count. At the end a program adds what
+is not zero to the tables in global memory.
+
+Gluon is no stable language yet, and that shared memory begins with what is allocated first is Triton's habit, not its
+promise. So `gpu` tries this file against `gpu_portable` before it is used.
+"""
+
+# mypy: disable-error-code="misc,no-untyped-def,no-untyped-call"
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels import gpu_ptx as ptx
+
+_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # its name before Triton 3.7
+
+_BFLOAT16, _FLOAT16 = gl.constexpr(portable.BFLOAT16), gl.constexpr(portable.FLOAT16)
+_FIELDS, _SIZE = gl.constexpr(portable.FIELDS), gl.constexpr(portable.SIZE)
+_ELEMENTS, _MISC_WORDS = gl.constexpr(ptx.ELEMENTS), gl.constexpr(ptx.MISC_WORDS)
+_FOUND, _NAN = gl.constexpr(ptx.FOUND), gl.constexpr(portable.NAN - 8)
+
+DESCRIPTION = 8  # int64 words that tell a program of `count_many` what to do
+
+
+@gluon.jit(do_not_specialize=["length", "magic", "shift", "parts"])
+def count(
+    x, length, magic, shift, gap, beside, groups, parts, state, half, scratch, tickets, PLANES: gl.constexpr, K: gl.constexpr
+):
+    """See `gpu_portable.count`: here a group is one stretch, or with PLANES one of many.
+
+    length elements of x in each group; the next group begins `beside` vectors later. Vector v of a group lies
+    v // inner * gap vectors after where it would lie in one stretch; magic, shift: see `division`.
+    """
+    program = gl.program_id(0)
+    group = program // parts
+    words: gl.constexpr = K.words
+    own = state + (gl.load(half).to(gl.int64) * groups + group) * words
+    begin = x + group.to(gl.int64) * beside * K.vector
+    room = scratch + (program - program % parts).to(gl.int64) * 16
+    _count(begin, length, magic, shift, gap, program % parts, parts, own, room, tickets + group, PLANES, K)
+
+
+@gluon.jit
+def count_many(descriptions, half, scratch, tickets, K: gl.constexpr):
+    """The same for many tensors, each of one group and one stretch: a description for each program."""
+    program = gl.program_id(0)
+    mine = descriptions + program * 8
+    x = gl.multiple_of(gl.load(mine).to(gl.pointer_type(gl.int32 if K.kind == 0 else gl.int16)), 16)
+    length, state = gl.load(mine + 1), gl.load(mine + 2).to(gl.pointer_type(gl.int64))
+    part, parts = gl.load(mine + 3).to(gl.int32), gl.load(mine + 4).to(gl.int32)
+    words: gl.constexpr = K.words
+    own = state + gl.load(half).to(gl.int64) * words
+    _count(x, length, 0, 0, 0, part, parts, own, scratch + (program - part) * 16, tickets + program - part, False, K)
+
+
+@gluon.jit
+def _count(x, length, magic, shift, gap, part, parts, own, room, ticket, PLANES: gl.constexpr, K: gl.constexpr):
+    THREADS: gl.constexpr = 32 * K.warps
+    V: gl.constexpr = K.vector
+    VECTORS: gl.constexpr = THREADS * _ELEMENTS // V
+    tile_layout: gl.constexpr = gl.BlockedLayout([1, V], [32, 1], [K.warps, 1], [1, 0])
+    line: gl.constexpr = gl.BlockedLayout([1], [32], [K.warps], [0])
+    down: gl.constexpr = gl.SliceLayout(1, tile_layout)
+    across: gl.constexpr = gl.SliceLayout(0, tile_layout)
+    in_vector = gl.arange(0, V, layout=across)[None, :]
+
+    shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _MISC_WORDS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    shared.index(0).store(gl.full([_MISC_WORDS], 0, gl.int32, line))
+    address = gl.inline_asm_elementwise("mov.u32 $0, global_smem;", "=r,r", [part], gl.int32, is_pure=False, pack=1)
+    thread = gl.arange(0, THREADS, layout=down)
+    whole = length // V
+    probe = gl.where(whole >= THREADS, thread * (whole // THREADS), gl.minimum(thread, gl.maximum(whole - 1, 0)))
+    sample = _load(x, probe, in_vector, 0, length, magic, shift, gap, whole > 0, PLANES, False, K)
+    each = gl.arange(0, THREADS, layout=line) * 0 + address
+    gl.inline_asm_elementwise(K.begin, "=r,r", [each], gl.int32, is_pure=False, pack=1)
+    low = _window(sample, K)
+    _barrier()
+
+    table = (own + _FIELDS).to(gl.int64)
+    vectors = gl.arange(0, VECTORS, layout=down)
+    full = length // (VECTORS * V)
+    for tile in range(part.to(gl.int64), full, parts):
+        x_bits = _load(x, vectors, in_vector, tile * VECTORS, length, magic, shift, gap, True, PLANES, False, K)
+        _asm(x_bits, address, table, low, K)
+    padding = length * 0
+    if (full * (VECTORS * V) < length) & (full % parts == part):
+        x_bits = _load(x, vectors, in_vector, full * VECTORS, length, magic, shift, gap, True, PLANES, True, K)
+        _asm(x_bits, address, table, low, K)
+        padding = (full + 1) * (VECTORS * V) - length
+    _barrier()
+
+    gl.inline_asm_elementwise(K.end, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
+    _barrier()
+    found = shared.index(K.misc // _MISC_WORDS).slice(_FOUND, 16).load(line).to(gl.int64)
+    field = gl.arange(0, 16, layout=line)
+    gl.store(room + part * 16 + field, found - gl.where(field == 8 + _NAN, padding, 0))
+    _barrier()
+    if gl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
+        gl.store(ticket, 0)
+        _merge(room, parts, own, length, K)
+
+
+@gluon.jit
+def _load(
+    x, v, in_vector, start, length, magic, shift, gap, valid, PLANES: gl.constexpr, MASKED: gl.constexpr, K: gl.constexpr
+):
+    """The vectors start + v of a group. MASKED: beyond length NaN; else not beyond, and 0 unless valid."""
+    V: gl.constexpr = K.vector
+    if PLANES:
+        number = (start + v).to(gl.uint32)
+        row = gl.umulhi(number, magic.to(gl.uint32)) >> shift.to(gl.uint32)
+        place = number.to(gl.int64) + row.to(gl.int64) * gap
+        at = (x + place * V)[:, None] + in_vector
+    else:
+        at = (x + start * V) + (v[:, None] * V + in_vector)
+    if MASKED:
+        there = (start + v)[:, None] * V + in_vector < length
+        nan: gl.constexpr = 0x7FC00000 if K.kind == 0 else 0x7FC0 if K.kind == 1 else 0x7E00
+        return gl.load(at, mask=there, other=nan)
+    return gl.load(at, mask=valid, other=0)
+
+
+@gluon.jit
+def _asm(x_bits, address, table, low, K: gl.constexpr):
+    gl.inline_asm_elementwise(
+        K.asm, K.constraints, [x_bits, address, table, low], x_bits.dtype, is_pure=False, pack=_ELEMENTS
+    )
+
+
+@gluon.jit
+def _window(sample, K: gl.constexpr):
+    """The lowest bits of a window: as it is for common data, unless the largest of the sample is elsewhere or low in it."""
+    infinite: gl.constexpr = 0x7F800000 if K.kind == 0 else 0x7F80 if K.kind == 1 else 0x7C00
+    one_octave: gl.constexpr = 23 if K.kind == 0 else 7 if K.kind == 1 else 10
+    magnitude = sample.to(gl.int32) & (0x7FFFFFFF if K.kind == 0 else 0x7FFF)
+    highest = gl.max(gl.max(gl.where(magnitude < infinite, magnitude, 0), 1), 0) >> one_octave
+    if K.kind == _FLOAT16:
+        return gl.maximum(gl.minimum(gl.maximum(highest + 3 - K.octaves, 0), 31 - K.octaves) << 10, 1)
+    usual: gl.constexpr = 127 + 16 - K.octaves
+    moved = gl.minimum(gl.maximum(highest + 9 - K.octaves, 1), 255 - K.octaves)
+    elsewhere = (highest > 0) & ((highest < usual + K.octaves // 2) | (highest >= usual + K.octaves))
+    return gl.where(elsewhere, moved, usual) << one_octave
+
+
+@gluon.jit
+def _merge(room, parts, own, length, K: gl.constexpr):
+    """Add what all parts found to the group's state."""
+    tile: gl.constexpr = gl.BlockedLayout([1, 1], [4, 8], [K.warps, 1], [1, 0])
+    across: gl.constexpr = gl.SliceLayout(0, tile)
+    field = gl.arange(0, 8, layout=across)
+    old_ends, old_counts = gl.load(own + field), gl.load(own + 8 + field)
+    ends, counts = old_ends, old_counts + gl.where(field == _SIZE - 8, length, 0)
+    for first in range(0, parts, 128):
+        row = first + gl.arange(0, 128, layout=gl.SliceLayout(1, tile))
+        there = (row < parts)[:, None] & (field >= 0)[None, :]
+        at = room + row[:, None] * 16 + field[None, :]
+        their_ends = gl.load(at, mask=there, other=-(2**40), cache_modifier=".cg")
+        their_counts = gl.load(at + 8, mask=there, other=0, cache_modifier=".cg")
+        furthest = gl.maximum(gl.max(their_ends, 0), ends)
+        counts = gl.where(ends == furthest, counts, 0)
+        counts += gl.sum(gl.where(their_ends == furthest[None, :], their_counts, 0), 0)
+        ends = furthest
+    gl.store(own + field, ends)
+    gl.store(own + 8 + field, counts)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The constants of a compiled kernel."""
+
+    kind: int
+    bits: int
+    warps: int
+    vector: int
+    octaves: int
+    cells: int
+    misc: int
+    buffers: int
+    words: int
+    begin: str
+    asm: str
+    constraints: str
+    end: str
+
+
+@cache
+def kernel(kind: int, bits: int, warps: int, vector: int, shared_bytes: int) -> Any:
+    """For tensors of a kind and tables of so many mantissa bits, in so much shared memory."""
+    own_bits = {portable.FLOAT32: bits, portable.BFLOAT16: 7, portable.FLOAT16: 10}[kind]
+    tables = 4 if kind == portable.FLOAT32 else 2
+    threads = 32 * warps
+    spare = 4 * ptx.MISC_WORDS + 16384  # for the misc words, and for what Triton's reductions need
+    octaves = min(25 if kind == portable.FLOAT16 else 47, ((shared_bytes - spare) // (4 * tables) - threads) >> own_bits)
+    cells = octaves << own_bits
+    stride = (cells // threads + 1) * threads
+    shared = ptx.Shared(("f32", "bf16", "f16")[kind], bits, threads, cells, stride, tables * stride)
+    buffers = shared.misc // ptx.MISC_WORDS + 1
+    words = portable.FIELDS + (2 << (9 + bits))
+    parts = (ptx.begin(shared), *ptx.count(shared), ptx.end(shared))
+    return gl.constexpr(Kernel(kind, bits, warps, vector, octaves, cells, shared.misc, buffers, words, *parts))
+
+
+def division(divisor: int) -> tuple[int, int]:
+    """(magic, shift) such that n // divisor == (n * magic >> 32) >> shift for n < 2**31; divisor: at least 2."""
+    bits = (divisor - 1).bit_length()
+    return -(-(1 << (31 + bits)) // divisor), bits - 1

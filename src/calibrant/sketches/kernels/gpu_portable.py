@@ -1,0 +1,243 @@
+"""The kernels of `reference` in Triton's plain language: they run on every GPU that Triton knows, and without one in its
+interpreter (TRITON_INTERPRET=1). `gpu` says how they are called, and `gpu_fast` has faster ones for NVIDIA's.
+
+A tensor is looked at as groups, one for all of it or one for each channel, of `outer` planes of `inner` elements each.
+Element i of plane n of group g lies at  n * plane + g * beside + i * step. A group's elements are counted by `parts`
+programs. Each leaves what it found in `scratch`; whichever comes last adds all parts to the group's state.
+"""
+
+# mypy: disable-error-code="misc,no-untyped-def,no-untyped-call"
+# Triton's language looks like Python, but its functions take and give what its compiler knows.
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from calibrant.sketches.kernels import reference
+
+# What kinds of memory are read: their bits, but of float16 the values, which the hardware widens.
+FLOAT32, BFLOAT16, FLOAT16 = range(3)
+
+# A group's state, in words of int64: FIELDS, of which these are used; then the counts and the positions of the table.
+# The lowest ordered value is negated, so that both ends grow; the hits of an end lie 8 words after it.
+FIELDS = 16
+LOW, HIGH = range(2)
+N_LOW, N_HIGH, ZEROS, NAN, POS_INF, NEG_INF, SIZE = range(8, 15)
+
+_NONE_LO = tl.constexpr(reference.NONE_LO)
+_NONE_HI = tl.constexpr(reference.NONE_HI)
+_INFINITE = tl.constexpr(0x7F800000)
+_MAGNITUDE = tl.constexpr(0x7FFFFFFF)
+_LEAST_INT, _MOST_INT = tl.constexpr(-(2**31)), tl.constexpr(2**31 - 1)
+_FLOAT32, _BFLOAT16, _FLOAT16 = tl.constexpr(FLOAT32), tl.constexpr(BFLOAT16), tl.constexpr(FLOAT16)
+_FIELDS, _SIZE = tl.constexpr(FIELDS), tl.constexpr(SIZE)
+
+
+@triton.jit
+def count(
+    x,
+    outer,
+    inner,
+    plane,
+    beside,
+    step,
+    groups,
+    parts,
+    state,
+    half,
+    scratch,
+    tickets,
+    KIND: tl.constexpr,
+    TABLE: tl.constexpr,
+    BITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """Count a tensor into half number `half[0]` of `state` (2, groups, words).
+
+    x: of KIND. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells. N_LOW and N_HIGH
+    mean nothing where the end is zero. A program counts COLUMNS groups, ROWS elements of each at a time.
+    scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS is a power of two >= parts.
+    """
+    program = tl.program_id(0)
+    part = program % parts
+    group = program // parts * COLUMNS + tl.arange(0, COLUMNS)
+    known = group < groups
+    words = _FIELDS + (2 << (9 + BITS) if TABLE else 0)
+    own = state + (tl.load(half).to(tl.int64) * groups + tl.where(known, group, 0)) * words
+
+    # One accumulator for each place in a tile: they are brought together once, at the end.
+    los = tl.full([ROWS, COLUMNS], _NONE_LO, tl.int32)
+    his = tl.full([ROWS, COLUMNS], _NONE_HI, tl.int32)
+    n_los, n_his = tl.zeros([ROWS, COLUMNS], tl.int32), tl.zeros([ROWS, COLUMNS], tl.int32)
+    zeros, nan = tl.zeros([ROWS, COLUMNS], tl.int32), tl.zeros([ROWS, COLUMNS], tl.int32)
+    pos_inf, neg_inf = tl.zeros([ROWS, COLUMNS], tl.int32), tl.zeros([ROWS, COLUMNS], tl.int32)
+    tiles = tl.cdiv(inner, ROWS)
+    tile = part.to(tl.int64)
+    while tile < tiles * outer:
+        i = tile % tiles * ROWS + tl.arange(0, ROWS)
+        there = (i < inner)[:, None] & known[None, :]
+        place = tile // tiles * plane + (i * step)[:, None] + (group.to(tl.int64) * beside)[None, :]
+        bits = _bits(x + place, there, KIND)
+        magnitude = bits & _MAGNITUDE
+        finite = there & (magnitude < _INFINITE)
+        key = _ordered(tl.where(magnitude == 0, 0, bits))
+        least, most = tl.where(finite, key, _NONE_LO), tl.where(finite, key, _NONE_HI)
+        n_los = tl.where(least < los, 1, n_los + (least == los).to(tl.int32))
+        n_his = tl.where(most > his, 1, n_his + (most == his).to(tl.int32))
+        los, his = tl.minimum(los, least), tl.maximum(his, most)
+        zeros += (there & (magnitude == 0)).to(tl.int32)
+        nan += (there & (magnitude > _INFINITE)).to(tl.int32)
+        pos_inf += (there & (bits == _INFINITE)).to(tl.int32)
+        neg_inf += (there & (magnitude == _INFINITE) & (bits < 0)).to(tl.int32)
+        if TABLE:
+            _tabulate(own + _FIELDS, bits, finite & (magnitude != 0), BITS)
+        tile += parts
+    lo, hi = tl.min(los, axis=0), tl.max(his, axis=0)
+    n_lo = _sum(tl.where((los == lo[None, :]) & (los < _NONE_LO), n_los, 0))
+    n_hi = _sum(tl.where((his == hi[None, :]) & (his > _NONE_HI), n_his, 0))
+
+    column = tl.arange(0, COLUMNS)
+    mine = scratch + program.to(tl.int64) * (16 * COLUMNS) + column
+    tl.store(mine, -lo.to(tl.int64))
+    tl.store(mine + COLUMNS, hi.to(tl.int64))
+    tl.store(mine + 8 * COLUMNS, n_lo)
+    tl.store(mine + 9 * COLUMNS, n_hi)
+    tl.store(mine + 10 * COLUMNS, _sum(zeros))
+    tl.store(mine + 11 * COLUMNS, _sum(nan))
+    tl.store(mine + 12 * COLUMNS, _sum(pos_inf))
+    tl.store(mine + 13 * COLUMNS, _sum(neg_inf))
+    tl.debug_barrier()
+    ticket = tickets + program // parts
+    if tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
+        tl.store(ticket, 0)
+        row = tl.arange(0, PARTS)
+        first = scratch + (program - part).to(tl.int64) * (16 * COLUMNS)
+        found = first + row[:, None] * (16 * COLUMNS) + column[None, :]
+        _merge(found, (row < parts)[:, None], COLUMNS, own, known)
+        size = tl.load(own + _SIZE, mask=known, other=0) + tl.cast(inner, tl.int64) * outer
+        tl.store(own + _SIZE, size, mask=known)
+
+
+@triton.jit
+def top_two(
+    x,
+    first,
+    rows,
+    length,
+    inner,
+    channels,
+    channel_stride,
+    pairs,
+    groups,
+    cursor,
+    half,
+    capacity,
+    KIND: tl.constexpr,
+    ALONG: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The two largest of `rows` rows of x (outer, length, inner) from row `first` on, in the order (outer, inner).
+
+    Row r leaves at cursor[0] + r - first, where that is less than capacity: in `pairs` (capacity, 2) the ordered keys of the
+    largest and of the second largest value, of a row of one the same twice; and in `groups` -1 where a value is not
+    finite, else (alone * 2 + half[0]) * channels + channel, where alone is length == 1, and channel is
+    r // channel_stride % channels. Tiles are (ROWS, COLUMNS), the rows of x along their axis ALONG.
+    """
+    LINES: tl.constexpr = COLUMNS if ALONG == 0 else ROWS
+    STEP: tl.constexpr = ROWS if ALONG == 0 else COLUMNS
+    line = tl.program_id(0) * LINES + tl.arange(0, LINES)
+    row = line + first
+    base = (row // inner).to(tl.int64) * inner * length + row % inner
+    best = tl.full([ROWS, COLUMNS], _LEAST_INT, tl.int32)
+    next_best, least = best, tl.full([ROWS, COLUMNS], _MOST_INT, tl.int32)
+    start = length * 0
+    while start < length:
+        k = start + tl.arange(0, STEP)
+        if ALONG == 0:
+            place = base[None, :] + k.to(tl.int64)[:, None] * inner
+            there = (line < rows)[None, :] & (k < length)[:, None]
+        else:
+            place = base[:, None] + k.to(tl.int64)[None, :] * inner
+            there = (line < rows)[:, None] & (k < length)[None, :]
+        bits = _bits(x + place, there, KIND)
+        key = _ordered(tl.where((bits & _MAGNITUDE) == 0, 0, bits))
+        least = tl.minimum(least, tl.where(there, key, _MOST_INT))
+        key = tl.where(there, key, _LEAST_INT)
+        next_best = tl.maximum(next_best, tl.minimum(best, key))
+        best = tl.maximum(best, key)
+        start += STEP
+    top, second = tl.reduce((best, next_best), ALONG, _two_of_four)
+    finite = (tl.min(least, axis=ALONG) > _NONE_HI) & (top < _NONE_LO)
+    second = tl.where(length == 1, top, second)
+    group = (tl.where(length == 1, 2, 0) + tl.load(half)) * channels + row // channel_stride % channels
+    to = tl.load(cursor) + line
+    kept = (line < rows) & (to < capacity)
+    tl.store(pairs + to * 2, top, mask=kept)
+    tl.store(pairs + to * 2 + 1, second, mask=kept)
+    tl.store(groups + to, tl.where(finite, group, -1), mask=kept)
+
+
+@triton.jit
+def advance(cursor, rows, capacity, half):
+    """After `top_two`: cursor is where the next row goes, how many found no room, and the rows seen in each half."""
+    to = tl.load(cursor) + rows
+    tl.store(cursor, tl.minimum(to, capacity))
+    tl.store(cursor + 1, tl.load(cursor + 1) + tl.maximum(to - capacity, 0))
+    seen = cursor + 2 + tl.load(half)
+    tl.store(seen, tl.load(seen) + rows)
+
+
+@triton.jit
+def _two_of_four(one, one_next, other, other_next):
+    return tl.maximum(one, other), tl.maximum(tl.minimum(one, other), tl.maximum(one_next, other_next))
+
+
+@triton.jit
+def _bits(place, there, KIND: tl.constexpr):
+    """Float32 bits of what is there, else 0."""
+    if KIND == _FLOAT32:
+        return tl.load(place, mask=there, other=0)
+    if KIND == _BFLOAT16:
+        return tl.load(place, mask=there, other=0).to(tl.int32) << 16
+    return tl.load(place, mask=there, other=0.0).to(tl.float32).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _ordered(bits):
+    return bits ^ ((bits >> 31) & _MAGNITUDE)
+
+
+@triton.jit
+def _sum(counts):
+    return tl.sum(counts.to(tl.int64), axis=0)
+
+
+@triton.jit
+def _tabulate(counts, bits, chosen, BITS: tl.constexpr):
+    """Add to the table at `counts`, whose positions follow its counts."""
+    cell = (bits >> (23 - BITS)) & ((1 << (9 + BITS)) - 1)
+    position = (bits >> (15 - BITS)) & 255
+    to = tl.broadcast_to(counts[None, :], bits.shape) + cell
+    tl.atomic_add(to, tl.full(bits.shape, 1, tl.int64), mask=chosen, sem="relaxed")
+    tl.atomic_add(to + (1 << (9 + BITS)), position.to(tl.int64), mask=chosen & (position != 0), sem="relaxed")
+
+
+@triton.jit
+def _merge(found, there, COLUMNS: tl.constexpr, own, known):
+    """Add what all parts found (parts, groups) to the groups' state."""
+    for end in tl.static_range(2):
+        theirs = tl.load(found + end * COLUMNS, mask=there, other=-(2**40), cache_modifier=".cg")
+        hits = tl.load(found + (8 + end) * COLUMNS, mask=there, other=0, cache_modifier=".cg")
+        old = tl.load(own + end, mask=known, other=0)
+        furthest = tl.maximum(tl.max(theirs, axis=0), old)
+        count = tl.sum(tl.where(theirs == furthest[None, :], hits, 0), axis=0)
+        count += tl.where(old == furthest, tl.load(own + 8 + end, mask=known, other=0), 0)
+        tl.store(own + end, furthest, mask=known)
+        tl.store(own + 8 + end, count, mask=known)
+    for field in tl.static_range(10, 14):
+        more = tl.sum(tl.load(found + field * COLUMNS, mask=there, other=0, cache_modifier=".cg"), axis=0)
+        tl.store(own + field, tl.load(own + field, mask=known, other=0) + more, mask=known)
