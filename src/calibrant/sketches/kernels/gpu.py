@@ -26,7 +26,7 @@ PROGRAMS = 1024  # at most so many for one tensor, unless it has more channels
 MOST_PARTS = 1024  # of one group
 
 FAST_BITS = 8  # mantissa bits of float32 for which `gpu_fast` has room in shared memory
-TILE_OF_FAST = 16384
+BYTES_OF_FAST = 65536  # that a program of it looks at together
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,8 @@ def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, ha
         magic, shift = fast.division(planes.inner // vector)
     warps = 8 if many else 32
     programs = device.multiprocessors * (4 if many else 1)
-    parts = max(min(-(-length // (512 * warps)), programs // planes.groups), 1)
+    tile = 32 * warps * (64 // x.element_size())
+    parts = max(min(-(-length // tile), programs // planes.groups), 1)
     fast.count[(planes.groups * parts,)](
         x.view(_SAME_BITS_AS_INTEGERS[x.dtype]),
         length,
@@ -203,7 +204,7 @@ def _count_described(
     from calibrant.sketches.kernels import gpu_fast as fast
 
     device = _device(tensors[0].device.index)
-    tiles = [-(-x.numel() // TILE_OF_FAST) for x in tensors]
+    tiles = [-(-x.numel() * x.element_size() // BYTES_OF_FAST) for x in tensors]
     share = _share(tiles, max(device.multiprocessors, len(tensors)))
     described = []
     for x, state, own in zip(tensors, states, tiles, strict=True):

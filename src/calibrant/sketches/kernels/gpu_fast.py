@@ -26,7 +26,10 @@ _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # its na
 
 _BFLOAT16, _FLOAT16 = gl.constexpr(portable.BFLOAT16), gl.constexpr(portable.FLOAT16)
 _FIELDS, _SIZE = gl.constexpr(portable.FIELDS), gl.constexpr(portable.SIZE)
-_ELEMENTS, _MISC_WORDS = gl.constexpr(ptx.ELEMENTS), gl.constexpr(ptx.MISC_WORDS)
+_MISC_WORDS, _LARGEST, _PAIRS = gl.constexpr(ptx.MISC_WORDS), gl.constexpr(ptx.LARGEST), gl.constexpr(ptx.PAIRS)
+_COUNTED, _OUTSIDE, _MOST = gl.constexpr(ptx.COUNTED), gl.constexpr(ptx.OUTSIDE), gl.constexpr(ptx.MOST)
+_FIRST_STRETCH = gl.constexpr(8)  # tiles that are counted in packed words before it is known how they fill up
+_ROOM = gl.constexpr(2600)  # how full they may become: of 4095, for what comes may differ from what was seen
 _FOUND, _NAN = gl.constexpr(ptx.FOUND), gl.constexpr(portable.NAN - 8)
 
 DESCRIPTION = 8  # int64 words that tell a program of `count_many` what to do
@@ -64,15 +67,23 @@ def count_many(descriptions, half, scratch, tickets, K: gl.constexpr):
 
 
 @gluon.jit
-def _count(x, length, magic, shift, gap, part, parts, own, room, ticket, PLANES: gl.constexpr, K: gl.constexpr):
+def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr, K: gl.constexpr):
     THREADS: gl.constexpr = 32 * K.warps
     V: gl.constexpr = K.vector
-    VECTORS: gl.constexpr = THREADS * _ELEMENTS // V
+    VECTORS: gl.constexpr = THREADS * K.elements // V
     tile_layout: gl.constexpr = gl.BlockedLayout([1, V], [32, 1], [K.warps, 1], [1, 0])
     line: gl.constexpr = gl.BlockedLayout([1], [32], [K.warps], [0])
     down: gl.constexpr = gl.SliceLayout(1, tile_layout)
     across: gl.constexpr = gl.SliceLayout(0, tile_layout)
     in_vector = gl.arange(0, V, layout=across)[None, :]
+
+    begin: gl.constexpr = K.begin
+    check: gl.constexpr = K.check
+    forget: gl.constexpr = K.forget
+    end: gl.constexpr = K.end
+    count_asm: gl.constexpr = K.asm
+    count_packed: gl.constexpr = K.packed
+    count_again: gl.constexpr = K.again
 
     shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _MISC_WORDS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     shared.index(0).store(gl.full([_MISC_WORDS], 0, gl.int32, line))
@@ -82,32 +93,70 @@ def _count(x, length, magic, shift, gap, part, parts, own, room, ticket, PLANES:
     probe = gl.where(whole >= THREADS, thread * (whole // THREADS), gl.minimum(thread, gl.maximum(whole - 1, 0)))
     sample = _load(x, probe, in_vector, 0, length, magic, shift, gap, whole > 0, PLANES, False, K)
     each = gl.arange(0, THREADS, layout=line) * 0 + address
-    gl.inline_asm_elementwise(K.begin, "=r,r", [each], gl.int32, is_pure=False, pack=1)
-    low = _window(sample, K)
+    _once(begin, each)
     _barrier()
+    gl.inline_asm_elementwise(K.look, "=r,r,r", [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=1)
+    _barrier()
+    low = _window(_word(address, _LARGEST, K), K)
+    packed = False
+    if K.may_pack:
+        packed = (_word(address, _PAIRS, K) < K.most_pairs) & (whole >= THREADS)
 
     table = (own + _FIELDS).to(gl.int64)
     vectors = gl.arange(0, VECTORS, layout=down)
     full = length // (VECTORS * V)
-    for tile in range(part.to(gl.int64), full, parts):
-        x_bits = _load(x, vectors, in_vector, tile * VECTORS, length, magic, shift, gap, True, PLANES, False, K)
-        _asm(x_bits, address, table, low, K)
+    tile = part.to(gl.int64)
+    if K.may_pack:
+        room = tile * 0 + _FIRST_STRETCH
+        while packed & (tile < full):
+            stop = gl.minimum(tile + room * parts, full)
+            for t in range(tile, stop, parts):
+                x_bits = _load(x, vectors, in_vector, t * VECTORS, length, magic, shift, gap, True, PLANES, False, K)
+                _asm(x_bits, address, table, low, count_packed, K)
+            _barrier()
+            _once(check, each)
+            _barrier()
+            tiles = (stop - tile + parts - 1) // parts
+            counted = _word(address, _COUNTED, K) + _word(address, _OUTSIDE, K)
+            most = _word(address, _MOST, K)
+            if counted == tiles * (VECTORS * V):
+                gl.inline_asm_elementwise(K.flush_packed, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
+                _barrier()
+                _once(forget, each)
+                room = tiles * _ROOM // (most + 1)
+            else:
+                _barrier()
+                _once(forget, each)
+                _barrier()
+                for t in range(tile, stop, parts):
+                    x_bits = _load(x, vectors, in_vector, t * VECTORS, length, magic, shift, gap, True, PLANES, False, K)
+                    _asm(x_bits, address, table, low, count_again, K)
+                room = room * 0
+            _barrier()
+            packed = room > 0
+            tile += tiles * parts
+    for t in range(tile, full, parts):
+        x_bits = _load(x, vectors, in_vector, t * VECTORS, length, magic, shift, gap, True, PLANES, False, K)
+        _asm(x_bits, address, table, low, count_asm, K)
     padding = length * 0
-    if (full * (VECTORS * V) < length) & (full % parts == part):
+    last = (full * (VECTORS * V) < length) & (full % parts == part)
+    if last:
         x_bits = _load(x, vectors, in_vector, full * VECTORS, length, magic, shift, gap, True, PLANES, True, K)
-        _asm(x_bits, address, table, low, K)
+        _asm(x_bits, address, table, low, count_asm, K)
         padding = (full + 1) * (VECTORS * V) - length
     _barrier()
-
-    gl.inline_asm_elementwise(K.end, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
+    if (packed == False) | last:  # noqa: E712
+        gl.inline_asm_elementwise(K.flush, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
+        _barrier()
+    _once(end, each)
     _barrier()
     found = shared.index(K.misc // _MISC_WORDS).slice(_FOUND, 16).load(line).to(gl.int64)
     field = gl.arange(0, 16, layout=line)
-    gl.store(room + part * 16 + field, found - gl.where(field == 8 + _NAN, padding, 0))
+    gl.store(room_of_parts + part * 16 + field, found - gl.where(field == 8 + _NAN, padding, 0))
     _barrier()
     if gl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
         gl.store(ticket, 0)
-        _merge(room, parts, own, length, K)
+        _merge(room_of_parts, parts, own, length, K)
 
 
 @gluon.jit
@@ -131,19 +180,30 @@ def _load(
 
 
 @gluon.jit
-def _asm(x_bits, address, table, low, K: gl.constexpr):
+def _asm(x_bits, address, table, low, ASM: gl.constexpr, K: gl.constexpr):
     gl.inline_asm_elementwise(
-        K.asm, K.constraints, [x_bits, address, table, low], x_bits.dtype, is_pure=False, pack=_ELEMENTS
+        ASM, K.constraints, [x_bits, address, table, low], x_bits.dtype, is_pure=False, pack=K.elements
     )
 
 
 @gluon.jit
-def _window(sample, K: gl.constexpr):
-    """The lowest bits of a window: as it is for common data, unless the largest of the sample is elsewhere or low in it."""
-    infinite: gl.constexpr = 0x7F800000 if K.kind == 0 else 0x7F80 if K.kind == 1 else 0x7C00
+def _once(ASM: gl.constexpr, each):
+    gl.inline_asm_elementwise(ASM, "=r,r", [each], gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _word(address, PLACE: gl.constexpr, K: gl.constexpr):
+    """A misc word, the same for all threads."""
+    return gl.inline_asm_elementwise(
+        "ld.shared.u32 $0, [$1];", "=r,r", [address + 4 * (K.misc + PLACE)], gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
+def _window(largest, K: gl.constexpr):
+    """The lowest bits of a window: as it is for common data, unless the largest of a sample is elsewhere or low in it."""
     one_octave: gl.constexpr = 23 if K.kind == 0 else 7 if K.kind == 1 else 10
-    magnitude = sample.to(gl.int32) & (0x7FFFFFFF if K.kind == 0 else 0x7FFF)
-    highest = gl.max(gl.max(gl.where(magnitude < infinite, magnitude, 0), 1), 0) >> one_octave
+    highest = largest >> one_octave
     if K.kind == _FLOAT16:
         return gl.maximum(gl.minimum(gl.maximum(highest + 3 - K.octaves, 0), 31 - K.octaves) << 10, 1)
     usual: gl.constexpr = 127 + 16 - K.octaves
@@ -160,8 +220,8 @@ def _merge(room, parts, own, length, K: gl.constexpr):
     field = gl.arange(0, 8, layout=across)
     old_ends, old_counts = gl.load(own + field), gl.load(own + 8 + field)
     ends, counts = old_ends, old_counts + gl.where(field == _SIZE - 8, length, 0)
-    for first in range(0, parts, 128):
-        row = first + gl.arange(0, 128, layout=gl.SliceLayout(1, tile))
+    for first in range(0, parts, 256):
+        row = first + gl.arange(0, 256, layout=gl.SliceLayout(1, tile))
         there = (row < parts)[:, None] & (field >= 0)[None, :]
         at = room + row[:, None] * 16 + field[None, :]
         their_ends = gl.load(at, mask=there, other=-(2**40), cache_modifier=".cg")
@@ -182,14 +242,23 @@ class Kernel:
     bits: int
     warps: int
     vector: int
+    elements: int
     octaves: int
-    cells: int
     misc: int
     buffers: int
     words: int
+    may_pack: bool
+    most_pairs: int
     begin: str
+    look: str
     asm: str
+    packed: str
+    again: str
     constraints: str
+    check: str
+    forget: str
+    flush: str
+    flush_packed: str
     end: str
 
 
@@ -197,17 +266,41 @@ class Kernel:
 def kernel(kind: int, bits: int, warps: int, vector: int, shared_bytes: int) -> Any:
     """For tensors of a kind and tables of so many mantissa bits, in so much shared memory."""
     own_bits = {portable.FLOAT32: bits, portable.BFLOAT16: 7, portable.FLOAT16: 10}[kind]
-    tables = 4 if kind == portable.FLOAT32 else 2
+    tables, elements = (4, 16) if kind == portable.FLOAT32 else (2, 32)
     threads = 32 * warps
-    spare = 4 * ptx.MISC_WORDS + 16384  # for the misc words, and for what Triton's reductions need
-    octaves = min(25 if kind == portable.FLOAT16 else 47, ((shared_bytes - spare) // (4 * tables) - threads) >> own_bits)
+    spare = 4 * ptx.MISC_WORDS + 8192  # for the misc words, and for what Triton's reductions need
+    most = (shared_bytes - spare) // (8 * tables * threads) * 2 * threads
+    octaves = min(25 if kind == portable.FLOAT16 else 47, (most - 1) >> own_bits)
     cells = octaves << own_bits
-    stride = (cells // threads + 1) * threads
-    shared = ptx.Shared(("f32", "bf16", "f16")[kind], bits, threads, cells, stride, tables * stride)
-    buffers = shared.misc // ptx.MISC_WORDS + 1
-    words = portable.FIELDS + (2 << (9 + bits))
-    parts = (ptx.begin(shared), *ptx.count(shared), ptx.end(shared))
-    return gl.constexpr(Kernel(kind, bits, warps, vector, octaves, cells, shared.misc, buffers, words, *parts))
+    stride = (cells // (2 * threads) + 1) * 2 * threads
+    shared = ptx.Shared(("f32", "bf16", "f16")[kind], bits, threads, elements, cells, stride, tables * stride)
+    asm, constraints = ptx.count(shared)
+    return gl.constexpr(
+        Kernel(
+            kind,
+            bits,
+            warps,
+            vector,
+            elements,
+            octaves,
+            shared.misc,
+            shared.misc // ptx.MISC_WORDS + 1,
+            portable.FIELDS + (2 << (9 + bits)),
+            kind == portable.FLOAT32 and warps == 32,
+            12 * 32,
+            ptx.begin(shared),
+            ptx.look(shared),
+            asm,
+            ptx.count(shared, packed=True)[0],
+            ptx.count(shared, again=True)[0],
+            constraints,
+            ptx.check(shared),
+            ptx.forget(shared),
+            ptx.flush(shared, packed=False),
+            ptx.flush(shared, packed=True),
+            ptx.end(shared),
+        )
+    )
 
 
 def division(divisor: int) -> tuple[int, int]:

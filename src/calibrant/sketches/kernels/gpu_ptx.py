@@ -1,10 +1,15 @@
-"""The inner loop of `gpu_fast` as PTX, NVIDIA's assembly: Triton has no way to say that shared memory is added to.
+"""The inner loops of `gpu_fast` as PTX, NVIDIA's assembly: Triton has no way to say that shared memory is added to.
 
-Each of these is inlined where 16 elements of a thread are in registers. In shared memory there are, in words of 32 bits,
-for each sign a stretch of `stride` counters, and of float32 as many sums of positions behind them. A stretch begins with
-the `cells` of a window that ends somewhere on the number line; the next word takes zeros and everything outside.
+What counts is inlined where some elements of each thread are in registers. In shared memory, in words of 32 bits, there
+is for each sign a stretch of `stride` counters, and of float32 as many sums of positions behind them. A stretch begins
+with the `cells` of a window that ends somewhere on the number line; the next word takes zeros and everything outside.
 What is outside and not zero is rare if the window is well placed. It is taken off that word again: finite values go
 straight to the table in global memory, and NaN and Inf to counters of their own.
+
+Two additions for each float32 are more than shared memory can take at the speed of global memory. So where values do not
+repeat much, count and sum are packed into one word, count << 20 | sum. Such a word overflows when its count comes to
+4096, not before (4095 * 255 < 2**20), and then all counts together fall short of what was counted, for each overflow
+takes 4096 off and carries at most one per 4112 back. `check` looks for that, and what overflowed is counted `again`.
 
 The extremes are kept for each warp, as the highest value so far and how many equal it; and the lowest. Most often a warp
 sees no value as far out as its extremes: then that is all that has to be found out.
@@ -14,20 +19,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ELEMENTS = 16  # of one thread
-# From word `misc` on: counters; for each lane of a warp a word that nobody reads; what `end` finds; and for each warp a
-# word at each of the others. TOP and BOTTOM are float32 bits.
-NAN, POS_INF, NEG_INF, IDLE, FOUND, TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 0, 1, 2, 32, 64, 128, 160, 192, 224, 256
+# From word `misc` on: counters; and for each warp a word at each of the last four, of which TOP and BOTTOM are float32
+# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; PAIRS: in it, lanes of a warp that hit one
+# cell; COUNTED and MOST: what `check` found; FOUND: what `end` found.
+NAN, POS_INF, NEG_INF, ZEROS, OUTSIDE, LARGEST, PAIRS, COUNTED, MOST, FOUND = *range(9), 32
+TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 64, 96, 128, 160, 256
+PACKED_COUNT = 20  # bits below it
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
     """How shared memory is used: see above. mantissa_bits are those of the table in global memory; kind is what is
-    counted: "f32", "bf16" or "f16"."""
+    counted: "f32", "bf16" or "f16"; elements: of a thread at once."""
 
     kind: str
     mantissa_bits: int
     threads: int
+    elements: int
     cells: int
     stride: int
     misc: int
@@ -50,19 +58,124 @@ def begin(shared: Shared) -> str:
     )
 
 
-def end(shared: Shared) -> str:
-    """For each thread once: add the counters to the table, and leave in FOUND, as words, the negated lowest ordered
-    value, the highest one, and from the ninth on their hits, zeros, NaN, +Inf and -Inf.
+def look(shared: Shared) -> str:
+    """At an element of a sample, as many as there are: $1, of float32 or 16 bits; $2: the address of shared memory.
+    Leaves LARGEST and PAIRS."""
+    infinite = {"f32": 0x7F800000, "bf16": 0x7F80, "f16": 0x7C00}[shared.kind]
+    lines = [
+        ".reg .b32 a, t, lanes; .reg .pred p;",
+        f"and.b32 a, $1, {0x7FFFFFFF if shared.kind == 'f32' else 0x7FFF}; setp.ge.u32 p, a, {infinite}; @p mov.b32 a, 0;",
+        f"redux.sync.max.u32 a, a, 0xffffffff; red.shared.max.u32 [$2 + {4 * (shared.misc + LARGEST)}], a;",
+    ]
+    if shared.kind == "f32":
+        lines += [
+            f"shr.u32 t, $1, {23 - shared.mantissa_bits}; match.any.sync.b32 lanes, t, 0xffffffff; popc.b32 t, lanes;",
+            "add.u32 t, t, -1; redux.sync.add.u32 t, t, 0xffffffff; mov.u32 lanes, %laneid; setp.eq.u32 p, lanes, 0;",
+            f"@p red.shared.add.u32 [$2 + {4 * (shared.misc + PAIRS)}], t;",
+        ]
+    return _block(lines)
+
+
+def check(shared: Shared) -> str:
+    """For each thread once, of packed words: leave in COUNTED all counts, and in MOST the greatest. $1: the address."""
+    return _block(
+        [
+            ".reg .b32 i, end, word, count, most; .reg .pred p;",
+            f"mov.u32 i, %tid.x; mad.lo.u32 i, i, 16, $1; add.u32 end, $1, {8 * shared.stride};",
+            "mov.b32 count, 0; mov.b32 most, 0; .reg .b32 a, b, c;",
+            "NEXT: ld.shared.v4.b32 {word, a, b, c}, [i];",
+            *(
+                f"shr.u32 {w}, {w}, {PACKED_COUNT}; add.u32 count, count, {w}; max.u32 most, most, {w};"
+                for w in ("word", "a", "b", "c")
+            ),
+            f"add.u32 i, i, {16 * shared.threads}; setp.lt.u32 p, i, end; @p bra NEXT;",
+            "redux.sync.add.u32 count, count, 0xffffffff; redux.sync.max.u32 most, most, 0xffffffff;",
+            "mov.u32 i, %laneid; setp.eq.u32 p, i, 0;",
+            f"@p red.shared.add.u32 [$1 + {4 * (shared.misc + COUNTED)}], count;",
+            f"@p red.shared.max.u32 [$1 + {4 * (shared.misc + MOST)}], most;",
+        ]
+    )
+
+
+def forget(shared: Shared) -> str:
+    """For each thread once: empty the packed words, and what is counted with them. $1: the address."""
+    misc = shared.misc
+    return _block(
+        [
+            ".reg .b32 i, end, zero; .reg .pred p;",
+            f"mov.b32 zero, 0; mov.u32 i, %tid.x; mad.lo.u32 i, i, 16, $1; add.u32 end, $1, {8 * shared.stride};",
+            "NEXT: st.shared.v4.b32 [i], {zero, zero, zero, zero};",
+            f"add.u32 i, i, {16 * shared.threads}; setp.lt.u32 p, i, end; @p bra NEXT;",
+            f"mov.u32 i, %tid.x; setp.eq.u32 p, i, 0; @p st.shared.b32 [$1 + {4 * (misc + OUTSIDE)}], zero;",
+            f"@p st.shared.b32 [$1 + {4 * (misc + COUNTED)}], zero; @p st.shared.b32 [$1 + {4 * (misc + MOST)}], zero;",
+        ]
+    )
+
+
+def flush(shared: Shared, packed: bool) -> str:
+    """For each thread once: add the words to the table, and the zeros to ZEROS.
 
     $1: the address of shared memory, $2: of the table, $3: the window's lowest bits, $4: where to begin, times 32."""
+    words, unrolled = 2 * shared.stride, 4
     lines = [
-        ".reg .b32 i, at, count, sum, sign, cell, key, stop, bits, misc, other, t; .reg .b64 to, wide;",
-        ".reg .pred p, inside, any; .reg .b16 h;",
-        f"mov.u32 i, %tid.x; rem.u32 t, $4, {2 * shared.stride // 32}; mad.lo.u32 i, t, 32, i; mov.b32 stop, 0;",
+        ".reg .b32 i, at, sign, cell, key, stop, t; .reg .b64 to, wide; .reg .pred p, inside, any; .reg .b16 h;",
+        f".reg .b32 j<{unrolled}>, word<{unrolled}>, sum<{unrolled}>;",
+        f"mov.u32 i, %tid.x; rem.u32 t, $4, {words // 32}; mad.lo.u32 i, t, 32, i; mov.b32 stop, 0;",
         "NEXT:",
-        *_add_to_table(shared),
-        f"add.u32 i, i, {shared.threads}; add.u32 stop, stop, {shared.threads};",
-        f"setp.lt.u32 p, stop, {2 * shared.stride}; @p bra NEXT;",
+    ]
+    for n in range(unrolled):
+        lines += [
+            f"add.u32 j{n}, i, {n * shared.threads}; setp.ge.u32 p, j{n}, {words}; @p sub.u32 j{n}, j{n}, {words};",
+            f"mad.lo.u32 at, j{n}, 4, $1; ld.shared.b32 word{n}, [at];",
+            f"ld.shared.b32 sum{n}, [at + {4 * words}];" if shared.kind == "f32" and not packed else "",
+        ]
+    for n in range(unrolled):
+        lines += _add_to_table(shared, packed, f"j{n}", f"word{n}", f"sum{n}", f"AFTER{n}")
+    trash = [4 * shared.cells, 4 * (shared.stride + shared.cells)]
+    return _block(
+        [
+            *lines,
+            f"add.u32 i, i, {unrolled * shared.threads}; setp.ge.u32 p, i, {words}; @p sub.u32 i, i, {words};",
+            f"add.u32 stop, stop, {unrolled * shared.threads}; setp.lt.u32 p, stop, {words}; @p bra NEXT;",
+            "mov.u32 i, %tid.x; setp.eq.u32 p, i, 0; @!p bra OTHERS;",
+            f"ld.shared.b32 cell, [$1 + {trash[0]}]; ld.shared.b32 t, [$1 + {trash[1]}];",
+            f"shr.u32 cell, cell, {PACKED_COUNT}; shr.u32 t, t, {PACKED_COUNT};" if packed else "",
+            f"add.u32 cell, cell, t; red.shared.add.u32 [$1 + {4 * (shared.misc + ZEROS)}], cell;",
+            "OTHERS:",
+        ]
+    )
+
+
+def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str, after: str) -> list[str]:
+    bits, positions = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
+    lines = [
+        f"setp.ge.u32 p, {place}, {shared.stride}; selp.b32 sign, 1, 0, p; mov.b32 cell, {place};",
+        f"@p sub.u32 cell, {place}, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
+        f"setp.ne.and.u32 any, {word}, 0, inside; @!any bra {after};",
+        f"and.b32 {sums}, {word}, {(1 << PACKED_COUNT) - 1}; shr.u32 {word}, {word}, {PACKED_COUNT};" if packed else "",
+    ]
+    if shared.kind == "f32":
+        lines += [
+            f"shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell; shl.b32 sign, sign, {8 + bits}; add.u32 key, key, sign;",
+            f"mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, {word}; red.global.add.u64 [to], wide;",
+            f"setp.ne.u32 any, {sums}, 0; cvt.u64.u32 wide, {sums};",
+        ]
+    else:
+        lines += [
+            "add.u32 key, $3, cell; shl.b32 sign, sign, 15; or.b32 key, key, sign;",
+            *_widen(shared.kind, "key", "key"),
+            f"shr.u32 t, key, {15 - bits}; and.b32 t, t, 255; shr.u32 key, key, {23 - bits};",
+            f"mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, {word}; red.global.add.u64 [to], wide;",
+            f"setp.ne.u32 any, t, 0; mul.wide.u32 wide, t, {word};",
+        ]
+    return [*lines, f"@any red.global.add.u64 [to + {positions}], wide;", f"{after}:"]
+
+
+def end(shared: Shared) -> str:
+    """For each thread once: leave in FOUND the negated lowest ordered value, the highest one, and from the ninth word on
+    their hits, zeros, NaN, +Inf and -Inf. $1: the address of shared memory."""
+    lines = [
+        ".reg .b32 i, at, count, key, bits, misc, other, t; .reg .pred p;",
         "mov.u32 i, %tid.x; setp.lt.u32 p, i, 32; @!p bra OTHERS;",
         f"add.u32 misc, $1, {4 * shared.misc}; mad.lo.u32 at, i, 4, misc;",
     ]
@@ -80,99 +193,96 @@ def end(shared: Shared) -> str:
             "neg.s32 other, other;" if place == BOTTOM else "",
             f"st.shared.b32 [misc + {4 * (FOUND + to)}], other; st.shared.b32 [misc + {4 * (FOUND + 8 + to)}], count;",
         ]
-    trash = [4 * shared.cells, 4 * (shared.stride + shared.cells)]
-    lines += [
-        f"ld.shared.b32 count, [$1 + {trash[0]}]; ld.shared.b32 t, [$1 + {trash[1]}]; add.u32 count, count, t;",
-        f"st.shared.b32 [misc + {4 * (FOUND + 10)}], count;",
-    ]
-    for n, counter in enumerate((NAN, POS_INF, NEG_INF)):
+    for n, counter in enumerate((ZEROS, NAN, POS_INF, NEG_INF)):
         lines.append(
-            f"ld.shared.b32 count, [misc + {4 * counter}]; st.shared.b32 [misc + {4 * (FOUND + 11 + n)}], count;"
+            f"ld.shared.b32 count, [misc + {4 * counter}]; st.shared.b32 [misc + {4 * (FOUND + 10 + n)}], count;"
         )
     return _block([*lines, "OTHERS:"])
 
 
-def _add_to_table(shared: Shared) -> list[str]:
-    """Word i of the counters."""
-    bits, positions = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
-    words = 2 * shared.stride
-    lines = [
-        f"setp.ge.u32 p, i, {words}; @p sub.u32 i, i, {words};",
-        "mad.lo.u32 at, i, 4, $1; ld.shared.b32 count, [at];",
-        f"ld.shared.b32 sum, [at + {4 * words}];" if shared.kind == "f32" else "",
-        f"setp.ge.u32 p, i, {shared.stride}; selp.b32 sign, 1, 0, p; mov.b32 cell, i;",
-        f"@p sub.u32 cell, i, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
-        "setp.ne.and.u32 any, count, 0, inside;",
-    ]
-    if shared.kind == "f32":
-        lines += [
-            f"shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell; shl.b32 sign, sign, {8 + bits}; add.u32 key, key, sign;",
-            "mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, count; @any red.global.add.u64 [to], wide;",
-            "setp.ne.and.u32 any, sum, 0, inside; cvt.u64.u32 wide, sum;",
-        ]
-    else:
-        lines += [
-            "add.u32 key, $3, cell; shl.b32 sign, sign, 15; or.b32 key, key, sign;",
-            *_widen(shared.kind, "key", "key"),
-            f"shr.u32 sum, key, {15 - bits}; and.b32 sum, sum, 255; shr.u32 key, key, {23 - bits};",
-            "mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, count; @any red.global.add.u64 [to], wide;",
-            "setp.ne.and.u32 any, sum, 0, any; mul.wide.u32 wide, sum, count;",
-        ]
-    return [*lines, f"@any red.global.add.u64 [to + {positions}], wide;"]
-
-
-def count(shared: Shared) -> tuple[str, str]:
-    """Count 16 elements of a thread: the assembly and its constraints.
+def count(shared: Shared, packed: bool = False, again: bool = False) -> tuple[str, str]:
+    """Count some elements of a thread: the assembly and its constraints.
 
     Inputs: the elements, as int32 or int16; the addresses of shared memory and of the global table; the bits of the
-    window's lowest value, of float32 or in 16 bits."""
-    return _float32(shared) if shared.kind == "f32" else _sixteen_bits(shared)
+    window's lowest value, of float32 or in 16 bits. again: all that is not in words is counted already."""
+    return _float32(shared, packed, again) if shared.kind == "f32" else _sixteen_bits(shared)
 
 
-def _float32(shared: Shared) -> tuple[str, str]:
-    values = [f"${ELEMENTS + k}" for k in range(ELEMENTS)]
-    own, table, low = (f"${(2 + n) * ELEMENTS}" for n in range(3))
+def _float32(shared: Shared, packed: bool, again: bool) -> tuple[str, str]:
+    count = shared.elements
+    values = [f"${count + k}" for k in range(count)]
+    own, table, low = (f"${(2 + n) * count}" for n in range(3))
     shift = 23 - shared.mantissa_bits
     span, sums = shared.cells << shift, 8 * shared.stride
     lines = [
-        ".reg .b32 a<16>, u, s, t, q, idle, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits;",
+        f".reg .b32 a<{count}>, u, s, t, q, one, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits;",
         ".reg .b64 to, wide; .reg .pred p, r, outside;",
-        f"mov.b32 nearest, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
-        # Where a position is 0, nothing is added to a word of the lane's own: faster than to branch around the addition,
-        # and than to add nothing to the word of an atom, where lanes would queue up.
-        f"mov.u32 idle, %laneid; mad.lo.u32 idle, idle, 4, {own}; add.u32 idle, idle, {4 * (shared.misc + IDLE) - sums};",
+        f"mov.b32 nearest, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]}; mov.b32 one, {1 << PACKED_COUNT};",
     ]
     for k, x in enumerate(values):
         lines += [
-            f"and.b32 a{k}, {x}, 0x7fffffff; sub.u32 u, a{k}, {low}; min.u32 u, u, {span};",
-            f"shr.u32 t, u, {shift}; shr.u32 s, {x}, 31; mad.lo.u32 s, s, {4 * shared.stride}, {own};",
-            "mad.lo.u32 t, t, 4, s; red.shared.add.u32 [t], 1;",
-            f"shr.u32 q, u, {shift - 8}; and.b32 q, q, 255; setp.ne.u32 p, q, 0;",
-            f"selp.b32 t, t, idle, p; red.shared.add.u32 [t + {sums}], q;",
-            f"add.u32 u, a{k}, -1; min.u32 nearest, nearest, u;",
+            f"and.b32 a{k}, {x}, 0x7fffffff; add.u32 u, a{k}, -1; min.u32 nearest, nearest, u;",
             f"max.NaN.f32 mx, mx, {x}; min.NaN.f32 mn, mn, {x};" if k else "",
         ]
+    if not packed:
+        lines += _if_all_equal(values[0], "a0")
+        lines += [
+            *_place(shared, values[0], "a0", own, low),
+            f"mov.b32 u, {32 * count}; @p red.shared.add.u32 [t], u;",
+            f"mul.lo.u32 q, q, u; setp.ne.and.u32 p, q, 0, p; @p red.shared.add.u32 [t + {sums}], q; bra COUNTED;",
+            "DIFFERENT:",
+        ]
+    for k, x in enumerate(values):
+        lines += _place(shared, x, f"a{k}", own, low)
+        if packed:
+            lines.append("or.b32 q, q, one; red.shared.add.u32 [t], q;")
+        else:
+            lines.append(f"red.shared.add.u32 [t], 1; setp.ne.u32 p, q, 0; @p red.shared.add.u32 [t + {sums}], q;")
     lines += [
+        "COUNTED:",
         f"add.u32 highest, {low}, {span}; or.b32 lowest, highest, 0x80000000; add.u32 u, {low}, -1;",
         "setp.lt.u32 p, nearest, u; setp.geu.or.f32 p, mx, highest, p; setp.leu.or.f32 p, mn, lowest, p;",
         "@!p bra INSIDE;",
         "mov.b32 mx, 0xff800000; mov.b32 mn, 0x7f800000;",
     ]
     for k, x in enumerate(values):
-        lines += _outside(shared, x, f"a{k}", own, table, f"sub.u32 u, a{k}, {low}; setp.ge.u32 outside, u, {span};")
+        window = f"sub.u32 u, a{k}, {low}; setp.ge.u32 outside, u, {span};"
+        lines += _outside(shared, x, f"a{k}", own, table, window, packed, again)
     lines.append("INSIDE:")
-    lines += _extremes(shared, own, [f"setp.eq.u32 p, {x}, bits; @p add.u32 hits, hits, 1;" for x in values])
-    return _wrapped(lines, ELEMENTS)
+    if not again:
+        lines += _extremes(shared, own, [f"setp.eq.u32 p, {x}, bits; @p add.u32 hits, hits, 1;" for x in values])
+    return _wrapped(lines, count, count)
+
+
+def _place(shared: Shared, x: str, magnitude: str, own: str, low: str) -> list[str]:
+    """The address t of a float32's counter, and its position q; 0 where it goes to the word behind the window."""
+    shift = 23 - shared.mantissa_bits
+    return [
+        f"sub.u32 u, {magnitude}, {low}; min.u32 u, u, {shared.cells << shift};",
+        f"shr.u32 t, u, {shift}; shr.u32 s, {x}, 31; mad.lo.u32 s, s, {4 * shared.stride}, {own};",
+        f"mad.lo.u32 t, t, 4, s; shr.u32 q, u, {shift - 8}; and.b32 q, q, 255;",
+    ]
+
+
+def _if_all_equal(x: str, magnitude: str) -> list[str]:
+    """Go on to what follows if all elements of the warp are one finite value, p being true of one lane; else go to
+    DIFFERENT. A constant would else have all lanes queue up for one word."""
+    return [
+        f"setp.eq.f32 p, mx, mn; setp.lt.and.u32 p, {magnitude}, 0x7f800000, p;",
+        "vote.sync.all.pred p, p, 0xffffffff; @!p bra DIFFERENT;",
+        f"shfl.sync.idx.b32 t, {x}, 0, 31, 0xffffffff; setp.eq.u32 p, t, {x}; vote.sync.all.pred p, p, 0xffffffff;",
+        "@!p bra DIFFERENT; mov.u32 t, %laneid; setp.eq.u32 p, t, 0;",
+    ]
 
 
 def _sixteen_bits(shared: Shared) -> tuple[str, str]:
     half = shared.kind
-    words = ELEMENTS // 2
+    count, words = shared.elements, shared.elements // 2
     values = [f"${words + k}" for k in range(words)]
-    own, table, low = (f"${2 * words + n * ELEMENTS}" for n in range(3))
+    own, table, low = (f"${2 * words + n * count}" for n in range(3))
     infinite = 0x7F80 if half == "bf16" else 0x7C00
     lines = [
-        ".reg .b32 a<8>, u, s, t, q, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits, lows, ends, ones, x;",
+        f".reg .b32 a<{words}>, u, s, t, q, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits, lows, ends, ones, x;",
         ".reg .b64 to, wide; .reg .pred p, r, outside; .reg .b16 h, g;",
         f"mov.b32 nearest, -1; mov.b32 ones, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
         f"mov.b32 ends, {shared.cells * 0x10001}; sub.u32 lows, 65536, {low}; mul.lo.u32 lows, lows, 65537;",
@@ -211,7 +321,7 @@ def _sixteen_bits(shared: Shared) -> tuple[str, str]:
         ]
     narrow = "shr.u32 bits, bits, 16;" if half == "bf16" else "cvt.rn.f16.f32 h, bits; cvt.u32.u16 bits, h;"
     lines += _extremes(shared, own, [narrow, *equal])
-    return _wrapped(lines, words)
+    return _wrapped(lines, words, count)
 
 
 def _widen(half: str, to: str, pattern: str) -> list[str]:
@@ -231,14 +341,22 @@ def _widened(half: str, pair: str, further: str) -> list[str]:
     ]
 
 
-def _outside(shared: Shared, x: str, magnitude: str, own: str, table: str, window: str) -> list[str]:
+def _outside(
+    shared: Shared, x: str, magnitude: str, own: str, table: str, window: str, packed: bool = False, again: bool = False
+) -> list[str]:
     """An element of a thread that has one outside the window. x: its float32 bits; window: sets `outside`."""
     shift, sums = 23 - shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
-    misc = 4 * shared.misc
-    return [
+    misc, one = 4 * shared.misc, 1 << PACKED_COUNT if packed else 1
+    taken_off = [
         f"{window} setp.ne.and.u32 outside, {magnitude}, 0, outside;",
         f"shr.u32 s, {x}, 31; mad.lo.u32 t, s, {4 * shared.stride}, {own};",
-        f"@outside red.shared.add.u32 [t + {4 * shared.cells}], -1;",
+        f"@outside red.shared.add.u32 [t + {4 * shared.cells}], -{one};",
+    ]
+    if again:
+        return taken_off
+    return [
+        *taken_off,
+        f"@outside red.shared.add.u32 [{own} + {misc + 4 * OUTSIDE}], 1;" if packed else "",
         f"setp.ge.u32 r, {magnitude}, 0x7f800000; setp.gt.u32 p, {magnitude}, 0x7f800000;",
         f"@!r max.f32 mx, mx, {x}; @!r min.f32 mn, mn, {x};",
         f"mad.lo.u32 t, s, 4, {4 * POS_INF}; @p mov.b32 t, {4 * NAN}; add.u32 t, t, {own};",
@@ -280,10 +398,10 @@ def _extremes(shared: Shared, own: str, equal: list[str]) -> list[str]:
     return [*lines, "bar.warp.sync 0xffffffff;", "DONE:"]
 
 
-def _wrapped(lines: list[str], registers: int) -> tuple[str, str]:
+def _wrapped(lines: list[str], registers: int, elements: int) -> tuple[str, str]:
     """With constraints, and outputs that nobody reads."""
     ends = [f"mov.b32 ${k}, 0;" for k in range(registers)]
-    each = [",".join([kind] * ELEMENTS) for kind in ("r", "l", "r")]
+    each = [",".join([kind] * elements) for kind in ("r", "l", "r")]
     constraints = ",".join(["=r"] * registers + ["r"] * registers + each)
     return "\n".join(["{", *lines, *ends, "}"]), constraints
 
