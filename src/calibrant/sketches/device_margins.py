@@ -34,7 +34,8 @@ class DeviceMargins:
         self._device = device
         self._channels = 0  # while no row was seen
         self._pending = 0  # rows that wait, at most
-        self._in_capture, self._of_a_replay, self._folds_in_capture = False, 0, False
+        self._in_capture, self._of_this_capture = False, 0
+        self._of_a_replay, self._folds_in_capture = 0, False  # the most of any captured graph; whether one folds
 
     def add(self, x: Tensor, along: int, channel_axis: int | None, half: Tensor) -> None:
         """Count the rows of x, contiguous, along an axis counted from the front; half: int32 (1,)."""
@@ -97,14 +98,15 @@ class DeviceMargins:
     def _make_room(self, rows: int) -> None:
         capturing = _is_capturing(self._device)
         if capturing and not self._in_capture:
-            self._of_a_replay, self._folds_in_capture = 0, False
+            self._of_this_capture = 0
         self._in_capture = capturing
-        waiting = self._of_a_replay if capturing else self._pending
+        waiting = self._of_this_capture if capturing else self._pending
         if waiting + rows > ROWS // 2:
             self._fold()
             waiting, self._folds_in_capture = 0, self._folds_in_capture or capturing
         if capturing:
-            self._of_a_replay = waiting + rows
+            self._of_this_capture = waiting + rows
+            self._of_a_replay = max(self._of_a_replay, self._of_this_capture)
         else:
             self._pending = waiting + rows
 
@@ -121,7 +123,7 @@ class DeviceMargins:
         channel, half = self._groups % self._channels, self._groups // self._channels % 2
         for number, cells in enumerate(self._cells):
             cells.add(torch.where(half == number, code, _NOBODY), channel)
-        self._cursor[0] = 0
+        self._cursor[:1].zero_()  # to assign a number to an element would wait for the device
         self._pending = 0 if not _is_capturing(self._device) else self._pending
 
 
@@ -163,7 +165,7 @@ class _Cells:
         needed = torch.where(channel[1:] == channel[:-1], needed, _APART)
         needed = torch.where(alive, torch.cat([torch.full_like(code[:1], _APART), needed]), -1)
         shifts = torch.arange(_MOST_SHIFT + 1, device=code.device)
-        number = torch.stack([(needed > shift).sum() for shift in range(_MOST_SHIFT + 1)])
+        number = (needed > shifts[:, None]).sum(1)
         too_many = (shifts < _MOST_SHIFT) & ((shifts < self._shift) | (number > self._most))
         self._shift.copy_(torch.cumprod(too_many.long(), 0).sum())
         self._keep(code, channel, count, needed > self._shift)
