@@ -12,7 +12,6 @@ from calibrant import (
     CalibrationTable,
     QuantizationSettingFactory,
     TargetPlatform,
-    TorchExecutor,
     calibrate,
     export_graph,
     export_ppq_graph,
@@ -151,8 +150,6 @@ def test_a_graph_is_exported_for_its_own_platform_only(small_model, small_sample
 def test_torch_is_an_extra_that_is_named():
     with pytest.raises(SettingError, match=r"calibrant\[torch\]"):
         quantize_torch_model(None, [], 1, [1], TargetPlatform.ONNXRUNTIME)
-    with pytest.raises(SettingError, match=r"calibrant\[torch\]"):
-        TorchExecutor(None)
 
 
 def test_a_table_solves_what_the_pass_solves(small_model, small_samples, tmp_path):

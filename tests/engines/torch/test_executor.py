@@ -33,16 +33,15 @@ def test_values_anywhere_are_those_of_onnxruntime(small_model, small_samples):
 
 def test_outputs_are_memory_of_their_own(models):
     graph = models["parse"](
-        f"{HEADER} g (float[N] x) => (float[N] y, float[2] z) <float[2] c = {{1, 2}}> "
-        "{ y = Identity(x) z = Identity(c) }"
+        f"{HEADER} g (float[N] x) => (float[N] y, float[2] z, int64[2] w) "
+        "<float[2] c = {1, 2}, int64[2] d = {3, 4}> { y = Identity(x) z = Identity(c) w = Identity(d) }"
     )
     executor = on_cpu(graph)
     x = np.float32([1, 2, 3])
-    y, z, given = executor.forward(x, ["y", "z", "x"])
-    for array in (y, z, given):
+    for array in executor.forward(x, ["y", "z", "w", "x"]):
         array[:] = 9
     assert x.tolist() == [1, 2, 3]
-    assert [array.tolist() for array in executor.forward(x)] == [[1, 2, 3], [1, 2]]
+    assert [array.tolist() for array in executor.forward(x)] == [[1, 2, 3], [1, 2], [3, 4]]
 
 
 def test_statistics_are_those_of_the_values(models, elementwise):
@@ -164,6 +163,18 @@ def test_a_function_that_was_not_inlined_goes_to_onnxruntime(parsed):
 
 
 def test_an_attribute_that_the_table_does_not_know_is_no_error(parsed):
+    graph = parsed("""<ir_version: 3, opset_import: ["" : 7]>
+    g (float[1, 1, 2] x, float[1] s, float[1] b, float[1] m, float[1] v) => (float[1, 1, 2] y) {
+        y = BatchNormalization <spatial = 1> (x, s, b, m, v)
+    }""")
+    executor = on_cpu(graph)
+    feed = {"x": [[[1, 3]]], "s": [2], "b": [1], "m": [1], "v": [4]}
+    y = executor.forward({name: np.float32(numbers) for name, numbers in feed.items()})[0]
+    np.testing.assert_allclose(y, [[[1, 3]]], rtol=1e-5)
+    assert executor.report[0].endswith("the torch engine does not know its attribute spatial")
+
+
+def test_what_a_function_refuses_is_no_error(parsed):
     text = f"{HEADER} g (float[1, 1, 4] x) => (float[1, 1, 2] y, int64[1, 1, 2] i)"
     text += " { y, i = MaxPool <kernel_shape = [2], strides = [2], pads = [1, 0], ceil_mode = 1> (x) }"
     executor = on_cpu(parsed(text))
@@ -247,7 +258,7 @@ def test_shapes_are_exact_in_any_precision(models):
 
 def test_what_the_process_has_set_comes_back(elementwise):
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = matmul.fp32_precision
+    before, threads = matmul.fp32_precision, torch.get_num_threads()
     seen = []
 
     def look(value):
@@ -256,10 +267,12 @@ def test_what_the_process_has_set_comes_back(elementwise):
     sample = {"x": rows(2), "y": rows(2, 1)}
     try:
         matmul.fp32_precision = "tf32"
-        set_before = matmul.fp32_precision, conv.fp32_precision, torch.get_num_threads()
+        torch.set_num_threads(2)
+        set_before = matmul.fp32_precision, conv.fp32_precision, 2
         on_cpu(elementwise).collect([sample], {}, {"sum": look})
         on_cpu(elementwise, precision="tf32").collect([sample], {}, {"sum": look})
         assert (matmul.fp32_precision, conv.fp32_precision, torch.get_num_threads()) == set_before
     finally:
         matmul.fp32_precision = before
+        torch.set_num_threads(threads)
     assert seen == [("ieee", "ieee", 1), ("tf32", "tf32", 1)]

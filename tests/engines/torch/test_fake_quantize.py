@@ -11,6 +11,7 @@ from calibrant.core import QuantizationProperty as P
 from calibrant.core import QuantizationStates, RoundingPolicy, SettingError, TensorQuantizationConfig
 from calibrant.core import fake_quantize as reference
 from calibrant.engines.torch.fake_quantize import fake_quantize, on_grid
+from calibrant.graph import ScaleGroup
 
 TIES = np.float32([-2.5, -1.5, -0.5, -0.49999997, 0.0, 0.49999997, 0.5, 1.5, 2.5, 1e9, -1e9, np.inf, -np.inf])
 
@@ -38,6 +39,16 @@ def test_per_channel(axis):
     )
     x = np.random.default_rng(0).normal(0, 9, (3, 3, 3)).astype(np.float32)
     np.testing.assert_array_equal(on_grid(torch.from_numpy(x), c, *as_tensors(c)).numpy(), reference(x, c))
+
+
+def test_the_integers_of_a_bias_keep_all_their_digits():
+    policy = P.PER_TENSOR | P.LINEAR | P.SYMMETRICAL
+    c = TensorQuantizationConfig(policy, num_of_bits=32, quant_min=-(2**31), quant_max=2**31 - 1, scale=0.1, offset=0)
+    x, scale = np.float32(np.linspace(5e6, 8e6, 1000)), np.float64(c.scale)
+    exact = np.float32(np.rint(x.astype(np.float64) / scale) * scale)
+    in_float32 = np.rint(x / c.scale) * c.scale
+    assert np.abs(in_float32 - exact).max() > 0.1  # the trap is real
+    np.testing.assert_array_equal(on_grid(torch.from_numpy(x), c, *as_tensors(c)).numpy(), exact)
 
 
 def test_nan_stays_and_an_empty_tensor_too():
@@ -87,7 +98,9 @@ def test_values_are_those_of_the_exported_model(quantized):
 def test_inner_values_are_on_their_grids(quantized):
     graph, samples = quantized
     names = ["r1", "sum", "x"]
-    for name, found in zip(names, TorchExecutor(graph, "cpu").forward_quantized(samples[0], names), strict=True):
+    for name, found in zip(
+        names, TorchExecutor(graph, "cpu", threads=1).forward_quantized(samples[0], names), strict=True
+    ):
         if name == "x":  # an input stays as it came
             np.testing.assert_array_equal(found.numpy(), samples[0])
         else:
@@ -118,7 +131,7 @@ def test_weights_and_inputs_can_be_trained(quantized):
 def test_a_parameter_that_is_none_is_refused(quantized):
     graph, samples = quantized
     with pytest.raises(SettingError, match="no constant 'w11'; did you mean 'w1'"):
-        TorchExecutor(graph, "cpu").forward_quantized(samples[0], parameters={"w11": torch.zeros(1)})
+        TorchExecutor(graph, "cpu", threads=1).forward_quantized(samples[0], parameters={"w11": torch.zeros(1)})
 
 
 def test_what_is_not_calibrated_does_nothing(quantized, small_model):
@@ -132,11 +145,32 @@ def test_what_is_not_calibrated_does_nothing(quantized, small_model):
     assert np.any(executor.forward_quantized(samples[0])[0].numpy() != executor.forward(samples[0])[0])
 
 
+def test_a_scale_that_was_found_anew_is_taken(quantized):
+    graph, samples = quantized
+    executor = TorchExecutor(graph, "cpu", threads=1)
+    before = executor.forward_quantized(samples[0], ["r1"])[0]
+    found = graph.config_of("r1")
+    found.scale = found.scale * 4
+    after = executor.forward_quantized(samples[0], ["r1"])[0]
+    assert len(after.unique()) < len(before.unique()) / 2
+
+
+def test_a_branch_reads_the_quantized_value_too(parsed):
+    graph = parsed("""<ir_version: 8, opset_import: ["" : 17]> g (float[2] x, bool flag) => (float[2] y) {
+        v = Neg(x)
+        y = If (flag) <
+            then_branch = yes () => (float[2] p) { p = Identity(v) },
+            else_branch = no () => (float[2] q) { q = Abs(v) }>
+    }""")
+    shared = config(scale=0.5, offset=0, state=QuantizationStates.ACTIVATED)
+    graph.groups = [ScaleGroup(shared, ["v"], ["v"])]
+    feed = {"x": torch.tensor([1.3, 2.9]), "flag": torch.tensor(True)}
+    assert TorchExecutor(graph, "cpu", threads=1).forward_quantized(feed)[0].tolist() == [-1.5, -3.0]
+
+
 def test_a_reader_may_have_a_grid_of_its_own_or_none(parsed):
     graph = parsed('<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] a, float[N] b, float[N] c) '
                    "{ v = Neg(x) a = Abs(v) b = Identity(v) c = Neg(v) }")  # fmt: skip
-    from calibrant.graph import ScaleGroup
-
     for index, node in enumerate(graph.model.graph):
         node.name = f"n{index}"
     own = config(scale=2.0, offset=0, state=QuantizationStates.ACTIVATED)
@@ -147,7 +181,7 @@ def test_a_reader_may_have_a_grid_of_its_own_or_none(parsed):
         ("n2", 0): config(state=QuantizationStates.FP32),
         ("n3", 0): config(state=QuantizationStates.OVERLAPPED),
     }
-    found = TorchExecutor(graph, "cpu").forward_quantized(np.float32([1.3, 2.9]))
+    found = TorchExecutor(graph, "cpu", threads=1).forward_quantized(np.float32([1.3, 2.9]))
     expected = [[2, 2], [-1.3, -2.9], [1.5, 3.0]]
     for tensor, numbers in zip(found, expected, strict=True):
         np.testing.assert_allclose(tensor.numpy(), numbers, rtol=1e-6)
@@ -155,7 +189,7 @@ def test_a_reader_may_have_a_grid_of_its_own_or_none(parsed):
 
 def test_an_operator_of_onnxruntime_says_that_it_ends_gradients(parsed):
     graph = parsed('<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[M] y) { y = Unique(x) }')
-    executor = TorchExecutor(graph, "cpu")
+    executor = TorchExecutor(graph, "cpu", threads=1)
     y = executor.forward_quantized([torch.tensor([2.0, 1.0], requires_grad=True)])[0]
     assert not y.requires_grad
     assert any("no gradient comes through it" in line for line in executor.report)

@@ -23,6 +23,7 @@ from onnx.backend.test.loader import load_model_tests
 from calibrant.core import ModelError
 from calibrant.engines.torch.interpreter import Interpreter
 from calibrant.engines.torch.ops import TABLE
+from calibrant.engines.torch.precision import arithmetic
 from calibrant.engines.torch.tensors import to_array, to_tensor
 
 FOLDER = Path(__file__).parent
@@ -75,7 +76,7 @@ def run(model, inputs, device, notes):
     fed = dict.fromkeys(model.graph.inputs)
     for value, x in zip(model.graph.inputs, inputs, strict=False):
         fed[value] = placed(to_tensor(as_array(x)), "cpu" if value in plan.hosts else device)
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic("float32", torch.get_num_threads()):
         return interpreter.run(plan, fed)
 
 

@@ -10,6 +10,7 @@ import torch
 from calibrant import TorchExecutor
 from calibrant.core import SettingError
 from calibrant.engines.torch.interpreter import Interpreter
+from calibrant.engines.torch.placement import Placement
 from calibrant.sketches import SketchSpec
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
@@ -142,6 +143,14 @@ def test_what_is_on_the_host_is_uploaded_when_it_changes(parsed):
     assert counts == [1, 1, 2, 2]
 
 
+def test_on_the_host_float_is_float32():
+    placement = Placement(torch.device("cpu"), torch.float16)
+    x = torch.tensor([1.5, 3.0])
+    there = placement.on_device(None, x)
+    assert (there.dtype, placement.on_host(there).dtype) == (torch.float16, torch.float32)
+    assert placement.on_host(torch.tensor([1])).dtype == torch.int64
+
+
 def test_branches_and_loops_see_what_is_around_them(parsed):
     graph = parsed(f"""{HEADER} g (float[2] x, bool flag, int64 turns) => (float[2] y, float[T, 2] each) {{
         scale = Neg(x)
@@ -186,7 +195,7 @@ def test_a_name_inside_of_a_branch_cannot_be_taken(parsed):
             else_branch = no () => (float[2] q) {{ q = Abs(x) }}>
     }}""")
     with pytest.raises(SettingError, match="no value 'p'"):
-        TorchExecutor(graph, "cpu").forward({"x": np.ones(2, np.float32), "flag": np.array(True)}, ["p"])
+        TorchExecutor(graph, "cpu", threads=1).forward({"x": np.ones(2, np.float32), "flag": np.array(True)}, ["p"])
 
 
 OLDER = {  # the same operator as an older opset has it

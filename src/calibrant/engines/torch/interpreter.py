@@ -101,8 +101,9 @@ class Interpreter:
         scope: Scope,
         observe: Mapping[ir.Value, Look],
     ) -> None:
+        on_host = step.on_host or node.operator is None  # what onnxruntime runs
         arguments = [
-            None if slot is None else self._fetch(slot, scope, step.on_host or index in node.parameters)
+            None if slot is None else self._fetch(slot, scope, on_host or index in node.parameters)
             for index, slot in enumerate(step.reads)
         ]
         around: Scope = {value: scope[slot] for value, slot in step.captured if slot in scope}
@@ -110,7 +111,7 @@ class Interpreter:
             if slot is not None:
                 scope[slot] = result
             if slot in observe and isinstance(slot, ir.Value):
-                observe[slot](result)
+                observe[slot](self._placement.on_device(slot, result))
 
     def _results(self, step: Step, node: Prepared, arguments: list[Any], around: Scope) -> Sequence[Any]:
         """What the node makes of its arguments: by its function, or where that refuses, by onnxruntime."""

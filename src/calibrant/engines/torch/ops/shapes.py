@@ -125,7 +125,7 @@ def _slice_axis(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor
 
 @op("CenterCropPad", parameters=[1])
 def center_crop_pad(x: Tensor, shape: Tensor, *, axes: Sequence[int] | None = None) -> Tensor:
-    """An odd difference: cropped at the front, and padded at the end, by one more... as the standard has it."""
+    """Half on each side; of an odd number one more at the end."""
     for axis, size in zip(range(x.ndim) if axes is None else axes, numbers(shape), strict=True):
         axis, surplus = axis % x.ndim, x.shape[axis] - size
         if surplus > 0:
