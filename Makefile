@@ -1,7 +1,7 @@
 # make demo      EfficientNet-Lite0 to INT8 on real photos; the models are left in demo-output/
 # make test      every test that is not long, and the examples in the docstrings
 # make test-all  the long tests. Together with `make test`: all of them
-# make test-gpu  the tests that need a CUDA GPU
+# make test-gpu  the tests that need an NVIDIA GPU, with the packages of VENV
 # make lint      ruff and mypy
 # make bench     the benchmarks; PHOTOS, LINES, TEXT and MINILM say where their data are (benchmarks/README.md)
 # make clean     removes what the others made
@@ -32,7 +32,7 @@ test-all: $(VENV)/.dev $(VENV)/.demo
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m long tests
 
 test-gpu: $(VENV)/.dev $(VENV)/.demo
-	$(BIN)/python -m pytest -m gpu tests
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu tests
 
 lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .

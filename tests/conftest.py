@@ -1,11 +1,15 @@
 """A small convolutional classifier and its samples, for the tests that need a whole road."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+# Read when triton is imported, so it comes first. `make test-gpu` sets it to 0.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def small_classifier() -> onnx.ModelProto:

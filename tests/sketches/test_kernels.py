@@ -9,7 +9,74 @@ import pytest
 from calibrant.sketches.kernels import cpu, reference
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
 from calibrant.sketches.layout import Layout
+from tests.sketches.devices import DEVICES, interpreted, on_gpu, torch
 
+if torch is not None:
+    from calibrant.sketches.kernels import gpu
+    from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW, N_HIGH, N_LOW, NEG_INF, SIZE, ZEROS
+
+
+class OnDevice:
+    """The kernels for GPUs, called as if they were the others."""
+
+    harvest = staticmethod(reference.harvest)
+
+    def __init__(self, device):
+        self.device = device
+
+    def count(self, bits, base, blocks, inner, lanes, channels, ends, hits, totals, tables, wide, channel_tables, fine):
+        """Into state of nothing, of one kind of table."""
+        assert base == 0
+        assert not hits.any()
+        layout, each = Layout(blocks, inner, lanes, channels), len(channel_tables) > 0
+        mantissa_bits = fine if each else wide if len(tables) else None
+        if not bits.size:
+            return 0
+        state = self.counted(bits.view(np.float32), layout, mantissa_bits)
+        ends[:] = -state[:, LOW], state[:, HIGH]
+        hits[:] = np.where(ends == 0, state[:, ZEROS], (state[:, N_LOW], state[:, N_HIGH]))
+        hits[(ends == NONE_LO) | (ends == NONE_HI)] = 0
+        totals += state[:, ZEROS : NEG_INF + 1].sum(axis=0)
+        if mantissa_bits:
+            counts, positions = state[:, FIELDS:].reshape(len(state), 2, -1).swapaxes(0, 1)
+            counts[:, 0] += state[:, ZEROS]
+            packed = (counts.astype(np.uint64) << np.uint64(32)) + positions.astype(np.uint64)
+            (channel_tables if each else tables[:1])[:] += packed
+        return int(state[:, SIZE].sum())
+
+    def counted(self, values, layout, mantissa_bits):
+        """The state of the second half, after values of any type were counted into it."""
+        values, planes = torch.from_numpy(values.copy()).to(self.device), gpu.Planes.of(layout, values.size)
+        state = gpu.empty_state(planes.groups, mantissa_bits, self.device)
+        half = torch.ones(1, dtype=torch.int32, device=self.device)
+        gpu.count(values, planes, state, mantissa_bits, half, gpu.Room(self.device))
+        nothing, found = state.cpu().numpy()
+        assert not nothing[:, 2:].any()
+        return found
+
+    def top_two(self, bits):
+        values = torch.from_numpy(bits.view(np.float32).copy()).to(self.device)
+        rows = bits.shape[0] * bits.shape[2]
+        pairs = torch.zeros((rows + 3, 2), dtype=torch.int32, device=self.device)
+        groups = torch.full((rows + 3,), -7, dtype=torch.int32, device=self.device)
+        cursor = torch.tensor([2, 0, 0, 0], device=self.device)
+        if rows:
+            half = torch.ones(1, dtype=torch.int32, device=self.device)
+            gpu.top_two(values, 0, rows, 1, 1, pairs, groups, cursor, half)
+            gpu.advance(cursor, rows, rows + 3, half)
+        assert cursor.tolist() == [2 + rows, 0, 0, rows]
+        groups = groups.cpu().numpy()
+        assert groups[[0, 1, -1]].tolist() == [-7, -7, -7]
+        assert set(groups[2:-1]) <= {-1, 3 if bits.shape[1] == 1 else 1}
+        return *pairs[2:-1].cpu().numpy().T, groups[2:-1] >= 0
+
+
+KERNELS = [
+    reference,
+    cpu,
+    pytest.param(OnDevice("cpu"), id="gpu, interpreted", marks=interpreted),
+    pytest.param(OnDevice("cuda"), id="gpu", marks=on_gpu),
+]
 ONE, NEGATIVE = 127 << 8, 1 << 16  # table indices at 8 mantissa bits: of 1.0, and of the negative values nearest to 0
 LARGEST = 0x7F7FFFFF
 
@@ -85,7 +152,7 @@ HAND_COUNTED = {
 }
 
 
-@pytest.mark.parametrize("kernels", [reference, cpu])
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("case", HAND_COUNTED)
 @pytest.mark.parametrize("repeat", [1, 37])
 def test_hand_counted(kernels, case, repeat):
@@ -107,7 +174,7 @@ def test_hand_counted(kernels, case, repeat):
     assert not state.tables.any()
 
 
-@pytest.mark.parametrize("kernels", [reference, cpu])
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize(
     ("row", "top", "second", "finite"),
     [
@@ -179,6 +246,52 @@ def test_twins_agree(seed):
         fast.count(cpu, bits[cut:], cut, layout).count(cpu, bits[:cut], 0, layout)
         for one, other in zip(slow.content(), fast.content(), strict=True):
             np.testing.assert_array_equal(one, other, str((layout, size, settings)))
+
+
+# Shapes and channel axes: a tile and its neighbours, planes of all kinds, channels last.
+DEVICE_SHAPES = [
+    ((1,), None),
+    ((2047,), None),
+    ((4097,), None),
+    ((40_000,), None),
+    ((3, 5, 7), 1),
+    ((2, 3, 64), 1),
+    ((2, 70, 4), 1),
+    ((2, 2, 5000), 1),
+    ((300, 3), 1),
+    ((9, 65), 1),
+    ((4, 1, 50), 1),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_twin_on_a_device_agrees(device, seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(3):
+        shape, axis = DEVICE_SHAPES[rng.integers(len(DEVICE_SHAPES))]
+        layout, size = Layout.of(shape, axis), int(np.prod(shape))
+        bits = sample(rng, size)
+        each = layout.channels > 1 and bool(rng.integers(2))
+        wide = rng.choice([None, 1, 5, 8, 9, 12]) if layout.channels == 1 else None
+        settings = layout.channels, wide, int(rng.choice([5, 6])) if each else None
+        slow, fast = State(*settings).count(reference, bits, 0, layout), State(*settings)
+        fast.count(OnDevice(device), bits, 0, layout)
+        for one, other in zip(slow.content(), fast.content(), strict=True):
+            np.testing.assert_array_equal(one, other, str((layout, size, settings)))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_twin_on_a_device_finds_the_same_two_largest(device, seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(3):
+        shape = int(rng.integers(0, 5)), int(rng.integers(1, 70)), int(rng.choice([1, 1, 5, 30]))
+        bits = sample(rng, int(np.prod(shape))).reshape(shape)
+        found, wanted = OnDevice(device).top_two(bits), reference.top_two(bits)
+        np.testing.assert_array_equal(found[2], wanted[2])
+        for one, other in zip(found[:2], wanted[:2], strict=True):
+            np.testing.assert_array_equal(one[wanted[2]], other[wanted[2]])
 
 
 @pytest.mark.parametrize("seed", range(4))

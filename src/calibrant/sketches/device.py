@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from calibrant.core import CalibrantError, DataError, StateError
+from calibrant.sketches import device_margins
 from calibrant.sketches.bins import LogBins, split_index
 from calibrant.sketches.cells import I32, I64
 from calibrant.sketches.device_margins import DeviceMargins
@@ -51,7 +52,7 @@ class DeviceCollectors:
         """Count tensors of this device in that half; values that nobody asked for are passed over.
 
         values: of any shape, strides and type that torch calls real; float16 and bfloat16 are widened exactly, float64
-            and integers rounded to float32. An empty one counts nothing. They may change as soon as the stream is through.
+            and integers rounded to float32. An empty one counts nothing. They may change once the stream is through.
         half: 0 or 1; or a tensor with one such integer on the device, which a captured graph reads at each replay.
         DataError, naming the value, where it is not of this device, lacks an axis of its spec, or has another number of
         channels than before. What precedes it is counted.
@@ -68,7 +69,8 @@ class DeviceCollectors:
             except CalibrantError as error:
                 raise type(error)(f"value '{name}': {error}") from error
         for bits, pairs in plain.items():
-            gpu.count_many(*zip(*pairs, strict=True), bits, number, self._room)
+            tensors, states = zip(*pairs, strict=True)
+            gpu.count_many(tensors, states, bits, number, self._room)
 
     def replayed(self) -> None:
         """To be called after each replay of a captured graph in which values were added: margins may need more room,
@@ -152,8 +154,8 @@ class _Value:
     def sketch(self, half: int) -> TensorSketch:
         """The sketch over one half; waits for the device."""
         spec, nothing = self.spec, TensorSketch.empty(self.spec)
-        all_of_it = None if self._of_all is None else self._of_all[half].cpu().numpy()
-        each = None if self._of_each is None else self._of_each[half].cpu().numpy()
+        all_of_it = None if self._of_all is None else self._of_all[half].to("cpu", copy=True).numpy()
+        each = None if self._of_each is None else self._of_each[half].to("cpu", copy=True).numpy()
         margins = None if self.margins is None else self.margins.margins(half)
         known = each if each is not None else all_of_it
         if known is None or not known[0, SIZE]:
@@ -176,7 +178,7 @@ class _Value:
         wants_all = spec.histogram or spec.channel_axis is None
         if (self._of_all is not None or not wants_all) and (self._of_each is not None or self.channels is None):
             return
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if device_margins.is_capturing(self.device):
             raise StateError(
                 "its memory cannot be taken while a CUDA graph is captured: add it once before, outside, and call clear"
             )
@@ -190,8 +192,9 @@ class _Value:
 def _prepared(x: Tensor, spec: SketchSpec, device: Any) -> _Prepared:
     """x without gaps: in the order of its memory where that has none, as it is with channels-last; else as a copy."""
     if not isinstance(x, torch.Tensor) or x.device.type != device.type or device.index not in (None, x.device.index):
-        raise DataError(f"expected a tensor on {device}, got {getattr(x, 'device', type(x).__name__)}")
-    if x.is_complex() or x.is_quantized or x.dtype.is_floating_point and x.dtype.itemsize < 2:
+        found = x.device if isinstance(x, torch.Tensor) else type(x).__name__
+        raise DataError(f"expected a tensor on {device}, got {found}")
+    if x.is_complex() or x.is_quantized or (x.dtype.is_floating_point and x.dtype.itemsize < 2):
         raise DataError(f"cannot observe values of type {x.dtype}: expected floats or integers")
     x = x.detach()
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):

@@ -17,6 +17,7 @@ from calibrant.sketches.kernels.gpu import Tensor
 from calibrant.sketches.margins import COARSEST, EXACT, Margins
 
 ROWS = 1 << 20  # room for rows that wait; half of it is kept for those that a captured graph adds
+FEW = 1 << 14  # rows that a captured graph leaves waiting
 _MOST_SHIFT = EXACT - COARSEST
 _NOBODY = 2**63 - 1  # the code of no cell: of two equal keys
 _APART = 99  # as a shift: makes one of nothing
@@ -27,6 +28,9 @@ class DeviceMargins:
     """The margins of the rows along an axis, for each half of the samples; `Margins` says what they are.
 
     Rows wait until there are enough of them to be worth sorting, and are then folded into the cells, all on the device.
+    A captured graph folds its own rows, if they are not few: then nothing is left to do between replays. From then on
+    rows that are added outside of a graph are folded at once as well, so that none but those of before the first
+    capture wait when a graph is replayed; as many as waited then are always looked at.
     """
 
     def __init__(self, axis: int, device: Any) -> None:
@@ -34,8 +38,8 @@ class DeviceMargins:
         self._device = device
         self._channels = 0  # while no row was seen
         self._pending = 0  # rows that wait, at most
-        self._in_capture, self._of_this_capture = False, 0
-        self._of_a_replay, self._folds_in_capture = 0, False  # the most of any captured graph; whether one folds
+        self._folds_at_once: bool | None = None  # decided by the first captured graph
+        self._of_a_replay = 0  # rows that a replay leaves waiting, at most
 
     def add(self, x: Tensor, along: int, channel_axis: int | None, half: Tensor) -> None:
         """Count the rows of x, contiguous, along an axis counted from the front; half: int32 (1,)."""
@@ -43,18 +47,33 @@ class DeviceMargins:
         rows = x.reshape(prod(shape[:along]), shape[along], prod(shape[along + 1 :]))
         if not self._channels:
             self._allocate(channels)
-        count = len(rows) * rows.shape[2]
+        count, capturing = len(rows) * rows.shape[2], is_capturing(self._device)
+        if capturing and self._folds_at_once is None:
+            self._folds_at_once = count > FEW
+        # Between the replays of a graph that does not fold at once, others may add rows, up to what `replayed` allows.
+        waiting = ROWS // 2 if capturing and not self._folds_at_once else self._pending
         for first in range(0, count, ROWS // 2):
             part = min(ROWS // 2, count - first)
-            self._make_room(part)
+            if waiting + part > ROWS:
+                self._fold(waiting)
+                waiting = 0
             gpu.top_two(rows, first, part, channels, stride, self._pairs, self._groups, self._cursor, half)
             gpu.advance(self._cursor, part, ROWS, half)
+            waiting += part
+        if self._folds_at_once or (waiting > ROWS // 2 and not capturing):
+            self._fold(waiting)
+            waiting = 0
+        if capturing:
+            self._of_a_replay = max(self._of_a_replay, min(waiting, count))
+        else:
+            self._pending = waiting
 
     def replayed(self) -> None:
         """A captured graph added rows once more."""
         self._pending += self._of_a_replay
-        if self._pending > ROWS // 2 or self._folds_in_capture:
-            self._fold()
+        if self._pending > ROWS // 2:
+            self._fold(self._pending)
+            self._pending = 0
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -69,7 +88,9 @@ class DeviceMargins:
         """The margins of one half so far; waits for the device. StateError where rows found no room."""
         if not self._channels:
             return Margins.empty(self._axis)
-        self._fold()
+        if self._pending:
+            self._fold(self._pending)
+            self._pending = 0
         _, lost, *seen = self._cursor.tolist()
         if lost:
             raise StateError(
@@ -79,12 +100,12 @@ class DeviceMargins:
         if not seen[half]:
             return Margins.empty(self._axis)
         alike = self._alike[: 4 * self._channels].cpu().numpy().reshape(2, 2, self._channels)
-        bits, names, counts = self._cells[half].on_host()
+        bits, (channel, top, second), counts = self._cells[half].on_host()
         tied, single = (alike[alone, half].copy() for alone in range(2))
-        return Margins(self._axis, bits, self._channels, *names, counts, tied, single)
+        return Margins(self._axis, bits, self._channels, channel, top, second, counts, tied, single)
 
     def _allocate(self, channels: int) -> None:
-        if _is_capturing(self._device):
+        if is_capturing(self._device):
             raise StateError(
                 "its memory cannot be taken while a CUDA graph is captured: add it once before, outside, and call clear"
             )
@@ -95,36 +116,22 @@ class DeviceMargins:
         self._alike = torch.zeros(4 * channels + _SPREAD, dtype=torch.int64, device=self._device)  # rows by group
         self._cells = [_Cells(channels, self._device) for _ in range(2)]
 
-    def _make_room(self, rows: int) -> None:
-        capturing = _is_capturing(self._device)
-        if capturing and not self._in_capture:
-            self._of_this_capture = 0
-        self._in_capture = capturing
-        waiting = self._of_this_capture if capturing else self._pending
-        if waiting + rows > ROWS // 2:
-            self._fold()
-            waiting, self._folds_in_capture = 0, self._folds_in_capture or capturing
-        if capturing:
-            self._of_this_capture = waiting + rows
-            self._of_a_replay = max(self._of_a_replay, self._of_this_capture)
-        else:
-            self._pending = waiting + rows
-
-    def _fold(self) -> None:
-        """Bring the waiting rows into the cells."""
-        place = torch.arange(ROWS, device=self._device)
-        top, second = self._pairs.unbind(1)
-        kept = (place < self._cursor[0]) & (self._groups >= 0)
+    def _fold(self, rows: int) -> None:
+        """Bring the waiting rows into the cells; there are no more than `rows`, or they count as lost."""
+        rows = min(rows, ROWS)
+        place = torch.arange(rows, device=self._device)
+        (top, second), groups = self._pairs[:rows].unbind(1), self._groups[:rows]
+        kept = (place < self._cursor[0]) & (groups >= 0)
         alike = kept & (top == second)
         self._alike.index_add_(
-            0, torch.where(alike, self._groups, 4 * self._channels + place % _SPREAD), torch.ones_like(place)
+            0, torch.where(alike, groups, 4 * self._channels + place % _SPREAD), torch.ones_like(place)
         )
         code = torch.where(kept & ~alike, _spread(top) * 2 + _spread(second), _NOBODY)
-        channel, half = self._groups % self._channels, self._groups // self._channels % 2
+        channel, half = groups % self._channels, groups // self._channels % 2
         for number, cells in enumerate(self._cells):
             cells.add(torch.where(half == number, code, _NOBODY), channel)
+        self._cursor[1] += (self._cursor[0] - rows).clamp(min=0)
         self._cursor[:1].zero_()  # to assign a number to an element would wait for the device
-        self._pending = 0 if not _is_capturing(self._device) else self._pending
 
 
 class _Cells:
@@ -177,13 +184,14 @@ class _Cells:
         total = torch.cumsum(count, 0)
         before = torch.empty_like(self._code).copy_(total[-1].expand(len(self._code)))
         before.scatter_(0, to, total - count)
-        before[self._room :] = total[-1]
+        before[self._room :].copy_(total[-1].expand(_SPREAD))
         self._count[:-1] = before[1:] - before[:-1]
         prefix = (code >> (2 * self._shift)) << (2 * self._shift)
         self._code.fill_(_NOBODY).scatter_(0, to, prefix)
         self._channel.fill_(self._channels).scatter_(0, to, channel)
-        self._code[self._room :], self._channel[self._room :] = _NOBODY, self._channels
-        self._count[self._room :] = 0
+        self._code[self._room :].fill_(_NOBODY)
+        self._channel[self._room :].fill_(self._channels)
+        self._count[self._room :].zero_()
 
     def on_host(self) -> tuple[int, list[I32], I64]:
         """Mantissa bits, and the names (channel, top, second) and counts of the cells."""
@@ -194,7 +202,8 @@ class _Cells:
         return EXACT - shift, names, counts[0]
 
 
-def _is_capturing(device: Any) -> bool:
+def is_capturing(device: Any) -> bool:
+    """Whether a CUDA graph is captured."""
     return device.type == "cuda" and bool(torch.cuda.is_current_stream_capturing())
 
 
@@ -225,10 +234,10 @@ def _spread(key: Tensor) -> Tensor:
 def _gathered(code: I64) -> I32:
     """The even ones of 64 bits: the inverse of `_spread`."""
     bits = code.astype(np.uint64)
-    for (step, _), (_, mask) in zip(reversed(_MASKS), [*reversed(_MASKS)][1:] + [(0, 0xFFFFFFFF)], strict=True):
-        bits = bits & np.uint64(0x5555555555555555) if step == 1 else bits
-        bits = (bits | (bits >> np.uint64(step))) & np.uint64(mask)
-    return bits.astype(np.uint32).view(np.int32)
+    for step, mask in reversed(_MASKS):
+        bits = bits & np.uint64(mask)
+        bits = bits | (bits >> np.uint64(step))
+    return (bits & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
 
 
 def _bit_length(word: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def empty_state(groups: int, mantissa_bits: int | None, device: Any) -> Tensor:
 def clear(state: Tensor) -> None:
     """Make it a state of nothing again."""
     state.zero_()
-    state[..., LOW], state[..., HIGH] = -NONE_LO, NONE_HI
+    state[..., LOW].fill_(-NONE_LO)
+    state[..., HIGH].fill_(NONE_HI)
 
 
 class Room:
@@ -102,6 +103,10 @@ class Planes:
 
 def count(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int | None, half: Tensor, room: Room) -> None:
     """Count x, contiguous and of float32, float16 or bfloat16, into half number `half[0]` (int32) of the state."""
+    if mantissa_bits is not None and planes.step > 1 and x.is_cuda:
+        # Channels that take turns are brought in order first: a copy costs far less than adding to scattered tables.
+        x, inner = x.reshape(planes.inner, planes.groups).t().contiguous(), planes.inner
+        planes = Planes(planes.groups, 1, inner, inner, inner, 1)
     if mantissa_bits is not None and _is_for_fast(x, planes, mantissa_bits) and _fast_works(x.device, x.dtype):
         _count_fast(x, planes, state, mantissa_bits, half, room)
     else:
@@ -111,8 +116,12 @@ def count(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int | None, h
 def count_many(
     tensors: Sequence[Tensor], states: Sequence[Tensor], mantissa_bits: int, half: Tensor, room: Room
 ) -> None:
-    """Count each tensor as one group into its state. Tensors of one type are counted in one launch where that can be."""
-    if len({x.dtype for x in tensors}) == 1 and all(_may_be_described(x, mantissa_bits) for x in tensors):
+    """Count each tensor as one group into its state. Tensors of one type take one launch if possible."""
+    if (
+        len(tensors) > 1
+        and len({x.dtype for x in tensors}) == 1
+        and all(_may_be_described(x, mantissa_bits) for x in tensors)
+    ):
         _count_described(tensors, states, mantissa_bits, half, room)
         return
     for x, state in zip(tensors, states, strict=True):
@@ -203,9 +212,9 @@ def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, ha
     device, length = _device(x.device.index), planes.outer * planes.inner
     vector, many = 16 // x.element_size(), planes.groups > 1
     magic, shift = 0, 0
-    if many and planes.inner % vector:
+    if many and (planes.inner % vector or planes.inner == vector):
         vector = 1
-    if many and planes.inner > vector:
+    if many:
         magic, shift = fast.division(planes.inner // vector)
     warps = 8 if many else 32
     programs = device.multiprocessors * (4 if many else 1)
@@ -246,7 +255,7 @@ def _count_described(
     device = _device(tensors[0].device.index)
     tiles = [-(-x.numel() * x.element_size() // BYTES_OF_FAST) for x in tensors]
     share = _share(tiles, max(device.multiprocessors, len(tensors)))
-    described = []
+    described, first = [], tensors[0]
     for x, state, own in zip(tensors, states, tiles, strict=True):
         parts = -(-own // share)
         described += [[x.data_ptr(), x.numel(), state.data_ptr(), part, parts, 0, 0, 0] for part in range(parts)]
@@ -254,10 +263,10 @@ def _count_described(
     host = torch.tensor(described, dtype=torch.int64).pin_memory()
     room.keep(host)
     fast.count_many[(len(described),)](
-        host.to(tensors[0].device, non_blocking=True),
+        host.to(first.device, non_blocking=True),
         half,
         *room.of(len(described), 16),
-        K=fast.kernel(_KINDS[tensors[0].dtype], mantissa_bits, 32, 16 // tensors[0].element_size(), device.shared_bytes),
+        K=fast.kernel(_KINDS[first.dtype], mantissa_bits, 32, 16 // first.element_size(), device.shared_bytes),
         num_warps=32,
         maxnreg=64,
     )
@@ -295,7 +304,9 @@ def _fast_works(device: Any, dtype: Any) -> bool:
     except Exception as error:  # whatever another version of Triton or another driver raises
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
-        log.warning("%s: the portable kernels count %s, slowly, since the fast ones do not work: %s", device, dtype, wrong)
+        log.warning(
+            "%s: the portable kernels count %s, slowly, since the fast ones do not work: %s", device, dtype, wrong
+        )
     return not wrong
 
 

@@ -1,14 +1,14 @@
 """`gpu_portable.count` for NVIDIA's GPUs, at the speed of their memory: in Gluon, Triton's lower language, and PTX.
 
 Each program counts into its multiprocessor's shared memory: see `gpu_ptx`. Where the window lies on the number line
-follows from a few values all over the tensor; badly placed, it costs time, never a count. At the end a program adds what
-is not zero to the tables in global memory.
+follows from a few values all over the tensor; badly placed, it costs time, never a count. At the end a program adds
+what is not zero to the tables in global memory.
 
 Gluon is no stable language yet, and that shared memory begins with what is allocated first is Triton's habit, not its
 promise. So `gpu` tries this file against `gpu_portable` before it is used.
 """
 
-# mypy: disable-error-code="misc,no-untyped-def,no-untyped-call"
+# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 
 from __future__ import annotations
 
@@ -37,7 +37,20 @@ DESCRIPTION = 8  # int64 words that tell a program of `count_many` what to do
 
 @gluon.jit(do_not_specialize=["length", "magic", "shift", "parts"])
 def count(
-    x, length, magic, shift, gap, beside, groups, parts, state, half, scratch, tickets, PLANES: gl.constexpr, K: gl.constexpr
+    x,
+    length,
+    magic,
+    shift,
+    gap,
+    beside,
+    groups,
+    parts,
+    state,
+    half,
+    scratch,
+    tickets,
+    PLANES: gl.constexpr,
+    K: gl.constexpr,
 ):
     """See `gpu_portable.count`: here a group is one stretch, or with PLANES one of many.
 
@@ -67,7 +80,9 @@ def count_many(descriptions, half, scratch, tickets, K: gl.constexpr):
 
 
 @gluon.jit
-def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr, K: gl.constexpr):
+def _count(
+    x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr, K: gl.constexpr
+):
     THREADS: gl.constexpr = 32 * K.warps
     V: gl.constexpr = K.vector
     VECTORS: gl.constexpr = THREADS * K.elements // V
@@ -81,6 +96,8 @@ def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket
     check: gl.constexpr = K.check
     forget: gl.constexpr = K.forget
     end: gl.constexpr = K.end
+    flush: gl.constexpr = K.flush
+    flush_packed: gl.constexpr = K.flush_packed
     count_asm: gl.constexpr = K.asm
     count_packed: gl.constexpr = K.packed
     count_again: gl.constexpr = K.again
@@ -90,12 +107,16 @@ def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket
     address = gl.inline_asm_elementwise("mov.u32 $0, global_smem;", "=r,r", [part], gl.int32, is_pure=False, pack=1)
     thread = gl.arange(0, THREADS, layout=down)
     whole = length // V
-    probe = gl.where(whole >= THREADS, thread * (whole // THREADS), gl.minimum(thread, gl.maximum(whole - 1, 0)))
+    # All over the tensor, whose first values may be unlike the rest; but few places, as each is on another page.
+    spread = thread // 32 * (whole // K.warps) + thread % 32
+    probe = gl.where(whole >= THREADS, spread, gl.minimum(thread, gl.maximum(whole - 1, 0)))
     sample = _load(x, probe, in_vector, 0, length, magic, shift, gap, whole > 0, PLANES, False, K)
     each = gl.arange(0, THREADS, layout=line) * 0 + address
     _once(begin, each)
     _barrier()
-    gl.inline_asm_elementwise(K.look, "=r,r,r", [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=1)
+    gl.inline_asm_elementwise(
+        K.look, K.look_constraints, [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=V
+    )
     _barrier()
     low = _window(_word(address, _LARGEST, K), K)
     packed = False
@@ -111,7 +132,7 @@ def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket
         while packed & (tile < full):
             stop = gl.minimum(tile + room * parts, full)
             for t in range(tile, stop, parts):
-                x_bits = _load(x, vectors, in_vector, t * VECTORS, length, magic, shift, gap, True, PLANES, False, K)
+                x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
                 _asm(x_bits, address, table, low, count_packed, K)
             _barrier()
             _once(check, each)
@@ -120,23 +141,24 @@ def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket
             counted = _word(address, _COUNTED, K) + _word(address, _OUTSIDE, K)
             most = _word(address, _MOST, K)
             if counted == tiles * (VECTORS * V):
-                gl.inline_asm_elementwise(K.flush_packed, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
-                _barrier()
-                _once(forget, each)
+                _flush(flush_packed, each, table, low, part)
+                if (stop < full) | (full * (VECTORS * V) < length):
+                    _barrier()
+                    _once(forget, each)
                 room = tiles * _ROOM // (most + 1)
             else:
                 _barrier()
                 _once(forget, each)
                 _barrier()
                 for t in range(tile, stop, parts):
-                    x_bits = _load(x, vectors, in_vector, t * VECTORS, length, magic, shift, gap, True, PLANES, False, K)
+                    x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
                     _asm(x_bits, address, table, low, count_again, K)
                 room = room * 0
             _barrier()
             packed = room > 0
             tile += tiles * parts
     for t in range(tile, full, parts):
-        x_bits = _load(x, vectors, in_vector, t * VECTORS, length, magic, shift, gap, True, PLANES, False, K)
+        x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
         _asm(x_bits, address, table, low, count_asm, K)
     padding = length * 0
     last = (full * (VECTORS * V) < length) & (full % parts == part)
@@ -146,7 +168,7 @@ def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket
         padding = (full + 1) * (VECTORS * V) - length
     _barrier()
     if (packed == False) | last:  # noqa: E712
-        gl.inline_asm_elementwise(K.flush, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
+        _flush(flush, each, table, low, part)
         _barrier()
     _once(end, each)
     _barrier()
@@ -161,7 +183,18 @@ def _count(x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket
 
 @gluon.jit
 def _load(
-    x, v, in_vector, start, length, magic, shift, gap, valid, PLANES: gl.constexpr, MASKED: gl.constexpr, K: gl.constexpr
+    x,
+    v,
+    in_vector,
+    start,
+    length,
+    magic,
+    shift,
+    gap,
+    valid,
+    PLANES: gl.constexpr,
+    MASKED: gl.constexpr,
+    K: gl.constexpr,
 ):
     """The vectors start + v of a group. MASKED: beyond length NaN; else not beyond, and 0 unless valid."""
     V: gl.constexpr = K.vector
@@ -177,6 +210,18 @@ def _load(
         nan: gl.constexpr = 0x7FC00000 if K.kind == 0 else 0x7FC0 if K.kind == 1 else 0x7E00
         return gl.load(at, mask=there, other=nan)
     return gl.load(at, mask=valid, other=0)
+
+
+@gluon.jit
+def _tile(x, v, in_vector, start, magic, shift, gap, PLANES: gl.constexpr, K: gl.constexpr):
+    """The vectors start + v of a group, all of which are there."""
+    return _load(x, v, in_vector, start, 0, magic, shift, gap, True, PLANES, False, K)
+
+
+@gluon.jit
+def _flush(ASM: gl.constexpr, each, table, low, part):
+    """Programs begin at different places, to be in each other's way less."""
+    gl.inline_asm_elementwise(ASM, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
@@ -201,11 +246,11 @@ def _word(address, PLACE: gl.constexpr, K: gl.constexpr):
 
 @gluon.jit
 def _window(largest, K: gl.constexpr):
-    """The lowest bits of a window: as it is for common data, unless the largest of a sample is elsewhere or low in it."""
+    """The lowest bits of a window: the usual ones, unless the largest of a sample is elsewhere or low in it."""
     one_octave: gl.constexpr = 23 if K.kind == 0 else 7 if K.kind == 1 else 10
     highest = largest >> one_octave
     if K.kind == _FLOAT16:
-        return gl.maximum(gl.minimum(gl.maximum(highest + 3 - K.octaves, 0), 31 - K.octaves) << 10, 1)
+        return gl.maximum(gl.minimum(gl.maximum(highest + 3 - K.octaves, 0), 31 - K.octaves) << 10, 4)
     usual: gl.constexpr = 127 + 16 - K.octaves
     moved = gl.minimum(gl.maximum(highest + 9 - K.octaves, 1), 255 - K.octaves)
     elsewhere = (highest > 0) & ((highest < usual + K.octaves // 2) | (highest >= usual + K.octaves))
@@ -251,6 +296,7 @@ class Kernel:
     most_pairs: int
     begin: str
     look: str
+    look_constraints: str
     asm: str
     packed: str
     again: str
@@ -286,10 +332,10 @@ def kernel(kind: int, bits: int, warps: int, vector: int, shared_bytes: int) -> 
             shared.misc,
             shared.misc // ptx.MISC_WORDS + 1,
             portable.FIELDS + (2 << (9 + bits)),
-            kind == portable.FLOAT32 and warps == 32,
-            12 * 32,
+            kind == portable.FLOAT32,
+            int(warps * 32 * 31 * min(0.006 * 2 ** (8 - bits), 0.02)),
             ptx.begin(shared),
-            ptx.look(shared),
+            *ptx.look(shared, vector),
             asm,
             ptx.count(shared, packed=True)[0],
             ptx.count(shared, again=True)[0],

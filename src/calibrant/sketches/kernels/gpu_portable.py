@@ -1,12 +1,12 @@
-"""The kernels of `reference` in Triton's plain language: they run on every GPU that Triton knows, and without one in its
-interpreter (TRITON_INTERPRET=1). `gpu` says how they are called, and `gpu_fast` has faster ones for NVIDIA's.
+"""The kernels of `reference` in Triton's plain language: they run on every GPU that Triton knows, and without one in
+its interpreter (TRITON_INTERPRET=1). `gpu` says how they are called, and `gpu_fast` has faster ones for NVIDIA's.
 
 A tensor is looked at as groups, one for all of it or one for each channel, of `outer` planes of `inner` elements each.
 Element i of plane n of group g lies at  n * plane + g * beside + i * step. A group's elements are counted by `parts`
 programs. Each leaves what it found in `scratch`; whichever comes last adds all parts to the group's state.
 """
 
-# mypy: disable-error-code="misc,no-untyped-def,no-untyped-call"
+# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 # Triton's language looks like Python, but its functions take and give what its compiler knows.
 
 from __future__ import annotations
@@ -77,24 +77,28 @@ def count(
     tiles = tl.cdiv(inner, ROWS)
     tile = part.to(tl.int64)
     while tile < tiles * outer:
-        i = tile % tiles * ROWS + tl.arange(0, ROWS)
-        there = (i < inner)[:, None] & known[None, :]
-        place = tile // tiles * plane + (i * step)[:, None] + (group.to(tl.int64) * beside)[None, :]
-        bits = _bits(x + place, there, KIND)
-        magnitude = bits & _MAGNITUDE
-        finite = there & (magnitude < _INFINITE)
-        key = _ordered(tl.where(magnitude == 0, 0, bits))
-        least, most = tl.where(finite, key, _NONE_LO), tl.where(finite, key, _NONE_HI)
-        n_los = tl.where(least < los, 1, n_los + (least == los).to(tl.int32))
-        n_his = tl.where(most > his, 1, n_his + (most == his).to(tl.int32))
-        los, his = tl.minimum(los, least), tl.maximum(his, most)
-        zeros += (there & (magnitude == 0)).to(tl.int32)
-        nan += (there & (magnitude > _INFINITE)).to(tl.int32)
-        pos_inf += (there & (bits == _INFINITE)).to(tl.int32)
-        neg_inf += (there & (magnitude == _INFINITE) & (bits < 0)).to(tl.int32)
-        if TABLE:
-            _tabulate(own + _FIELDS, bits, finite & (magnitude != 0), BITS)
-        tile += parts
+        # Two tiles at once: the second is loaded while the first is still waited for.
+        bits, there = _tile(x, tile, tiles, outer, inner, plane, beside, step, group, known, KIND, ROWS)
+        next_bits, next_there = _tile(
+            x, tile + parts, tiles, outer, inner, plane, beside, step, group, known, KIND, ROWS
+        )
+        for second in tl.static_range(2):
+            if second:
+                bits, there = next_bits, next_there
+            magnitude = bits & _MAGNITUDE
+            finite = there & (magnitude < _INFINITE)
+            key = _ordered(tl.where(magnitude == 0, 0, bits))
+            least, most = tl.where(finite, key, _NONE_LO), tl.where(finite, key, _NONE_HI)
+            n_los = tl.where(least < los, 1, n_los + (least == los).to(tl.int32))
+            n_his = tl.where(most > his, 1, n_his + (most == his).to(tl.int32))
+            los, his = tl.minimum(los, least), tl.maximum(his, most)
+            zeros += (there & (magnitude == 0)).to(tl.int32)
+            nan += (there & (magnitude > _INFINITE)).to(tl.int32)
+            pos_inf += (there & (bits == _INFINITE)).to(tl.int32)
+            neg_inf += (there & (magnitude == _INFINITE) & (bits < 0)).to(tl.int32)
+            if TABLE:
+                _tabulate(own + _FIELDS, bits, finite & (magnitude != 0), BITS)
+        tile += 2 * parts
     lo, hi = tl.min(los, axis=0), tl.max(his, axis=0)
     n_lo = _sum(tl.where((los == lo[None, :]) & (los < _NONE_LO), n_los, 0))
     n_hi = _sum(tl.where((his == hi[None, :]) & (his > _NONE_HI), n_his, 0))
@@ -142,9 +146,9 @@ def top_two(
 ):
     """The two largest of `rows` rows of x (outer, length, inner) from row `first` on, in the order (outer, inner).
 
-    Row r leaves at cursor[0] + r - first, where that is less than capacity: in `pairs` (capacity, 2) the ordered keys of the
-    largest and of the second largest value, of a row of one the same twice; and in `groups` -1 where a value is not
-    finite, else (alone * 2 + half[0]) * channels + channel, where alone is length == 1, and channel is
+    Row r leaves at cursor[0] + r - first, where that is less than capacity: in `pairs` (capacity, 2) the ordered keys
+    of the largest and of the second largest value, of a row of one the same twice; and in `groups` -1 where a value is
+    not finite, else (alone * 2 + half[0]) * channels + channel, where alone is length == 1, and channel is
     r // channel_stride % channels. Tiles are (ROWS, COLUMNS), the rows of x along their axis ALONG.
     """
     LINES: tl.constexpr = COLUMNS if ALONG == 0 else ROWS
@@ -194,6 +198,15 @@ def advance(cursor, rows, capacity, half):
 @triton.jit
 def _two_of_four(one, one_next, other, other_next):
     return tl.maximum(one, other), tl.maximum(tl.minimum(one, other), tl.maximum(one_next, other_next))
+
+
+@triton.jit
+def _tile(x, tile, tiles, outer, inner, plane, beside, step, group, known, KIND: tl.constexpr, ROWS: tl.constexpr):
+    """A tile's bits, and which of them are there."""
+    i = tile % tiles * ROWS + tl.arange(0, ROWS)
+    there = ((i < inner) & (tile < tiles * outer))[:, None] & known[None, :]
+    place = tile // tiles * plane + (i * step)[:, None] + (group.to(tl.int64) * beside)[None, :]
+    return _bits(x + place, there, KIND), there
 
 
 @triton.jit

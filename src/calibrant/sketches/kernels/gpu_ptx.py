@@ -6,13 +6,13 @@ with the `cells` of a window that ends somewhere on the number line; the next wo
 What is outside and not zero is rare if the window is well placed. It is taken off that word again: finite values go
 straight to the table in global memory, and NaN and Inf to counters of their own.
 
-Two additions for each float32 are more than shared memory can take at the speed of global memory. So where values do not
-repeat much, count and sum are packed into one word, count << 20 | sum. Such a word overflows when its count comes to
+Two additions for each float32 are more than shared memory can take at the speed of global memory. So where values do
+not repeat much, count and sum are packed into one word, count << 20 | sum. Such a word overflows when its count is
 4096, not before (4095 * 255 < 2**20), and then all counts together fall short of what was counted, for each overflow
 takes 4096 off and carries at most one per 4112 back. `check` looks for that, and what overflowed is counted `again`.
 
-The extremes are kept for each warp, as the highest value so far and how many equal it; and the lowest. Most often a warp
-sees no value as far out as its extremes: then that is all that has to be found out.
+The extremes are kept for each warp, as the highest value so far and how many equal it; and the lowest. Most often a
+warp sees no value as far out as its extremes: then that is all that has to be found out.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # From word `misc` on: counters; and for each warp a word at each of the last four, of which TOP and BOTTOM are float32
-# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; PAIRS: in it, lanes of a warp that hit one
-# cell; COUNTED and MOST: what `check` found; FOUND: what `end` found.
+# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; PAIRS: in it, lanes of a warp that hit
+# one cell; COUNTED and MOST: what `check` found; FOUND: what `end` found.
 NAN, POS_INF, NEG_INF, ZEROS, OUTSIDE, LARGEST, PAIRS, COUNTED, MOST, FOUND = *range(9), 32
 TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 64, 96, 128, 160, 256
 PACKED_COUNT = 20  # bits below it
@@ -46,7 +46,8 @@ def begin(shared: Shared) -> str:
     return _block(
         [
             ".reg .b32 at, end, zero; .reg .pred p;",
-            f"mov.b32 zero, 0; mov.u32 at, %tid.x; mad.lo.u32 at, at, 16, $1; add.u32 end, $1, {4 * (shared.misc + TOP)};",
+            "mov.b32 zero, 0; mov.u32 at, %tid.x; mad.lo.u32 at, at, 16, $1;",
+            f"add.u32 end, $1, {4 * (shared.misc + TOP)};",
             "NEXT: setp.lt.u32 p, at, end; @!p bra DONE;",
             f"st.shared.v4.b32 [at], {{zero, zero, zero, zero}}; add.u32 at, at, {16 * shared.threads}; bra NEXT;",
             "DONE: mov.u32 at, %tid.x; setp.lt.u32 p, at, 32; @!p bra OTHERS;",
@@ -58,22 +59,28 @@ def begin(shared: Shared) -> str:
     )
 
 
-def look(shared: Shared) -> str:
-    """At an element of a sample, as many as there are: $1, of float32 or 16 bits; $2: the address of shared memory.
-    Leaves LARGEST and PAIRS."""
+def look(shared: Shared, vector: int) -> tuple[str, str]:
+    """At a sample, `vector` elements of each thread, as int32: leave LARGEST, and of their first ones PAIRS. The last
+    input is the address of shared memory. The assembly and its constraints."""
     infinite = {"f32": 0x7F800000, "bf16": 0x7F80, "f16": 0x7C00}[shared.kind]
-    lines = [
-        ".reg .b32 a, t, lanes; .reg .pred p;",
-        f"and.b32 a, $1, {0x7FFFFFFF if shared.kind == 'f32' else 0x7FFF}; setp.ge.u32 p, a, {infinite}; @p mov.b32 a, 0;",
-        f"redux.sync.max.u32 a, a, 0xffffffff; red.shared.max.u32 [$2 + {4 * (shared.misc + LARGEST)}], a;",
+    magnitude, own = 0x7FFFFFFF if shared.kind == "f32" else 0x7FFF, f"${2 * vector}"
+    lines = [".reg .b32 a, t, largest, lanes; .reg .pred p; mov.b32 largest, 0; mov.u32 lanes, %laneid;"]
+    for k in range(vector):
+        lines += [
+            f"and.b32 a, ${vector + k}, {magnitude}; setp.lt.u32 p, a, {infinite}; @p max.u32 largest, largest, a;",
+        ]
+    lines += [
+        "redux.sync.max.u32 largest, largest, 0xffffffff; setp.eq.u32 p, lanes, 0;",
+        f"@p red.shared.max.u32 [{own} + {4 * (shared.misc + LARGEST)}], largest;",
     ]
     if shared.kind == "f32":
         lines += [
-            f"shr.u32 t, $1, {23 - shared.mantissa_bits}; match.any.sync.b32 lanes, t, 0xffffffff; popc.b32 t, lanes;",
-            "add.u32 t, t, -1; redux.sync.add.u32 t, t, 0xffffffff; mov.u32 lanes, %laneid; setp.eq.u32 p, lanes, 0;",
-            f"@p red.shared.add.u32 [$2 + {4 * (shared.misc + PAIRS)}], t;",
+            f"shr.u32 t, ${vector}, {23 - shared.mantissa_bits}; match.any.sync.b32 lanes, t, 0xffffffff;",
+            "popc.b32 t, lanes; add.u32 t, t, -1; redux.sync.add.u32 t, t, 0xffffffff;",
+            f"@p red.shared.add.u32 [{own} + {4 * (shared.misc + PAIRS)}], t;",
         ]
-    return _block(lines)
+    constraints = ",".join(["=r"] * vector + ["r"] * (2 * vector))
+    return "\n".join(["{", *lines, *(f"mov.b32 ${k}, 0;" for k in range(vector)), "}"]), constraints
 
 
 def check(shared: Shared) -> str:
@@ -130,7 +137,7 @@ def flush(shared: Shared, packed: bool) -> str:
             f"ld.shared.b32 sum{n}, [at + {4 * words}];" if shared.kind == "f32" and not packed else "",
         ]
     for n in range(unrolled):
-        lines += _add_to_table(shared, packed, f"j{n}", f"word{n}", f"sum{n}", f"AFTER{n}")
+        lines += _add_to_table(shared, packed, f"j{n}", f"word{n}", f"sum{n}")
     trash = [4 * shared.cells, 4 * (shared.stride + shared.cells)]
     return _block(
         [
@@ -146,34 +153,55 @@ def flush(shared: Shared, packed: bool) -> str:
     )
 
 
-def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str, after: str) -> list[str]:
+def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str) -> list[str]:
     bits, positions = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
     lines = [
         f"setp.ge.u32 p, {place}, {shared.stride}; selp.b32 sign, 1, 0, p; mov.b32 cell, {place};",
         f"@p sub.u32 cell, {place}, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
-        f"setp.ne.and.u32 any, {word}, 0, inside; @!any bra {after};",
         f"and.b32 {sums}, {word}, {(1 << PACKED_COUNT) - 1}; shr.u32 {word}, {word}, {PACKED_COUNT};" if packed else "",
     ]
     if shared.kind == "f32":
         lines += [
-            f"shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell; shl.b32 sign, sign, {8 + bits}; add.u32 key, key, sign;",
-            f"mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, {word}; red.global.add.u64 [to], wide;",
-            f"setp.ne.u32 any, {sums}, 0; cvt.u64.u32 wide, {sums};",
+            f"shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell;",
+            f"shl.b32 sign, sign, {8 + bits}; add.u32 key, key, sign;",
         ]
     else:
         lines += [
             "add.u32 key, $3, cell; shl.b32 sign, sign, 15; or.b32 key, key, sign;",
             *_widen(shared.kind, "key", "key"),
             f"shr.u32 t, key, {15 - bits}; and.b32 t, t, 255; shr.u32 key, key, {23 - bits};",
-            f"mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, {word}; red.global.add.u64 [to], wide;",
-            f"setp.ne.u32 any, t, 0; mul.wide.u32 wide, t, {word};",
+            f"mul.lo.u32 {sums}, t, {word};",
         ]
-    return [*lines, f"@any red.global.add.u64 [to + {positions}], wide;", f"{after}:"]
+    if shared.kind == "f16":
+        lines += _four_lanes_as_one(word, sums)
+    return [
+        *lines,
+        f"setp.ne.and.u32 any, {word}, 0, inside; setp.ne.and.u32 p, {sums}, 0, inside;",
+        f"mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, {word}; @any red.global.add.u64 [to], wide;",
+        f"cvt.u64.u32 wide, {sums}; @p red.global.add.u64 [to + {positions}], wide;",
+    ]
+
+
+def _four_lanes_as_one(word: str, sums: str) -> list[str]:
+    """Where four lanes have one cell, as most have whose own mantissa is longer, let the first of them add for all."""
+    lines = ["mov.u32 t, %laneid; and.b32 t, t, 3; setp.ne.u32 any, t, 0; setp.ne.u32 p, key, key;"]
+    for step in (1, 2):
+        lines.append(f"shfl.sync.bfly.b32 cell, key, {step}, 31, 0xffffffff; setp.ne.or.u32 p, cell, key, p;")
+    lines += [
+        "selp.b32 cell, 1, 0, p; shfl.sync.bfly.b32 sign, cell, 1, 31, 0xffffffff; or.b32 cell, cell, sign;",
+        "shfl.sync.bfly.b32 sign, cell, 2, 31, 0xffffffff; or.b32 cell, cell, sign; setp.eq.u32 p, cell, 0;",
+    ]
+    for column in (word, sums):
+        lines += [
+            f"shfl.sync.bfly.b32 cell, {column}, 1, 31, 0xffffffff; add.u32 cell, cell, {column};",
+            f"shfl.sync.bfly.b32 sign, cell, 2, 31, 0xffffffff; @p add.u32 {column}, cell, sign;",
+        ]
+    return [*lines, "and.pred any, any, p; @any setp.ne.u32 inside, t, t;"]
 
 
 def end(shared: Shared) -> str:
-    """For each thread once: leave in FOUND the negated lowest ordered value, the highest one, and from the ninth word on
-    their hits, zeros, NaN, +Inf and -Inf. $1: the address of shared memory."""
+    """For each thread once: leave in FOUND the negated lowest ordered value, the highest one, and from the ninth word
+    on their hits, zeros, NaN, +Inf and -Inf. $1: the address of shared memory."""
     lines = [
         ".reg .b32 i, at, count, key, bits, misc, other, t; .reg .pred p;",
         "mov.u32 i, %tid.x; setp.lt.u32 p, i, 32; @!p bra OTHERS;",
@@ -250,7 +278,7 @@ def _float32(shared: Shared, packed: bool, again: bool) -> tuple[str, str]:
         lines += _outside(shared, x, f"a{k}", own, table, window, packed, again)
     lines.append("INSIDE:")
     if not again:
-        lines += _extremes(shared, own, [f"setp.eq.u32 p, {x}, bits; @p add.u32 hits, hits, 1;" for x in values])
+        lines += _extremes(shared, own, [f"setp.eq.u32 r, {x}, bits; @r add.u32 hits, hits, 1;" for x in values])
     return _wrapped(lines, count, count)
 
 
@@ -282,7 +310,8 @@ def _sixteen_bits(shared: Shared) -> tuple[str, str]:
     own, table, low = (f"${2 * words + n * count}" for n in range(3))
     infinite = 0x7F80 if half == "bf16" else 0x7C00
     lines = [
-        f".reg .b32 a<{words}>, u, s, t, q, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits, lows, ends, ones, x;",
+        f".reg .b32 a<{words}>, u, s, t, q, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits;",
+        ".reg .b32 lows, ends, ones, x;",
         ".reg .b64 to, wide; .reg .pred p, r, outside; .reg .b16 h, g;",
         f"mov.b32 nearest, -1; mov.b32 ones, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
         f"mov.b32 ends, {shared.cells * 0x10001}; sub.u32 lows, 65536, {low}; mul.lo.u32 lows, lows, 65537;",
@@ -313,14 +342,12 @@ def _sixteen_bits(shared: Shared) -> tuple[str, str]:
             lines += [part, *_widen(half, "x", "q"), f"and.b32 a{k}, x, 0x7fffffff;"]
             lines += _outside(shared, "x", f"a{k}", own, table, window)
     lines.append("INSIDE:")
-    equal = []
-    for pair in values:
-        equal += [
-            f"and.b32 q, {pair}, 0xffff; setp.eq.u32 p, q, bits; @p add.u32 hits, hits, 1;",
-            f"shr.u32 q, {pair}, 16; setp.eq.u32 p, q, bits; @p add.u32 hits, hits, 1;",
-        ]
-    narrow = "shr.u32 bits, bits, 16;" if half == "bf16" else "cvt.rn.f16.f32 h, bits; cvt.u32.u16 bits, h;"
-    lines += _extremes(shared, own, [narrow, *equal])
+    narrow = "shr.u32 u, bits, 16;" if half == "bf16" else "cvt.rn.f16.f32 h, bits; cvt.u32.u16 u, h;"
+    equal = [narrow, "mul.lo.u32 u, u, 65537; mov.b32 x, 0;"]  # x: how many, as two halves, which are exact that far
+    equal += [f"set.eq.{half}x2.{half}x2 q, {pair}, u; add.rn.{half}x2 x, x, q;" for pair in values]
+    equal += ["and.b32 u, x, 0xffff; shr.u32 q, x, 16;", *_widen(half, "u", "u"), *_widen(half, "q", "q")]
+    equal += ["add.f32 u, u, q; cvt.rzi.u32.f32 hits, u;"]
+    lines += _extremes(shared, own, equal)
     return _wrapped(lines, words, count)
 
 
@@ -370,7 +397,8 @@ def _outside(
 
 
 def _extremes(shared: Shared, own: str, equal: list[str]) -> list[str]:
-    """Update the warp's extremes by mx and mn. equal: adds the elements that equal `bits` to `hits`."""
+    """Update the warp's extremes by mx and mn. equal: makes `hits`, 0 before, the elements that equal `bits`; it
+    keeps p and t."""
     at = 4 * shared.misc
     lines = [
         f"mov.u32 warp, %tid.x; shr.u32 warp, warp, 5; mad.lo.u32 warp, warp, 4, {own};",
@@ -387,13 +415,14 @@ def _extremes(shared: Shared, own: str, equal: list[str]) -> list[str]:
         lines += [
             f"shr.s32 t, {found}, 31; and.b32 t, t, 0x7fffffff; xor.b32 t, t, {found};",
             f"redux.sync.{further}.s32 t, t, 0xffffffff;",
-            f"shr.s32 {found}, t, 31; and.b32 {found}, {found}, 0x7fffffff; xor.b32 {found}, {found}, t;",
-            f"mov.b32 bits, {found}; mov.b32 hits, 0;",
+            "shr.s32 bits, t, 31; and.b32 bits, bits, 0x7fffffff; xor.b32 bits, bits, t; mov.b32 hits, 0;",
+            f"setp.{or_equal}.f32 p, bits, {end}; @!p bra NOT_{further};",
+            f"ld.shared.u32 t, [warp + {at + 4 * hits}]; setp.eq.f32 p, bits, {end};",
+            f"st.shared.u32 [warp + {at + 4 * place}], bits;",
             *equal,
-            "redux.sync.add.u32 hits, hits, 0xffffffff;",
-            f"ld.shared.u32 t, [warp + {at + 4 * hits}]; setp.eq.f32 p, {found}, {end}; @p add.u32 hits, hits, t;",
-            f"setp.{or_equal}.f32 p, {found}, {end};",
-            f"@p st.shared.u32 [warp + {at + 4 * place}], {found}; @p st.shared.u32 [warp + {at + 4 * hits}], hits;",
+            "redux.sync.add.u32 hits, hits, 0xffffffff; @p add.u32 hits, hits, t;",
+            f"st.shared.u32 [warp + {at + 4 * hits}], hits;",
+            f"NOT_{further}:",
         ]
     return [*lines, "bar.warp.sync 0xffffffff;", "DONE:"]
 

@@ -1,0 +1,322 @@
+"""DeviceCollectors: the bytes of Collector, whatever the type, strides and batches; what they refuse; CUDA graphs."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from calibrant.core import DataError, StateError
+from calibrant.sketches import Collector, SketchSpec, TensorSketch, margins
+from tests.sketches.devices import DEVICES, interpreted, on_gpu, torch
+
+if torch is not None:
+    from calibrant.sketches import device_margins
+    from calibrant.sketches.device import DeviceCollectors
+    from calibrant.sketches.kernels import gpu
+
+SPECS = {
+    "plain": SketchSpec(),
+    "few bits": SketchSpec(mantissa_bits=3),
+    "extremes": SketchSpec(histogram=False),
+    "extremes of channels": SketchSpec(histogram=False, channel_axis=-1),
+    "of channels": SketchSpec(channel_axis=1),
+    "everything": SketchSpec(channel_axis=1, per_channel=True, isotone_axis=-1),
+    "rows along the channels": SketchSpec(channel_axis=1, per_channel=True, isotone_axis=1),
+    "columns": SketchSpec(histogram=False, isotone_axis=0),
+}
+EVERYTHING = SPECS["everything"]
+
+
+def gpu_test(test):
+    """A test that makes no sense elsewhere."""
+    for mark in on_gpu:
+        test = mark(test)
+    return test
+
+
+@pytest.fixture(autouse=True)
+def _little_room(monkeypatch):
+    """For rows that wait, and for cells: to sort a million of them takes long on a CPU."""
+    if torch is not None:
+        monkeypatch.setattr(device_margins, "ROWS", 64)
+        monkeypatch.setattr(margins, "LIMIT", 500)
+
+
+def activations(shape=(6, 5, 4, 11), seed=5):
+    """Clipped values with zeros of both signs, and a few that are not finite."""
+    rng = np.random.default_rng(seed)
+    x = np.clip(rng.normal(size=shape) * 3, -1, 6).astype(np.float32)
+    x[rng.random(shape) < 0.2] = -0.0
+    x[rng.random(shape) < 0.01] = np.nan
+    x.reshape(shape[0], -1)[3, :2] = np.inf, -np.inf
+    return x
+
+
+def on_host(batches, spec):
+    collector = Collector(spec)
+    for batch in batches:
+        collector.add(batch)
+    return collector.sketch()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_the_bytes_of_collector(device, spec):
+    x = activations()
+    made = DeviceCollectors({"x": spec, "y": spec, "never seen": spec}, device)
+    batches = [torch.from_numpy(part).to(device) for part in (x[:1], x[1:1], x[1:4], x[4:])]
+    made.add({"x": batches[0], "y": batches[3], "nobody asked": None}, 0)
+    made.add({"x": batches[1], "y": batches[2]}, 1)
+    made.add({"x": batches[2]}, torch.ones((), dtype=torch.int64, device=device))
+    made.add({"x": batches[3]}, 0)
+    halves = made.sketches()
+    assert halves.even["x"] == on_host([x[:1], x[4:]], spec)
+    assert halves.odd["x"] == on_host([x[1:4]], spec)
+    assert halves.even["y"] == on_host([x[4:]], spec)
+    assert halves["y"] == on_host([x[1:4], x[4:]], spec)
+    assert halves["never seen"] == TensorSketch.empty(spec)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float16", "bfloat16", "float64", "int8", "uint8", "int32", "int64", "bool"]
+)
+def test_types(device, dtype):
+    x = torch.from_numpy(np.nan_to_num(activations(), posinf=1e300) if "int" in dtype else activations())
+    x = (x.double() * 1.1 if dtype == "float64" else x).to(getattr(torch, dtype))
+    made = DeviceCollectors({"x": EVERYTHING}, device)
+    made.add({"x": x.to(device)}, 0)
+    assert made.sketches()["x"] == on_host([x], EVERYTHING)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("bits", [1, 6, 8, 12])
+def test_all_values_of_16_bits(device, dtype, bits):
+    raw = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
+    x, spec = raw.view(getattr(torch, dtype)), SketchSpec(mantissa_bits=bits)
+    made = DeviceCollectors({"x": spec}, device)
+    made.add({"x": x.to(device)}, 0)
+    assert made.sketches()["x"] == on_host([x], spec)
+
+
+STRIDED = {
+    "channels last": lambda x: x.to(memory_format=torch.channels_last),
+    "transposed": lambda x: x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
+    "every second": lambda x: torch.stack([x, x + 1], dim=-1).reshape(*x.shape[:-1], -1)[..., ::2],
+    "expanded": lambda x: x[:, :, :1, :1].expand(x.shape),
+    "unaligned": lambda x: torch.cat([x.reshape(-1)[:1], x.reshape(-1)])[1:].reshape(x.shape),
+    "needs grad": lambda x: x.clone().requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("strided", STRIDED)
+def test_strides(device, strided):
+    x = STRIDED[strided](torch.from_numpy(activations()).to(device))
+    made = DeviceCollectors({"x": EVERYTHING}, device)
+    made.add({"x": x}, 0)
+    assert made.sketches()["x"] == on_host([x.detach().cpu()], EVERYTHING)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("limit", [1, 3, 50, 200])
+@pytest.mark.parametrize("channel_axis", [None, 1])
+def test_margins_become_coarser_as_on_the_host(device, limit, channel_axis, monkeypatch):
+    monkeypatch.setattr(margins, "LIMIT", limit)
+    spec = SketchSpec(channel_axis=channel_axis, per_channel=channel_axis is not None, isotone_axis=-1)
+    batches = [activations((6, 5, 7, 3), seed) * np.float32(10.0**seed) for seed in range(4)]
+    made = DeviceCollectors({"x": spec}, device)
+    for number, batch in enumerate(batches):
+        made.add({"x": torch.from_numpy(batch).to(device)}, number % 2)
+    halves = made.sketches()
+    assert halves.even["x"] == on_host(batches[::2], spec)
+    assert halves.odd["x"] == on_host(batches[1::2], spec)
+    assert halves["x"] == on_host(batches, spec)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_of_one_value_and_rows_with_ties(device):
+    spec, made = SketchSpec(isotone_axis=1), DeviceCollectors({"x": SketchSpec(isotone_axis=1)}, device)
+    batches = [np.float32([[1], [np.nan], [2]]), np.float32([[1, 1], [2, 1], [-0.0, 0.0]])]
+    for batch in batches:
+        made.add({"x": torch.from_numpy(batch).to(device)}, 0)
+    found = made.sketches()["x"]
+    assert (found.margins.single.tolist(), found.margins.tied.tolist()) == ([2], [2])
+    assert found == on_host(batches, spec)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_sketches_may_be_taken_in_between_and_all_forgotten(device):
+    x, made = activations(), DeviceCollectors({"x": EVERYTHING}, device)
+    tensor = torch.from_numpy(x).to(device)
+    made.add({"x": tensor[:2]}, 0)
+    early = made.sketches()
+    made.add({"x": tensor[2:]}, 0)
+    assert early["x"] == on_host([x[:2]], EVERYTHING)
+    assert made.sketches()["x"] == on_host([x], EVERYTHING)
+    made.clear()
+    assert made.sketches()["x"] == TensorSketch.empty(EVERYTHING)
+    made.add({"x": tensor}, 1)
+    assert made.sketches()["x"] == on_host([x], EVERYTHING)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_refused_leaves_no_trace(device):
+    x, made = torch.from_numpy(activations()).to(device), DeviceCollectors({"x": EVERYTHING}, device)
+    made.add({"x": x}, 0)
+    with pytest.raises(DataError, match="value 'x': expected 5 channels on axis 1, got 4"):
+        made.add({"x": x[:, :4]}, 0)
+    with pytest.raises(DataError, match=r"value 'x': channel_axis 1 does not fit a tensor of shape \[3\]"):
+        made.add({"x": x[0, 0, 0, :3]}, 0)
+    with pytest.raises(DataError, match=r"value 'x': cannot observe values of type torch.complex64"):
+        made.add({"x": x.to(torch.complex64)}, 0)
+    with pytest.raises(DataError, match=f"value 'x': expected a tensor on {device}, got meta"):
+        made.add({"x": x.to("meta")}, 0)
+    with pytest.raises(DataError, match=f"value 'x': expected a tensor on {device}, got ndarray"):
+        made.add({"x": activations()}, 0)
+    assert made.sketches()["x"] == on_host([activations()], EVERYTHING)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_counts_beyond_32_bits(device):
+    """Four thousand million values take too long here, so a state is told that it has them."""
+    made, ones = DeviceCollectors({"x": SketchSpec()}, device), torch.full((3000,), 1.0039, device=device)
+    made.add({"x": ones}, 0)
+    made._values["x"]._of_all[0, 0, 8:] *= 2**33
+    made.add({"x": ones}, 0)
+    found, one = made.sketches()["x"], on_host([ones.cpu()], SketchSpec())
+    assert found.histogram.counts.tolist() == [(2**33 + 1) * 3000]
+    assert found.histogram.positions.tolist() == [(2**33 + 1) * int(one.histogram.positions[0])]
+    assert (found.extremes.n_lo.tolist(), found.extremes.size) == ([(2**33 + 1) * 3000], (2**33 + 1) * 3000)
+
+
+@interpreted
+def test_a_fast_kernel_that_does_not_work_is_reported(monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(gpu, "_differs", broken)
+    with caplog.at_level(logging.WARNING):
+        assert not gpu._fast_works.__wrapped__("cuda:0", torch.float32)
+    assert "cuda:0: the portable kernels count torch.float32" in caplog.text
+    assert "RuntimeError: no such instruction" in caplog.text
+
+
+@interpreted
+def test_memory_cannot_be_taken_in_a_capture(monkeypatch):
+    monkeypatch.setattr(device_margins, "is_capturing", lambda _: True)
+    made = DeviceCollectors({"x": EVERYTHING}, "cpu")
+    with pytest.raises(StateError, match="value 'x': its memory cannot be taken while a CUDA graph is captured"):
+        made.add({"x": torch.ones(2, 3, 4)}, 0)
+
+
+@gpu_test
+def test_a_captured_step():
+    batches = [torch.from_numpy(activations(seed=seed)).cuda() for seed in range(7)]
+    made = DeviceCollectors({"x": EVERYTHING, "y": SketchSpec(), "z": SketchSpec()}, "cuda")
+    half, x = torch.zeros(1, dtype=torch.int32, device="cuda"), batches[0].clone()
+
+    def step():
+        made.add({"x": x, "y": x.relu(), "z": x * 2}, half)
+
+    step()
+    made.clear()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for number, batch in enumerate(batches):
+        x.copy_(batch)
+        half.fill_(number % 2)
+        graph.replay()
+        made.replayed()
+    halves, kept = made.sketches(), [batch.cpu() for batch in batches]
+    assert halves.even["x"] == on_host(kept[::2], EVERYTHING)
+    assert halves.odd["x"] == on_host(kept[1::2], EVERYTHING)
+    assert halves["y"] == on_host([batch.relu() for batch in kept], SketchSpec())
+    assert halves["z"] == on_host([batch * 2 for batch in kept], SketchSpec())
+    for _ in range(7):  # each has 120 rows, and there is room for 64
+        graph.replay()
+    made.clear()
+    half.fill_(0)
+    graph.replay()
+    made.replayed()
+    assert made.sketches()["x"] == on_host(kept[-1:], EVERYTHING)
+
+
+@gpu_test
+def test_rows_that_a_replay_loses_are_an_error():
+    made, x = DeviceCollectors({"x": SketchSpec(isotone_axis=-1)}, "cuda"), torch.randn(30, 4, device="cuda")
+    made.add({"x": x}, 0)
+    made.clear()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made.add({"x": x}, 0)
+    for _ in range(3):
+        graph.replay()
+    with pytest.raises(StateError, match="26 rows of a replayed CUDA graph are lost"):
+        made.sketches()
+
+
+@gpu_test
+def test_adding_waits_for_nothing():
+    x, made = torch.from_numpy(activations()).cuda(), DeviceCollectors({"x": EVERYTHING, "y": SketchSpec()}, "cuda")
+    made.add({"x": x, "y": x}, 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            made.add({"x": x, "y": x.half()}, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+HARD = {
+    "first values unlike the rest": lambda x: torch.cat([x[: len(x) // 3] * 1e-20, x[len(x) // 3 :]]),
+    "one value from somewhere on": lambda x: torch.cat([x[: len(x) // 3], torch.full_like(x[len(x) // 3 :], 0.1)]),
+    "a hot cell from somewhere on": lambda x: torch.where(torch.arange(len(x), device=x.device) % 3 > 0, x, 0.3),
+    "narrow": lambda x: x * 1e-3 + 5,
+    "far below 1": lambda x: x * 1e-12,
+    "far above 1": lambda x: x * 1e30,
+    "zeros": lambda x: x.clamp(min=0),
+    "atoms": lambda x: (x * 4).clamp(0, 6),
+    "not finite": lambda x: torch.where(x > 1, torch.nan, torch.where(x < -1, torch.inf, -x)),
+    "any bits": lambda x: torch.randint(-(2**31), 2**31, x.shape, device=x.device).to(torch.int32).view(torch.float32),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("size", [1, 3, 1000, 16384, 100_003, 2**22, 3 * 2**23 + 5])
+@pytest.mark.parametrize("hard", [pytest.param(kind, marks=on_gpu) for kind in HARD])
+def test_hard_tensors(hard, size, dtype):
+    torch.manual_seed(0)
+    x = HARD[hard](torch.randn(size, device="cuda")).to(getattr(torch, dtype))
+    made = DeviceCollectors({"x": SketchSpec()}, "cuda")
+    made.add({"x": x}, 0)
+    assert made.sketches()["x"] == on_host([x.cpu()], SketchSpec())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 64), (4, 5, 7, 7), (32, 7, 14, 14), (3, 64, 56, 56), (300, 4, 2), (2, 2, 1000, 100), (5000, 70)]
+)
+@pytest.mark.parametrize("hard", [pytest.param(kind, marks=on_gpu) for kind in HARD])
+def test_hard_channels(hard, shape, dtype):
+    torch.manual_seed(0)
+    x = HARD[hard](torch.randn(int(np.prod(shape)), device="cuda")).reshape(shape).to(getattr(torch, dtype))
+    spec = SketchSpec(channel_axis=1, per_channel=True)
+    made = DeviceCollectors({"x": spec}, "cuda")
+    made.add({"x": x}, 0)
+    assert made.sketches()["x"] == on_host([x.cpu()], spec)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("axis", [pytest.param(None, marks=on_gpu), pytest.param(0, marks=on_gpu)])
+def test_more_than_two_thousand_million_elements(axis):
+    size, spec = 2**31 + 12_345, SketchSpec(channel_axis=axis)
+    x = torch.ones((1, size), dtype=torch.float16, device="cuda")
+    x[0, -1], x[0, -2], x[0, : 2**31 : 2] = -3, 7, 0
+    made = DeviceCollectors({"x": spec}, "cuda")
+    made.add({"x": x}, 0)
+    found = made.sketches()["x"]
+    assert found.histogram.counts.tolist() == [1, 2**30, size - 2**30 - 2, 1]
+    assert (found.extremes.lo.tolist(), found.extremes.hi.tolist(), found.extremes.size) == ([-3], [7], size)
