@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -17,7 +18,6 @@ from calibrant.sketches.kernels.gpu import Tensor
 from calibrant.sketches.margins import COARSEST, EXACT, Margins
 
 ROWS = 1 << 20  # room for rows that wait; half of it is kept for those that a captured graph adds
-FEW = 1 << 14  # rows that a captured graph leaves waiting
 _MOST_SHIFT = EXACT - COARSEST
 _NOBODY = 2**63 - 1  # the code of no cell: of two equal keys
 _APART = 99  # as a shift: makes one of nothing
@@ -28,9 +28,7 @@ class DeviceMargins:
     """The margins of the rows along an axis, for each half of the samples; `Margins` says what they are.
 
     Rows wait until there are enough of them to be worth sorting, and are then folded into the cells, all on the device.
-    A captured graph folds its own rows, if they are not few: then nothing is left to do between replays. From then on
-    rows that are added outside of a graph are folded at once as well, so that none but those of before the first
-    capture wait when a graph is replayed; as many as waited then are always looked at.
+    On a GPU that runs beside what goes on there, on a stream of its own.
     """
 
     def __init__(self, axis: int, device: Any) -> None:
@@ -38,8 +36,8 @@ class DeviceMargins:
         self._device = device
         self._channels = 0  # while no row was seen
         self._pending = 0  # rows that wait, at most
-        self._folds_at_once: bool | None = None  # decided by the first captured graph
-        self._of_a_replay = 0  # rows that a replay leaves waiting, at most
+        self._of_a_replay = 0  # rows that a replay leaves waiting, at most: the most of any captured graph
+        self._folds_in_capture = False  # whether a graph brings rows into cells: then nothing may do so beside it
 
     def add(self, x: Tensor, along: int, channel_axis: int | None, half: Tensor) -> None:
         """Count the rows of x, contiguous, along an axis counted from the front; half: int32 (1,)."""
@@ -48,10 +46,8 @@ class DeviceMargins:
         if not self._channels:
             self._allocate(channels)
         count, capturing = len(rows) * rows.shape[2], is_capturing(self._device)
-        if capturing and self._folds_at_once is None:
-            self._folds_at_once = count > FEW
-        # Between the replays of a graph that does not fold at once, others may add rows, up to what `replayed` allows.
-        waiting = ROWS // 2 if capturing and not self._folds_at_once else self._pending
+        # Before a graph is replayed there may be as many rows as `replayed` allows.
+        waiting = ROWS // 2 if capturing else self._pending
         for first in range(0, count, ROWS // 2):
             part = min(ROWS // 2, count - first)
             if waiting + part > ROWS:
@@ -60,25 +56,22 @@ class DeviceMargins:
             gpu.top_two(rows, first, part, channels, stride, self._pairs, self._groups, self._cursor, half)
             gpu.advance(self._cursor, part, ROWS, half)
             waiting += part
-        if self._folds_at_once or (waiting > ROWS // 2 and not capturing):
-            self._fold(waiting)
-            waiting = 0
         if capturing:
             self._of_a_replay = max(self._of_a_replay, min(waiting, count))
         else:
             self._pending = waiting
+            self._fold_many()
 
     def replayed(self) -> None:
         """A captured graph added rows once more."""
         self._pending += self._of_a_replay
-        if self._pending > ROWS // 2:
-            self._fold(self._pending)
-            self._pending = 0
+        self._fold_many()
 
     def clear(self) -> None:
         """Forget all rows."""
         self._pending = 0
         if self._channels:
+            self._join()
             self._cursor.zero_()
             self._alike.zero_()
             for cells in self._cells:
@@ -91,6 +84,7 @@ class DeviceMargins:
         if self._pending:
             self._fold(self._pending)
             self._pending = 0
+        self._join()
         _, lost, *seen = self._cursor.tolist()
         if lost:
             raise StateError(
@@ -116,12 +110,37 @@ class DeviceMargins:
         self._alike = torch.zeros(4 * channels + _SPREAD, dtype=torch.int64, device=self._device)  # rows by group
         self._cells = [_Cells(channels, self._device) for _ in range(2)]
 
+    def _fold_many(self) -> None:
+        if self._pending > ROWS // 2:
+            self._fold(self._pending)
+            self._pending = 0
+
     def _fold(self, rows: int) -> None:
         """Bring the waiting rows into the cells; there are no more than `rows`, or they count as lost."""
         rows = min(rows, ROWS)
-        place = torch.arange(rows, device=self._device)
-        (top, second), groups = self._pairs[:rows].unbind(1), self._groups[:rows]
-        kept = (place < self._cursor[0]) & (groups >= 0)
+        pairs, groups = self._pairs[:rows].clone(), self._groups[:rows].clone()  # new rows may come at once
+        kept = (torch.arange(rows, device=self._device) < self._cursor[0]) & (groups >= 0)
+        self._cursor[1] += (self._cursor[0] - rows).clamp(min=0)
+        self._cursor[:1].zero_()  # to assign a number to an element would wait for the device
+        self._folds_in_capture = self._folds_in_capture or is_capturing(self._device)
+        if self._device.type == "cpu" or self._folds_in_capture:
+            self._add_to_cells(pairs, groups, kept)
+            return
+        aside = _aside(self._device)
+        aside.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(aside):
+            self._add_to_cells(pairs, groups, kept)
+        for tensor in (pairs, groups, kept, self._alike, *self._cells[0].memory, *self._cells[1].memory):
+            tensor.record_stream(aside)
+
+    def _join(self) -> None:
+        """Let the current stream wait for what runs beside it."""
+        if self._device.type != "cpu":
+            torch.cuda.current_stream(self._device).wait_stream(_aside(self._device))
+
+    def _add_to_cells(self, pairs: Tensor, groups: Tensor, kept: Tensor) -> None:
+        place = torch.arange(len(groups), device=self._device)
+        top, second = pairs.unbind(1)
         alike = kept & (top == second)
         self._alike.index_add_(
             0, torch.where(alike, groups, 4 * self._channels + place % _SPREAD), torch.ones_like(place)
@@ -130,8 +149,6 @@ class DeviceMargins:
         channel, half = groups % self._channels, groups // self._channels % 2
         for number, cells in enumerate(self._cells):
             cells.add(torch.where(half == number, code, _NOBODY), channel)
-        self._cursor[1] += (self._cursor[0] - rows).clamp(min=0)
-        self._cursor[:1].zero_()  # to assign a number to an element would wait for the device
 
 
 class _Cells:
@@ -149,6 +166,11 @@ class _Cells:
         self._count, self._channel = torch.empty_like(self._code), torch.empty_like(self._code)
         self._shift = torch.zeros(1, dtype=torch.int64, device=device)
         self.clear()
+
+    @property
+    def memory(self) -> list[Tensor]:
+        """What is kept."""
+        return [self._code, self._count, self._channel, self._shift]
 
     def clear(self) -> None:
         """Forget all."""
@@ -200,6 +222,12 @@ class _Cells:
         keys = [_gathered(code[kept] >> np.int64(bit)) >> np.int32(shift) for bit in (1, 0)]
         names, counts = fold_cells([channel[kept].astype(np.int32), *keys], [count[kept]])
         return EXACT - shift, names, counts[0]
+
+
+@cache
+def _aside(device: Any) -> Any:
+    """The stream of that device on which rows are brought into cells."""
+    return torch.cuda.Stream(device)
 
 
 def is_capturing(device: Any) -> bool:

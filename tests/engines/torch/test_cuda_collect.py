@@ -10,8 +10,9 @@ from calibrant import TorchExecutor, load_onnx_graph
 from calibrant.engines.torch import statistics
 from calibrant.engines.torch.cuda import Cuda
 from calibrant.sketches import SketchSpec, TensorSketch
+from tests.sketches.devices import on_gpu
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+pytestmark = on_gpu
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 WANTED = {

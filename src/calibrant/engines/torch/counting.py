@@ -50,9 +50,9 @@ class Counting:
         try:
             self._interpreter.run(self.plan, inputs, looks)
             self._count(half)
-            self._join()
         finally:
-            self._waiting, self._counted, self._bytes = {}, {}, 0
+            self._waiting, self._bytes = {}, 0
+            self._join()
 
     def replayed(self) -> None:
         self._statistics.replayed()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -36,7 +36,7 @@ def statistics_on(
     """What counts values of that device: there, if it can be. note: told where it cannot."""
     if device.type != "cuda":
         return HostStatistics(wanted, threads)
-    if importlib.util.find_spec("triton") is None:
+    if find_spec("triton") is None:
         note("values are counted on the host, as Triton is not installed, which comes with torch on Linux")
         return HostStatistics(wanted, threads)
     from calibrant.sketches.device import DeviceCollectors

@@ -186,12 +186,12 @@ def count_ends(x: Tensor, planes: Planes, state: Tensor, half: Tensor, room: Roo
         ROWS=rows,
         COLUMNS=columns,
         PARTS=triton.next_power_of_2(parts),
-        num_warps=8,
+        num_warps=4,
     )
 
 
 def _shape_for_ends(planes: Planes) -> tuple[int, int]:
-    """Rows and columns of a tile: of those whose rows are whole lines of the cache, one that overhangs a plane least."""
+    """Rows and columns of a tile: of those whose rows are lines of the cache, one that overhangs a plane least."""
     if planes.step > 1:
         return TILE_OF_ENDS // SIDE_BY_SIDE, SIDE_BY_SIDE
     most = triton.next_power_of_2(planes.groups)

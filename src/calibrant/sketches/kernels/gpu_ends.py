@@ -1,6 +1,5 @@
-"""The kernel for extremes of channels alone, where the tensor as a whole is counted elsewhere: `gpu_portable.count` less
-all that this leaves out. It takes half as many instructions for each element, so that memory is what it waits for.
-"""
+"""The kernel for extremes of channels alone, where the tensor as a whole is counted elsewhere: `gpu_portable.count`
+less all that this leaves out."""
 
 # mypy: disable-error-code="misc,no-untyped-def,no-untyped-call"
 # Triton's language looks like Python, but its functions take and give what its compiler knows.
@@ -40,7 +39,7 @@ def ends(
     COLUMNS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Extremes, their hits, zeros and sizes of the groups of x, into half number `half[0]` of `state` (2, groups, FIELDS).
+    """Extremes, their hits, zeros and sizes of the groups, into half number `half[0]` of `state` (2, groups, FIELDS).
 
     Arguments and layout: see `gpu_portable.count`. There are less than 2**31 tiles.
     """
