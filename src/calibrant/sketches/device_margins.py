@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from math import prod
 from typing import Any
 
@@ -28,7 +27,6 @@ class DeviceMargins:
     """The margins of the rows along an axis, for each half of the samples; `Margins` says what they are.
 
     Rows wait until there are enough of them to be worth sorting, and are then folded into the cells, all on the device.
-    On a GPU that runs beside what goes on there, on a stream of its own.
     """
 
     def __init__(self, axis: int, device: Any) -> None:
@@ -37,7 +35,6 @@ class DeviceMargins:
         self._channels = 0  # while no row was seen
         self._pending = 0  # rows that wait, at most
         self._of_a_replay = 0  # rows that a replay leaves waiting, at most: the most of any captured graph
-        self._folds_in_capture = False  # whether a graph brings rows into cells: then nothing may do so beside it
 
     def add(self, x: Tensor, along: int, channel_axis: int | None, half: Tensor) -> None:
         """Count the rows of x, contiguous, along an axis counted from the front; half: int32 (1,)."""
@@ -71,7 +68,6 @@ class DeviceMargins:
         """Forget all rows."""
         self._pending = 0
         if self._channels:
-            self._join()
             self._cursor.zero_()
             self._alike.zero_()
             for cells in self._cells:
@@ -84,7 +80,6 @@ class DeviceMargins:
         if self._pending:
             self._fold(self._pending)
             self._pending = 0
-        self._join()
         _, lost, *seen = self._cursor.tolist()
         if lost:
             raise StateError(
@@ -118,29 +113,11 @@ class DeviceMargins:
     def _fold(self, rows: int) -> None:
         """Bring the waiting rows into the cells; there are no more than `rows`, or they count as lost."""
         rows = min(rows, ROWS)
-        pairs, groups = self._pairs[:rows].clone(), self._groups[:rows].clone()  # new rows may come at once
-        kept = (torch.arange(rows, device=self._device) < self._cursor[0]) & (groups >= 0)
+        (top, second), groups = self._pairs[:rows].unbind(1), self._groups[:rows]
+        place = torch.arange(rows, device=self._device)
+        kept = (place < self._cursor[0]) & (groups >= 0)
         self._cursor[1] += (self._cursor[0] - rows).clamp(min=0)
         self._cursor[:1].zero_()  # to assign a number to an element would wait for the device
-        self._folds_in_capture = self._folds_in_capture or is_capturing(self._device)
-        if self._device.type == "cpu" or self._folds_in_capture:
-            self._add_to_cells(pairs, groups, kept)
-            return
-        aside = _aside(self._device)
-        aside.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(aside):
-            self._add_to_cells(pairs, groups, kept)
-        for tensor in (pairs, groups, kept, self._alike, *self._cells[0].memory, *self._cells[1].memory):
-            tensor.record_stream(aside)
-
-    def _join(self) -> None:
-        """Let the current stream wait for what runs beside it."""
-        if self._device.type != "cpu":
-            torch.cuda.current_stream(self._device).wait_stream(_aside(self._device))
-
-    def _add_to_cells(self, pairs: Tensor, groups: Tensor, kept: Tensor) -> None:
-        place = torch.arange(len(groups), device=self._device)
-        top, second = pairs.unbind(1)
         alike = kept & (top == second)
         self._alike.index_add_(
             0, torch.where(alike, groups, 4 * self._channels + place % _SPREAD), torch.ones_like(place)
@@ -166,11 +143,6 @@ class _Cells:
         self._count, self._channel = torch.empty_like(self._code), torch.empty_like(self._code)
         self._shift = torch.zeros(1, dtype=torch.int64, device=device)
         self.clear()
-
-    @property
-    def memory(self) -> list[Tensor]:
-        """What is kept."""
-        return [self._code, self._count, self._channel, self._shift]
 
     def clear(self) -> None:
         """Forget all."""
@@ -222,12 +194,6 @@ class _Cells:
         keys = [_gathered(code[kept] >> np.int64(bit)) >> np.int32(shift) for bit in (1, 0)]
         names, counts = fold_cells([channel[kept].astype(np.int32), *keys], [count[kept]])
         return EXACT - shift, names, counts[0]
-
-
-@cache
-def _aside(device: Any) -> Any:
-    """The stream of that device on which rows are brought into cells."""
-    return torch.cuda.Stream(device)
 
 
 def is_capturing(device: Any) -> bool:

@@ -105,13 +105,14 @@ def test_blocks_count_into_the_same_memory(small_model):
 
 def test_memory_does_not_grow_with_the_samples(small_model):
     graph, peaks = load_onnx_graph(small_model), []
+    wanted = {name: spec for name, spec in WANTED.items() if spec.isotone_axis is None}  # rows wait, up to a limit
     for count in (4, 64):
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        collected(graph, samples_of((4,) * count))
+        collected(graph, samples_of((64,) * count), wanted)  # each 192 KiB
         peaks.append(torch.cuda.max_memory_allocated())
-    assert peaks[1] <= peaks[0]
+    assert peaks[1] <= peaks[0] + (1 << 20)
 
 
 @pytest.mark.parametrize(
