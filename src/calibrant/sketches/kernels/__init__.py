@@ -1,1 +1,1 @@
-"""The counting loops: `reference` in plain numpy, and its twin `cpu` in numba."""
+"""The counting loops: `reference` in plain numpy, and its twins `cpu` in numba and `gpu` in Triton."""

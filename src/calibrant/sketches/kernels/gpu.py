@@ -103,9 +103,9 @@ class Planes:
 
 def count(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int | None, half: Tensor, room: Room) -> None:
     """Count x, contiguous and of float32, float16 or bfloat16, into half number `half[0]` (int32) of the state."""
-    if mantissa_bits is not None and planes.step > 1 and x.is_cuda:
+    if mantissa_bits is not None and planes.step > 1:
         # Channels that take turns are brought in order first: a copy costs far less than adding to scattered tables.
-        x, inner = x.reshape(planes.inner, planes.groups).t().contiguous(), planes.inner
+        x, inner = _transposed(x, planes.inner, planes.groups), planes.inner
         planes = Planes(planes.groups, 1, inner, inner, inner, 1)
     if mantissa_bits is not None and _is_for_fast(x, planes, mantissa_bits) and _fast_works(x.device, x.dtype):
         _count_fast(x, planes, state, mantissa_bits, half, room)
@@ -126,6 +126,15 @@ def count_many(
         return
     for x, state in zip(tensors, states, strict=True):
         count(x, Planes.whole(x.numel()), state, mantissa_bits, half, room)
+
+
+def _transposed(x: Tensor, rows: int, columns: int) -> Tensor:
+    """The memory of x (rows, columns), as (columns, rows)."""
+    out, tile = torch.empty(columns * rows, dtype=x.dtype, device=x.device), 64
+    bits = _SAME_BITS_AS_INTEGERS[x.dtype]
+    programs = -(-rows // tile) * -(-columns // tile)
+    portable.transpose[(programs,)](x.view(bits), out.view(bits), rows, columns, TILE=tile, num_warps=8)
+    return out
 
 
 def _count_portable(
@@ -216,8 +225,9 @@ def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, ha
         vector = 1
     if many:
         magic, shift = fast.division(planes.inner // vector)
-    warps = 8 if many else 32
-    programs = device.multiprocessors * (4 if many else 1)
+    # Channels are many and small: the smaller their programs, the more are at work together, if shared memory suffices.
+    warps = 8 if many and x.dtype != torch.float16 else 32
+    programs = device.multiprocessors * (32 // warps)
     tile = 32 * warps * (64 // x.element_size())
     parts = max(min(-(-length // tile), programs // planes.groups), 1)
     fast.count[(planes.groups * parts,)](

@@ -24,15 +24,13 @@ from calibrant.sketches.kernels import gpu_ptx as ptx
 
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # its name before Triton 3.7
 
-_BFLOAT16, _FLOAT16 = gl.constexpr(portable.BFLOAT16), gl.constexpr(portable.FLOAT16)
+_FLOAT16 = gl.constexpr(portable.FLOAT16)
 _FIELDS, _SIZE = gl.constexpr(portable.FIELDS), gl.constexpr(portable.SIZE)
 _MISC_WORDS, _LARGEST, _PAIRS = gl.constexpr(ptx.MISC_WORDS), gl.constexpr(ptx.LARGEST), gl.constexpr(ptx.PAIRS)
 _COUNTED, _OUTSIDE, _MOST = gl.constexpr(ptx.COUNTED), gl.constexpr(ptx.OUTSIDE), gl.constexpr(ptx.MOST)
-_FIRST_STRETCH = gl.constexpr(8)  # tiles that are counted in packed words before it is known how they fill up
-_ROOM = gl.constexpr(2600)  # how full they may become: of 4095, for what comes may differ from what was seen
+_FIRST_STRETCH = gl.constexpr(20)  # tiles that are counted in packed words before it is known how they fill up
+_ROOM = gl.constexpr(3700)  # how full they may become: of 4095, for what comes may differ from what was seen
 _FOUND, _NAN = gl.constexpr(ptx.FOUND), gl.constexpr(portable.NAN - 8)
-
-DESCRIPTION = 8  # int64 words that tell a program of `count_many` what to do
 
 
 @gluon.jit(do_not_specialize=["length", "magic", "shift", "parts"])
@@ -127,6 +125,7 @@ def _count(
     vectors = gl.arange(0, VECTORS, layout=down)
     full = length // (VECTORS * V)
     tile = part.to(gl.int64)
+    redone = tile < 0
     if K.may_pack:
         room = tile * 0 + _FIRST_STRETCH
         while packed & (tile < full):
@@ -154,9 +153,11 @@ def _count(
                     x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
                     _asm(x_bits, address, table, low, count_again, K)
                 room = room * 0
+                redone = tile >= 0
             _barrier()
-            packed = room > 0
+            packed = room >= _FIRST_STRETCH  # shorter stretches are not worth their ends
             tile += tiles * parts
+    plain = tile < full
     for t in range(tile, full, parts):
         x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
         _asm(x_bits, address, table, low, count_asm, K)
@@ -167,7 +168,7 @@ def _count(
         _asm(x_bits, address, table, low, count_asm, K)
         padding = (full + 1) * (VECTORS * V) - length
     _barrier()
-    if (packed == False) | last:  # noqa: E712
+    if plain | redone | last:
         _flush(flush, each, table, low, part)
         _barrier()
     _once(end, each)
