@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,7 @@ def main() -> None:
 
 def exported(name: str, folder: Path, batch: int) -> Path:
     """The model as torch.onnx writes it, with the same random weights each time."""
-    import torchvision
-
+    torchvision: Any = import_module("torchvision")
     torch.manual_seed(0)
     model = getattr(torchvision.models, name)().eval()
     path = folder / f"{name}.onnx"

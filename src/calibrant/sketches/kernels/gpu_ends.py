@@ -1,7 +1,7 @@
 """The kernel for extremes of channels alone, where the tensor as a whole is counted elsewhere: `gpu_portable.count`
 less all that this leaves out."""
 
-# mypy: disable-error-code="misc,no-untyped-def,no-untyped-call"
+# mypy: disable-error-code="misc,no-untyped-def,no-untyped-call,untyped-decorator"
 # Triton's language looks like Python, but its functions take and give what its compiler knows.
 
 from __future__ import annotations
