@@ -127,8 +127,12 @@ class _Value:
             self.margins.add(memory, tensor.isotone_axis, tensor.row_channel_axis, half)
         if tensor.channel_axis is not None:
             layout = Layout.of(memory.shape, tensor.channel_axis)
-            bits = spec.channel_mantissa_bits if spec.per_channel else None
-            gpu.count(memory, gpu.Planes.of(layout, memory.numel()), self._of_each, bits, half, room)
+            planes = gpu.Planes.of(layout, memory.numel())
+            if spec.histogram and not spec.per_channel:
+                gpu.count_ends(memory, planes, self._of_each, half, room)
+            else:
+                bits = spec.channel_mantissa_bits if spec.per_channel else None
+                gpu.count(memory, planes, self._of_each, bits, half, room)
         if spec.histogram:
             return True
         if tensor.channel_axis is None:
@@ -158,7 +162,7 @@ class _Value:
             return nothing
         return TensorSketch(
             spec,
-            _extremes(known),
+            _extremes(known, known if all_of_it is None else all_of_it),
             _histogram(all_of_it, spec.mantissa_bits) if spec.histogram and all_of_it is not None else None,
             _histogram(each, spec.channel_mantissa_bits) if spec.per_channel and each is not None else None,
             margins,
@@ -206,14 +210,14 @@ def _prepared(x: Tensor, spec: SketchSpec, device: Any) -> _Prepared:
     return _Prepared(memory, **{name: None if axis is None else order.index(axis) for name, axis in axes.items()})
 
 
-def _extremes(state: I64) -> Extremes:
-    """The extremes of the groups in a state (groups, words)."""
+def _extremes(state: I64, totals: I64) -> Extremes:
+    """The extremes of the groups in a state (groups, words). totals: the one that has all that is not finite."""
     ends = np.stack([-state[:, LOW], state[:, HIGH]]).astype(np.int32)
     hits = np.stack([state[:, N_LOW], state[:, N_HIGH]])
     hits = np.where(ends == 0, state[:, ZEROS], hits)  # the kernels leave it to the zeros to say how often 0 was hit
     hits = np.where((ends == [[NONE_LO], [NONE_HI]]), 0, hits)
     lo, hi = ordered(ends).view(np.float32).copy()
-    size, zeros, nan, pos_inf, neg_inf = (int(state[:, word].sum()) for word in (SIZE, ZEROS, NAN, POS_INF, NEG_INF))
+    size, zeros, nan, pos_inf, neg_inf = (int(totals[:, word].sum()) for word in (SIZE, ZEROS, NAN, POS_INF, NEG_INF))
     return Extremes(lo, hi, hits[0].copy(), hits[1].copy(), size, zeros, nan, pos_inf, neg_inf)
 
 

@@ -34,7 +34,7 @@ class DeviceMargins:
         self._device = device
         self._channels = 0  # while no row was seen
         self._pending = 0  # rows that wait, at most
-        self._in_capture, self._of_a_replay, self._folds_in_capture = False, 0, False
+        self._of_a_replay = 0  # rows that a replay leaves waiting, at most: the most of any captured graph
 
     def add(self, x: Tensor, along: int, channel_axis: int | None, half: Tensor) -> None:
         """Count the rows of x, contiguous, along an axis counted from the front; half: int32 (1,)."""
@@ -42,18 +42,27 @@ class DeviceMargins:
         rows = x.reshape(prod(shape[:along]), shape[along], prod(shape[along + 1 :]))
         if not self._channels:
             self._allocate(channels)
-        count = len(rows) * rows.shape[2]
+        count, capturing = len(rows) * rows.shape[2], is_capturing(self._device)
+        # Before a graph is replayed there may be as many rows as `replayed` allows.
+        waiting = ROWS // 2 if capturing else self._pending
         for first in range(0, count, ROWS // 2):
             part = min(ROWS // 2, count - first)
-            self._make_room(part)
+            if waiting + part > ROWS:
+                self._fold(waiting)
+                waiting = 0
             gpu.top_two(rows, first, part, channels, stride, self._pairs, self._groups, self._cursor, half)
             gpu.advance(self._cursor, part, ROWS, half)
+            waiting += part
+        if capturing:
+            self._of_a_replay = max(self._of_a_replay, min(waiting, count))
+        else:
+            self._pending = waiting
+            self._fold_many()
 
     def replayed(self) -> None:
         """A captured graph added rows once more."""
         self._pending += self._of_a_replay
-        if self._pending > ROWS // 2 or self._folds_in_capture:
-            self._fold()
+        self._fold_many()
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -68,7 +77,9 @@ class DeviceMargins:
         """The margins of one half so far; waits for the device. StateError where rows found no room."""
         if not self._channels:
             return Margins.empty(self._axis)
-        self._fold()
+        if self._pending:
+            self._fold(self._pending)
+            self._pending = 0
         _, lost, *seen = self._cursor.tolist()
         if lost:
             raise StateError(
@@ -94,35 +105,27 @@ class DeviceMargins:
         self._alike = torch.zeros(4 * channels + _SPREAD, dtype=torch.int64, device=self._device)  # rows by group
         self._cells = [_Cells(channels, self._device) for _ in range(2)]
 
-    def _make_room(self, rows: int) -> None:
-        capturing = is_capturing(self._device)
-        if capturing and not self._in_capture:
-            self._of_a_replay, self._folds_in_capture = 0, False
-        self._in_capture = capturing
-        waiting = self._of_a_replay if capturing else self._pending
-        if waiting + rows > ROWS // 2:
-            self._fold()
-            waiting, self._folds_in_capture = 0, self._folds_in_capture or capturing
-        if capturing:
-            self._of_a_replay = waiting + rows
-        else:
-            self._pending = waiting + rows
+    def _fold_many(self) -> None:
+        if self._pending > ROWS // 2:
+            self._fold(self._pending)
+            self._pending = 0
 
-    def _fold(self) -> None:
-        """Bring the waiting rows into the cells."""
-        place = torch.arange(ROWS, device=self._device)
-        top, second = self._pairs.unbind(1)
-        kept = (place < self._cursor[0]) & (self._groups >= 0)
+    def _fold(self, rows: int) -> None:
+        """Bring the waiting rows into the cells; there are no more than `rows`, or they count as lost."""
+        rows = min(rows, ROWS)
+        (top, second), groups = self._pairs[:rows].unbind(1), self._groups[:rows]
+        place = torch.arange(rows, device=self._device)
+        kept = (place < self._cursor[0]) & (groups >= 0)
+        self._cursor[1] += (self._cursor[0] - rows).clamp(min=0)
+        self._cursor[:1].zero_()  # to assign a number to an element would wait for the device
         alike = kept & (top == second)
         self._alike.index_add_(
-            0, torch.where(alike, self._groups, 4 * self._channels + place % _SPREAD), torch.ones_like(place)
+            0, torch.where(alike, groups, 4 * self._channels + place % _SPREAD), torch.ones_like(place)
         )
         code = torch.where(kept & ~alike, _spread(top) * 2 + _spread(second), _NOBODY)
-        channel, half = self._groups % self._channels, self._groups // self._channels % 2
+        channel, half = groups % self._channels, groups // self._channels % 2
         for number, cells in enumerate(self._cells):
             cells.add(torch.where(half == number, code, _NOBODY), channel)
-        self._cursor[:1].zero_()
-        self._pending = 0 if not is_capturing(self._device) else self._pending
 
 
 class _Cells:
@@ -163,7 +166,7 @@ class _Cells:
         needed = torch.where(channel[1:] == channel[:-1], needed, _APART)
         needed = torch.where(alive, torch.cat([torch.full_like(code[:1], _APART), needed]), -1)
         shifts = torch.arange(_MOST_SHIFT + 1, device=code.device)
-        number = torch.stack([(needed > shift).sum() for shift in range(_MOST_SHIFT + 1)])
+        number = (needed > shifts[:, None]).sum(1)
         too_many = (shifts < _MOST_SHIFT) & ((shifts < self._shift) | (number > self._most))
         self._shift.copy_(torch.cumprod(too_many.long(), 0).sum())
         self._keep(code, channel, count, needed > self._shift)

@@ -89,6 +89,7 @@ def model(request, small_model, parsed):
     return parsed(TOKENS), *({"ids": rng.integers(0, 32, (2, 7))} | weights for _ in range(2))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_nothing_waits_for_the_device(model):
     graph, feed, _ = model
     interpreter, plan, fed = stepped(graph, feed)

@@ -30,13 +30,21 @@ class TorchExecutor(Executor):
     precision: what FLOAT is computed in: "float32", "tf32" (float32, products in TF32 on CUDA), "float16", "bfloat16".
         Outputs and statistics are float32 all the same, of the values as they were computed.
     threads: of torch on the CPU, and of statistics there; None: all.
+    capture: on CUDA, whether samples of the same shapes as two before them run as one captured CUDA graph, which costs
+        the host next to nothing. What cannot be captured runs operator by operator, which `report` says; so does
+        everything where raw values are asked for.
 
     An operator that the engine lacks is run by onnxruntime on the host, which `report` says.
     Raises SettingError where torch is not installed, for a device that is not there, for an unknown precision.
     """
 
     def __init__(
-        self, graph: Graph, device: str = "cuda", precision: str = "float32", threads: int | None = None
+        self,
+        graph: Graph,
+        device: str = "cuda",
+        precision: str = "float32",
+        threads: int | None = None,
+        capture: bool = True,
     ) -> None:
         if importlib.util.find_spec("torch") is None:
             raise SettingError("TorchExecutor needs PyTorch, which is not installed: pip install 'calibrant[torch]'")
@@ -49,6 +57,7 @@ class TorchExecutor(Executor):
         self._device = str(device)
         self._precision = precision
         self._threads = threads or usable_processors()
+        self._capture = capture
         self._session: TorchSession | None = None
 
     @property
@@ -62,7 +71,9 @@ class TorchExecutor(Executor):
         return f"torch {torch.__version__} {self._device} {self._precision}"
 
     def settings(self, threads: int) -> Callable[[Graph], TorchExecutor]:
-        return partial(TorchExecutor, device=self._device, precision=self._precision, threads=threads)
+        return partial(
+            TorchExecutor, device=self._device, precision=self._precision, threads=threads, capture=self._capture
+        )
 
     def load_graph(self, graph: Graph) -> None:
         self.graph = graph
@@ -95,6 +106,7 @@ class TorchExecutor(Executor):
         """`collect` for several blocks of samples, one after the other.
 
         Samples run one after the other. A statistic is taken the moment its value exists, which is then free to go.
+        On CUDA nothing waits for the device until all samples are on their way, and `on_step` tells how many are.
         """
         self.report = []
         raw = raw or {}
@@ -107,17 +119,17 @@ class TorchExecutor(Executor):
                 raise ObservationError(f"value '{name}' is {kind.name}: only floating values can be observed")
         session = self._opened()
         session.tell_again()
-        is_open = [True]
+        running: list[Collect] = [session.collecting(wanted, raw, self._capture)]
 
         def collect(samples: Iterable[Feed], on_step: OnStep | None = None) -> Halves:
-            if not is_open:
+            if not running:
                 raise SettingError("the model is closed: collect inside of the `with` block")
-            return session.collect(samples, wanted, raw, on_step)
+            return running[0](samples, on_step)
 
         try:
             yield collect
         finally:
-            is_open.clear()
+            running.clear()  # and with it what it holds on the device
 
     def _opened(self) -> TorchSession:
         if self._session is None:

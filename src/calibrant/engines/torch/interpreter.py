@@ -81,6 +81,10 @@ class Interpreter:
         """`x`, the content of `value`, as the model has it, in memory of its own."""
         return self._placement.array(value, x)
 
+    def uploads(self) -> list[torch.Tensor]:
+        """Tensors that came from the host on the way; a later run may read them, or forget them."""
+        return self._placement.uploads()
+
     def _run(self, plan: Plan, scope: Scope, observe: Mapping[ir.Value, Look]) -> None:
         for step in plan.steps:
             if step.node is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import onnx_ir as ir
@@ -11,6 +12,7 @@ from calibrant.engines.torch.plan import Slot
 from calibrant.engines.torch.tensors import NARROW, to_array
 
 HOST = torch.device("cpu")
+_KEPT = 8  # contents of one value, as shapes of samples take turns
 
 
 class Placement:
@@ -20,7 +22,7 @@ class Placement:
         self.device = torch.empty(0, device=device).device  # with its number: cuda is cuda:0
         self.floating = floating
         self._narrow = floating is not torch.float32
-        self._uploads: dict[Slot, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._uploads: dict[Slot, deque[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def on_host(self, x: Any) -> Any:
         """`x`, or the tensors of a list, on the host. Waits for the device if it is there."""
@@ -42,11 +44,17 @@ class Placement:
         return x.to(self.floating) if self._narrow and x.dtype is torch.float32 else x
 
     def _uploaded(self, slot: Slot, x: torch.Tensor) -> torch.Tensor:
-        """The host's tensor on the device; as long as it stays the same, the one that is there already."""
-        known = self._uploads.get(slot)
-        if known is None or known[0].dtype is not x.dtype or not torch.equal(known[0], x):
-            known = self._uploads[slot] = x, x.to(self.device)
-        return known[1]
+        """The host's tensor on the device: the one that is there already, if it was the same not long ago."""
+        known = self._uploads.setdefault(slot, deque(maxlen=_KEPT))
+        for host, there in known:
+            if host.dtype is x.dtype and torch.equal(host, x):
+                return there
+        known.append((x, x.to(self.device)))
+        return known[-1][1]
+
+    def uploads(self) -> list[torch.Tensor]:
+        """All that came from the host and may be read from where it is."""
+        return [there for known in self._uploads.values() for _, there in known]
 
     def array(self, value: ir.Value, x: Any) -> Any:
         """`x`, the content of `value`, as a numpy array of the type that the model says: FLOAT is always float32."""

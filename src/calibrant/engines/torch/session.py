@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from calibrant.core import ModelError, ObservationError, SettingError, closest
-from calibrant.engines.executor import OnStep, RawCallback, input_specs
+from calibrant.core import ModelError, SettingError, closest
+from calibrant.engines.executor import Collect, OnStep, RawCallback, input_specs
 from calibrant.engines.halves import half_of
 from calibrant.engines.samples import Feed, iterate_samples
-from calibrant.engines.statistics import named
+from calibrant.engines.torch.capture import Inputs, Steps
+from calibrant.engines.torch.counting import Counting
+from calibrant.engines.torch.cuda import Cuda
 from calibrant.engines.torch.fake_quantize import ConfiguredGrids
 from calibrant.engines.torch.interpreter import Interpreter
 from calibrant.engines.torch.plan import Plan
 from calibrant.engines.torch.precision import COMPUTED_IN, arithmetic, check_precision
-from calibrant.engines.torch.statistics import TensorStatistics, statistics_on
+from calibrant.engines.torch.statistics import statistics_on
 from calibrant.engines.torch.tensors import to_tensor
 from calibrant.engines.torch.values import constant_of
 from calibrant.graph import Graph
 from calibrant.sketches import Halves, SketchSpec
-
-Look = Callable[[torch.Tensor], None]
 
 
 class TorchSession:
@@ -35,8 +36,8 @@ class TorchSession:
         self._device = torch.device(device)
         self._precision = precision
         self._threads = threads
+        self._note = note
         self._interpreter = Interpreter(graph.model, self._device, COMPUTED_IN[precision], threads, note)
-        self._buffers = InputBuffers(self._device)
         self._plans: dict[tuple[str, ...], Plan] = {}
 
     def tell_again(self) -> None:
@@ -48,8 +49,11 @@ class TorchSession:
         key = tuple(names)
         if key not in self._plans:
             self._plans[key] = self._interpreter.plan(self._values(names))
-        with torch.no_grad(), arithmetic(self._precision, self._threads):
-            found = self._interpreter.run(self._plans[key], self._fed(feed, self._plans[key]))
+        plan = self._plans[key]
+        inputs = {value: to_tensor(feed[value.name or ""]) for value in plan.inputs}
+        with self._computing():
+            uploaded = {v: x if v in plan.hosts else self._on_device(x) for v, x in inputs.items()}
+            found = self._interpreter.run(plan, uploaded)
         return [self._interpreter.array(value, x) for value, x in zip(self._values(names), found, strict=True)]
 
     def forward_quantized(
@@ -61,58 +65,39 @@ class TorchSession:
         with arithmetic(self._precision, self._threads):
             return self._interpreter.run(plan, self._tensors(inputs), replaced=replaced)
 
-    def collect(
-        self,
-        samples: Iterable[Feed],
-        wanted: Mapping[str, SketchSpec],
-        raw: Mapping[str, RawCallback],
-        on_step: OnStep | None,
-    ) -> Halves:
-        """Run every sample once; the sketch of each wanted value."""
-        statistics = statistics_on(self._device, wanted, self._threads)
-        values = self._values(list(dict.fromkeys([*wanted, *raw])))
-        plan = self._interpreter.plan([], values)
-        for number, feed in enumerate(samples, 1):
-            half = half_of(feed)
-            looks = {value: self._look(value, wanted, raw, statistics, half) for value in values}
-            try:
-                with torch.no_grad(), arithmetic(self._precision, self._threads):
-                    self._interpreter.run(plan, self._fed(feed, plan), looks)
-            except ModelError as error:
-                raise ModelError(f"sample {number}: {error}") from error
-            if on_step is not None:
-                on_step(number)
-        return statistics.sketches()
+    def collecting(self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback], capture: bool) -> Collect:
+        """`collect` for several blocks of samples, one after the other, which count in the same memory.
 
-    def _look(
-        self,
-        value: ir.Value,
-        wanted: Mapping[str, SketchSpec],
-        raw: Mapping[str, RawCallback],
-        statistics: TensorStatistics,
-        half: int,
-    ) -> Look:
-        """What is done with a value the moment it exists."""
-        name = value.name or ""
+        capture: whether to capture steps into CUDA graphs; where somebody wants raw values, which go to the host at
+        once, that cannot be. on_step of what is returned is called once a step is on its way to the device.
+        """
+        statistics = statistics_on(self._device, wanted, self._threads, self._note)
+        step = Counting(self._graph, self._interpreter, statistics, wanted, raw)
+        run: Callable[[Inputs, int], None] = step
+        if self._device.type == "cuda":
+            run = Steps(step, step.plan.hosts, Cuda(self._device), self._note, capture and not raw)
 
-        def look(x: torch.Tensor) -> None:
-            if name in wanted:
-                if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-                    kind = getattr(x, "dtype", type(x).__name__)
-                    raise ObservationError(f"value '{name}' is {kind}: only floating values can be observed")
-                statistics.add({name: x}, half)
-            if name in raw:
+        def collect(samples: Iterable[Feed], on_step: OnStep | None = None) -> Halves:
+            statistics.clear()
+            for number, feed in enumerate(samples, 1):
+                inputs = {value: to_tensor(feed[value.name or ""], copy=False) for value in step.plan.inputs}
                 try:
-                    raw[name](self._interpreter.array(value, x))
-                except Exception as error:
-                    raise named(error, name) from error
+                    with self._computing():
+                        run(inputs, half_of(feed))
+                except ModelError as error:
+                    raise ModelError(f"sample {number}: {error}") from error
+                if on_step is not None:
+                    on_step(number)
+            return statistics.sketches()
 
-        return look
+        return collect
 
-    def _fed(self, feed: Feed, plan: Plan) -> dict[ir.Value, Any]:
-        """What the plan needs of a sample: numbers on the host, all else in the buffers."""
-        tensors = {value: to_tensor(feed[value.name or ""]) for value in plan.inputs}
-        return {v: x if v in plan.hosts else self._buffers.hold(v.name or "", x) for v, x in tensors.items()}
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Inside, operators compute as they are to, and no gradients are kept."""
+        chosen = torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+        with chosen, torch.no_grad(), arithmetic(self._precision, self._threads):
+            yield
 
     def _tensors(self, inputs: Any) -> dict[ir.Value, Any]:
         """A sample whose tensors are taken as they are."""
@@ -124,6 +109,9 @@ class TorchSession:
             given = {name: to_tensor(x) for name, x in next(iterate_samples([inputs], specs)).items()}
         return {self._graph.value(name): x for name, x in given.items()}
 
+    def _on_device(self, x: Any) -> Any:
+        return x.to(self._device) if isinstance(x, torch.Tensor) else x
+
     def _values(self, names: Sequence[str]) -> list[ir.Value]:
         return [self._graph.value(name) for name in names]
 
@@ -134,23 +122,6 @@ class TorchSession:
             near = closest(name, constants)
             raise SettingError(f"the model has no constant '{name}'" + (f"; did you mean '{near}'?" if near else ""))
         return found
-
-
-class InputBuffers:
-    """Inputs in memory of the device that stays the same as long as their shapes do."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._buffers: dict[str, torch.Tensor] = {}
-
-    def hold(self, name: str, x: Any) -> Any:
-        """The input's buffer, filled with `x`. On the CPU `x` itself, and what is no tensor as well."""
-        if not isinstance(x, torch.Tensor) or self._device.type == "cpu":
-            return x
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.shape != x.shape or buffer.dtype != x.dtype:
-            buffer = self._buffers[name] = torch.empty(x.shape, dtype=x.dtype, device=self._device)
-        return buffer.copy_(x)
 
 
 def check_settings(device: str, precision: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -16,27 +17,50 @@ from calibrant.sketches import Halves, SketchSpec
 class TensorStatistics(Protocol):
     """Counts tensors as they come to be, and gives the sketches in the end."""
 
-    def add(self, values: Mapping[str, torch.Tensor], half: int) -> None:
+    def add(self, values: Mapping[str, torch.Tensor], half: int | torch.Tensor) -> None:
         """Count these values, of a sample of that half. They may be gone afterwards."""
 
+    def replayed(self) -> None:
+        """A captured graph has counted once more."""
+
     def sketches(self) -> Halves:
-        """What was collected of every value."""
+        """What was counted of every value since the start, or since `clear`."""
+
+    def clear(self) -> None:
+        """Forget what was counted."""
 
 
-def statistics_on(device: torch.device, wanted: Mapping[str, SketchSpec], threads: int) -> TensorStatistics:
-    """What counts values of that device: on the host for every device yet, to which tensors of CUDA are copied."""
-    return HostStatistics(wanted, threads)
+def statistics_on(
+    device: torch.device, wanted: Mapping[str, SketchSpec], threads: int, note: Callable[[str], None]
+) -> TensorStatistics:
+    """What counts values of that device: there, if it can be. note: told where it cannot."""
+    if device.type != "cuda":
+        return HostStatistics(wanted, threads)
+    if find_spec("triton") is None:
+        note("values are counted on the host, as Triton is not installed, which comes with torch on Linux")
+        return HostStatistics(wanted, threads)
+    from calibrant.sketches.device import DeviceCollectors
+
+    return DeviceCollectors(wanted, device)
 
 
 class HostStatistics:
     """Counts on the host."""
 
     def __init__(self, wanted: Mapping[str, SketchSpec], threads: int) -> None:
-        self._statistics = Statistics(wanted)
-        self._statistics.use_threads(threads)
+        self._wanted = wanted
+        self._threads = threads
+        self.clear()
 
-    def add(self, values: Mapping[str, torch.Tensor], half: int) -> None:
-        self._statistics.add([Taken(name, to_array(value)) for name, value in values.items()], half)
+    def add(self, values: Mapping[str, torch.Tensor], half: int | torch.Tensor) -> None:
+        self._statistics.add([Taken(name, to_array(value)) for name, value in values.items()], int(half))
+
+    def replayed(self) -> None:
+        raise TypeError("what is counted on the host is part of no CUDA graph")
 
     def sketches(self) -> Halves:
         return self._statistics.sketches()
+
+    def clear(self) -> None:
+        self._statistics = Statistics(self._wanted)
+        self._statistics.use_threads(self._threads)

@@ -50,8 +50,10 @@ _AS_BITS = {  # dtypes that numpy has only by extension, by the integers that ho
 }
 
 
-def to_tensor(array: Any) -> Any:
+def to_tensor(array: Any, copy: bool = True) -> Any:
     """A CPU tensor of the array's values, in memory of its own; lists are lists of them.
+
+    copy: False where it may be the array's memory, which then is only read.
 
     What torch has no type for (strings, 4-bit floats) stays a numpy array.
     """
@@ -69,7 +71,7 @@ def to_tensor(array: Any) -> Any:
     if dtype in _AS_BITS:
         return torch.from_numpy(array.view(_AS_BITS[dtype][0]).copy()).view(dtype)
     native = np.dtype(f"{array.dtype.kind}{array.dtype.itemsize}")  # of several names for one type, the one torch knows
-    return torch.from_numpy(array.astype(native, order="C"))
+    return torch.from_numpy(array.astype(native, order="C", copy=copy or not array.flags.writeable))
 
 
 def to_array(tensor: Any, kind: ir.DataType | None = None) -> Any:

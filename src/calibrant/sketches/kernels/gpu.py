@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import triton
 
+from calibrant.sketches.kernels import gpu_ends as ends
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
@@ -21,6 +22,7 @@ from calibrant.sketches.layout import Layout
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
 TILE = 2048  # elements that a program looks at together
+TILE_OF_ENDS = 2048
 SIDE_BY_SIDE = 32  # channels of a tile where they take turns in memory: together as wide as a line of the cache
 PROGRAMS = 1024  # at most so many for one tensor, unless it has more channels
 MOST_PARTS = 1024  # of one group
@@ -167,6 +169,44 @@ def _count_portable(
         PARTS=triton.next_power_of_2(parts),
         num_warps=8,
     )
+
+
+def count_ends(x: Tensor, planes: Planes, state: Tensor, half: Tensor, room: Room) -> None:
+    """Count the extremes, zeros and sizes of the groups of x alone; else as `count`."""
+    rows, columns = _shape_for_ends(planes)
+    blocks, tiles = -(-planes.groups // columns), -(-planes.inner // rows) * planes.outer
+    if tiles >= 1 << 31:
+        _count_portable(x, planes, state, None, half, room)
+        return
+    parts = max(min(tiles, PROGRAMS // 2 // blocks, MOST_PARTS // columns), 1)
+    ends.ends[(blocks * parts,)](
+        x.view(_SAME_BITS[x.dtype]),
+        planes.outer,
+        planes.inner,
+        planes.plane,
+        planes.beside,
+        planes.step,
+        planes.groups,
+        parts,
+        state,
+        half,
+        *room.of(blocks * parts, 16 * columns),
+        KIND=_KINDS[x.dtype],
+        ROWS=rows,
+        COLUMNS=columns,
+        PARTS=triton.next_power_of_2(parts),
+        num_warps=4,
+    )
+
+
+def _shape_for_ends(planes: Planes) -> tuple[int, int]:
+    """Rows and columns of a tile: of those whose rows are lines of the cache, one that overhangs a plane least."""
+    if planes.step > 1:
+        return TILE_OF_ENDS // SIDE_BY_SIDE, SIDE_BY_SIDE
+    most = triton.next_power_of_2(planes.groups)
+    shapes = [(rows, TILE_OF_ENDS // rows) for rows in (2048, 1024, 512, 256, 128, 64)]
+    fitting = [(rows, columns) for rows, columns in shapes if columns <= most] or shapes[:1]
+    return min(fitting, key=lambda shape: -(-planes.inner // shape[0]) * shape[0])
 
 
 def _is_for_fast(x: Tensor, planes: Planes, mantissa_bits: int) -> bool:
