@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.calibration import METHODS, solvable
 from benchmarks.machine import command, description
+from benchmarks.peers import METHODS, observed
 from calibrant import QuantizationSettingFactory, TargetPlatform, TorchExecutor, calibrate, load_onnx_graph
 from calibrant.graph import Graph
 from calibrant.quantizers import quantize_graph
@@ -140,7 +140,7 @@ def solving(graph: Graph, feeds: Sequence[Feed]) -> Table:
     table.add_row("calibrate, 8 batches, from a new executor to a table", f"{time.perf_counter() - start:.2f} s")
     todo = [
         (value, method, config)
-        for value, config in solvable(graph)
+        for value, config in observed(graph)
         for method in METHODS
         if value in collected.sketches and (method != "isotone" or collected.sketches[value].margins is not None)
     ]

@@ -68,7 +68,7 @@ def calibrant(model: Path, samples: Samples, threads: int) -> Parts:
     collected = time.perf_counter()
     todo = [
         (name, method, config)
-        for name, config in _observed(graph)
+        for name, config in observed(graph)
         for method in METHODS
         if method != "isotone" or table.sketches[name].margins is not None
     ]
@@ -78,7 +78,7 @@ def calibrant(model: Path, samples: Samples, threads: int) -> Parts:
     return {"load": loaded - start, "plan and collect": collected - loaded, "solve": solved - collected}
 
 
-def _observed(graph: Graph) -> list[tuple[str, TensorQuantizationConfig]]:
+def observed(graph: Graph) -> list[tuple[str, TensorQuantizationConfig]]:
     """Every observed value with the config it is solved for."""
     groups = [*graph.groups, *graph.float_outputs]
     return [(root, group.config) for group in groups for root in group.roots]
