@@ -248,7 +248,7 @@ def _quantized(
     platform: TargetPlatform,
     setting: QuantizationSetting | None,
     collate_fn: Callable[[Any], Any] | None,
-    executor: Any,
+    executor: Executor,
     verbose: int,
 ) -> Graph:
     """What both of PPQ's entries end with."""

@@ -358,4 +358,4 @@ def test_what_is_kept_on_disk_is_renewed_with_any_of_the_files():
         k._cache._cache_file._source_stamp for k in (cpu.count, cpu.harvest, cpu.top_two, jit.compiled(lambda: 0))
     }
     assert len(stamps) == 2  # of the kernels' folder, and of this one
-    assert jit._stamp(Path(jit.__file__).parent) in stamps
+    assert jit.stamp(Path(jit.__file__).parent) in stamps

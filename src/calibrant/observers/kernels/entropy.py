@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from calibrant.observers.cells import Cells
-from calibrant.observers.kernels.jit import jit
 from calibrant.observers.kernels.lowest import lowest
 from calibrant.observers.kernels.pieces import F64, I64, Side, counts_above, make_sides
 from calibrant.observers.kernels.ranks import count_up_to
+from calibrant.sketches.kernels.jit import compiled
 
 BINS = 2048
 LEAST_Q = 1e-12  # what Q counts as where it is empty and P is not
@@ -40,7 +40,7 @@ class Sums(NamedTuple):
     filled: F64
 
 
-@jit
+@compiled
 def symmetric_counts(pos: Side, neg: Side, zeros: float, top: float) -> F64:
     """Whole counts of |x| in BINS equal bins over [0, top]; bin 0, where the zeros are, has bin 1's count."""
     edges, total = top * np.arange(BINS + 1) / BINS, np.rint(pos.n + neg.n + zeros)
@@ -51,7 +51,7 @@ def symmetric_counts(pos: Side, neg: Side, zeros: float, top: float) -> F64:
     return counts
 
 
-@jit
+@compiled
 def asymmetric_counts(pos: Side, neg: Side, zeros: float, lo: float, hi: float) -> tuple[F64, int]:
     """Whole counts in BINS equal bins over [lo, hi], which holds 0, and the bin of 0.
 
@@ -70,7 +70,7 @@ def asymmetric_counts(pos: Side, neg: Side, zeros: float, lo: float, hi: float) 
     return counts, zero
 
 
-@jit
+@compiled
 def make_sums(counts: F64) -> Sums:
     """The sums that `divergence` looks up."""
     bins = len(counts)
@@ -83,7 +83,7 @@ def make_sums(counts: F64) -> Sums:
     return Sums(counts, values, logs, filled)
 
 
-@jit
+@compiled
 def divergence(sums: Sums, first: int, last: int, levels: int) -> float:
     """KL(P || Q) of the window of bins first <= i < last, at least `levels` of them; inf where it is empty."""
     values, logs, filled = sums.values, sums.logs, sums.filled
@@ -110,7 +110,7 @@ def divergence(sums: Sums, first: int, last: int, levels: int) -> float:
     return (result + logs[last] - logs[first]) / total - np.log(total)
 
 
-@jit
+@compiled
 def make_groups(sums: Sums, levels: int) -> F64:
     """[m, i]: n log(n / filled) of the m bins from i on, n values in `filled` bins that are not empty, for every m that
     a group of a window can have; nothing where `divergence` itself does as well.
@@ -129,7 +129,7 @@ def make_groups(sums: Sums, levels: int) -> F64:
     return groups
 
 
-@jit
+@compiled
 def quick_divergence(sums: Sums, groups: F64, first: int, last: int, levels: int, enough: float) -> float:
     """`divergence` to within NEAR; inf where the end bins alone show that it is more than `enough`.
 
@@ -160,7 +160,7 @@ def quick_divergence(sums: Sums, groups: F64, first: int, last: int, levels: int
     return result / total - np.log(total)
 
 
-@jit
+@compiled
 def _sum_of_groups(groups: F64, first: int, bins: int, levels: int) -> float:
     """Over the `levels` groups of the window; four sums side by side, so that none waits for the one before.
 
@@ -185,7 +185,7 @@ def _sum_of_groups(groups: F64, first: int, bins: int, levels: int) -> float:
     return one + two + three + four
 
 
-@jit
+@compiled
 def best_top(sums: Sums, levels: int) -> int:
     """How many bins, from the first on, to keep for the least divergence: the fewest of those that are equal."""
     bins, groups = len(sums.counts), make_groups(sums, levels)
@@ -202,7 +202,7 @@ def best_top(sums: Sums, levels: int) -> int:
     return at
 
 
-@jit
+@compiled
 def best_window(sums: Sums, zero: int, levels: int) -> tuple[int, int]:
     """The window around bin `zero` with the least divergence that is found.
 
@@ -246,7 +246,7 @@ def best_window(sums: Sums, zero: int, levels: int) -> tuple[int, int]:
     return best_first, best_last
 
 
-@jit
+@compiled
 def _scan(
     sums: Sums, groups: F64, low: int, high: int, step_first: int, left: int, right: int, step_last: int, levels: int
 ) -> tuple[float, int, int]:
@@ -273,19 +273,19 @@ def _scan(
     return best, best_first, best_last
 
 
-@jit
+@compiled
 def _n_log_n(n: float) -> float:
     return n * np.log(n) if n > 0 else 0.0
 
 
-@jit
+@compiled
 def _end_bin(n: float, beyond: float, q: float) -> float:
     """An end bin's p log(p / q): n values are in it, and those beyond the window, which Q does not see."""
     p = n + beyond
     return p * np.log(p / (q if n > 0 else LEAST_Q))
 
 
-@jit
+@compiled
 def symmetric_tops(cells: Cells, levels: int, top: F64) -> F64:
     """For every channel: from the largest magnitude to the threshold with the least divergence, in place.
 
@@ -302,7 +302,7 @@ def symmetric_tops(cells: Cells, levels: int, top: F64) -> F64:
     return clipped
 
 
-@jit
+@compiled
 def asymmetric_ends(cells: Cells, levels: int, lo: F64, hi: F64) -> None:
     """For every channel: from the ends of the values, widened to hold 0, to the window that is best, in place."""
     for c in range(len(lo)):
@@ -314,7 +314,7 @@ def asymmetric_ends(cells: Cells, levels: int, lo: F64, hi: F64) -> None:
             lo[c], hi[c] = lo[c] + first * width, (hi[c] if last == BINS else lo[c] + last * width)
 
 
-@jit
+@compiled
 def power_scales(cells: Cells, levels: int, symmetric: bool, covered: float, lo: F64, hi: F64, scale: F64) -> I64:
     """For every channel the power of two with the least divergence, in place, and in how many bins its grid starts.
 

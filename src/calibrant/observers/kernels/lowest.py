@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from calibrant.observers.kernels.jit import jit
 from calibrant.observers.kernels.pieces import F64, I64
+from calibrant.sketches.kernels.jit import compiled
 
 
-@jit
+@compiled
 def lowest(values: F64, most: int) -> I64:
     """Where the `most` lowest finite values are (fewer where there are fewer), lowest first, the first of equals first.
 

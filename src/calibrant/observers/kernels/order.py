@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calibrant.observers.kernels.jit import jit
 from calibrant.observers.kernels.pieces import F64, I64, Side
 from calibrant.observers.kernels.squares import EXACT_LEVELS, Grid, error_of, fill_gains, narrowed
+from calibrant.sketches.kernels.jit import compiled
 
 CELLS = 1 << 16
 WIDEST = 2.0**30  # from the largest scale tried to the smallest
@@ -45,7 +45,7 @@ class Found(NamedTuple):
     below: int
 
 
-@jit
+@compiled
 def level(x: float, s: float, rounding: int) -> int:
     """The integer of x before offset and clipping, computed as runtimes do: in float32."""
     y = np.float32(x) / np.float32(s)
@@ -64,7 +64,7 @@ def level(x: float, s: float, rounding: int) -> int:
     return int(size if wide >= 0 else -size)
 
 
-@jit
+@compiled
 def kept_rows(rows: Rows, s: float, grid: Grid, rounding: int, kept: I64) -> None:
     """kept[i]: how many rows scale s keeps with least_below + i steps below zero, for every i."""
     choices = len(kept)
@@ -86,7 +86,7 @@ def kept_rows(rows: Rows, s: float, grid: Grid, rounding: int, kept: I64) -> Non
         kept[i] = total - lost_below - lost_above
 
 
-@jit
+@compiled
 def bound_curve(rows: Rows, grid: Grid, largest: float, step: float) -> I64:
     """How many rows the scale largest * exp(-step * i) keeps at most, whatever the offset, for every i < CELLS."""
     change = np.zeros(CELLS + 1, np.int64)
@@ -104,7 +104,7 @@ def bound_curve(rows: Rows, grid: Grid, largest: float, step: float) -> I64:
     return np.cumsum(change)[:CELLS]
 
 
-@jit
+@compiled
 def _count_intervals(
     near: float, far: float, n: int, levels: int, shift: float, apart: int, largest: float, step: float, change: I64
 ) -> None:
@@ -124,7 +124,7 @@ def _count_intervals(
         _count_between(near / at, far / at, n, largest, step, change)
 
 
-@jit
+@compiled
 def _count_between(low: float, high: float, n: int, largest: float, step: float, change: I64) -> None:
     """Add n in the cells of the scales in (low, high]."""
     if high <= 0:
@@ -136,13 +136,13 @@ def _count_between(low: float, high: float, n: int, largest: float, step: float,
         change[int(min(last, CELLS - 1.0)) + 1] -= n
 
 
-@jit
+@compiled
 def better(one: Found, other: Found) -> bool:
     """Whether `one` keeps more rows, or as many at less error."""
     return one.kept > other.kept or (one.kept == other.kept and one.error < other.error)
 
 
-@jit
+@compiled
 def at_scale(
     rows: Rows, pos: Side, neg: Side, s: float, grid: Grid, rounding: int, least: int, kept: I64, up: F64, down: F64
 ) -> Found:
@@ -194,7 +194,7 @@ def _spread(cells: I64, most: int) -> I64:
     return cells[np.linspace(0, len(cells) - 1, most).astype(np.int64)] if len(cells) > most else cells
 
 
-@jit
+@compiled
 def most_kept(rows: Rows, pos: Side, neg: Side, grid: Grid, rounding: int, scales: F64) -> Found:
     """The scale and offset that keep most rows; of those that keep as many, the ones with the least squared error.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrant.observers.cells import Cells
-from calibrant.observers.kernels.jit import jit
+from calibrant.sketches.kernels.jit import compiled
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -50,7 +50,7 @@ class Side(NamedTuple):
     top: float
 
 
-@jit
+@compiled
 def make_sides(cells: Cells, c: int) -> tuple[Side, Side, float]:
     """The positive side of channel c, the negative one, and how many zeros there are.
 
@@ -71,7 +71,7 @@ def make_sides(cells: Cells, c: int) -> tuple[Side, Side, float]:
     return pos, neg, zeros
 
 
-@jit
+@compiled
 def make_side(
     keys: I32, counts: I64, positions: I64, bits: int, least: float, n_least: int, most: float, n_most: int
 ) -> Side:
@@ -119,7 +119,7 @@ def make_side(
     return _finished(shift, int(np.int64(keys[0])), first, pieces[:j], most)
 
 
-@jit
+@compiled
 def _finished(shift: int, base: int, first: I32, pieces: F64, top: float) -> Side:
     """The side of these pieces, with its sums."""
     n = m = q = 0.0
@@ -138,7 +138,7 @@ def _finished(shift: int, base: int, first: I32, pieces: F64, top: float) -> Sid
     return Side(shift, base, first, pieces, heavy[:found].copy(), n, m, q, top)
 
 
-@jit
+@compiled
 def tail(side: Side, b: float) -> tuple[float, float, float]:
     """Of the values with magnitude above b: how many, the sum of their magnitudes, and of their squares."""
     if b >= side.top:
@@ -166,7 +166,7 @@ def tail(side: Side, b: float) -> tuple[float, float, float]:
     return n, m, q
 
 
-@jit
+@compiled
 def counts_above(side: Side, points: F64) -> F64:
     """How many of the values have a magnitude above each of the points: the first of `tail`, for many at a time."""
     first, pieces, found = side.first, side.pieces, np.empty(len(points))
@@ -188,27 +188,27 @@ def counts_above(side: Side, points: F64) -> F64:
     return found
 
 
-@jit
+@compiled
 def _edge(key: int, shift: int) -> float:
     """The least magnitude with that key (the one after the last finite key is 2**128)."""
     edge = np.float64(np.int32(key << shift).view(np.float32))
     return edge if edge < np.inf else 2.0**128
 
 
-@jit
+@compiled
 def _places(value: float, count: int, lower: float, width: float) -> float:
     """What `count` elements of that value have added to the positions of their bin."""
     return count * min(np.floor((value - lower) / width * 256), 255.0)
 
 
-@jit
+@compiled
 def _put(pieces: F64, j: int, left: float, right: float, mass: float, tilt: float) -> int:
     """Write piece j; returns the next free one."""
     pieces[j, LEFT], pieces[j, RIGHT], pieces[j, MASS], pieces[j, TILT] = left, right, mass, tilt
     return j + 1
 
 
-@jit
+@compiled
 def _expected(keys: I32, density: F64, i: int) -> float:
     """The density that the two bins on either side let one expect in bin i, were it smooth. Empty bins have 0."""
     key, expected = keys[i], 0.0
@@ -222,7 +222,7 @@ def _expected(keys: I32, density: F64, i: int) -> float:
     return expected
 
 
-@jit
+@compiled
 def _split(pieces: F64, j: int, n: float, mean: float, expected: float, lower: float, upper: float) -> int:
     """Write the pieces for n values in (lower, upper) with that mean, from piece j on; returns the next free one."""
     atom = n - expected

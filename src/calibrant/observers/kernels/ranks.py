@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from calibrant.observers.cells import Cells
-from calibrant.observers.kernels.jit import jit
 from calibrant.observers.kernels.pieces import F64, Side, counts_above, make_sides, tail
+from calibrant.sketches.kernels.jit import compiled
 
 LARGEST_BITS = 0x7F7FFFFF  # of the largest finite float32
 
 
-@jit
+@compiled
 def count_up_to(pos: Side, neg: Side, zeros: float, points: F64) -> F64:
     """How many values are at most each of the points."""
     above = counts_above(pos, points)
@@ -22,7 +22,7 @@ def count_up_to(pos: Side, neg: Side, zeros: float, points: F64) -> F64:
     return np.where(points >= 0, neg.n + zeros + pos.n - above, counts_above(neg, -points * (1 - 1e-15)))
 
 
-@jit
+@compiled
 def quantiles_of_channels(cells: Cells, ps: F64) -> F64:
     """`quantile` of every channel for each of ps: (channels, len(ps))."""
     found = np.empty((len(cells.lo), len(ps)))
@@ -34,7 +34,7 @@ def quantiles_of_channels(cells: Cells, ps: F64) -> F64:
     return found
 
 
-@jit
+@compiled
 def magnitude_quantiles_of_channels(cells: Cells, p: float) -> F64:
     """`quantile_of_magnitude` of every channel."""
     found = np.empty(len(cells.lo))
@@ -45,7 +45,7 @@ def magnitude_quantiles_of_channels(cells: Cells, p: float) -> F64:
     return found
 
 
-@jit
+@compiled
 def quantile(pos: Side, neg: Side, zeros: float, lo: float, hi: float, size: int, p: float) -> float:
     """Of all values, with numpy's linear interpolation; lo and hi are the exact ends."""
     rank = p * (size - 1)
@@ -55,7 +55,7 @@ def quantile(pos: Side, neg: Side, zeros: float, lo: float, hi: float, size: int
     return a + (b - a) * (rank - low)
 
 
-@jit
+@compiled
 def quantile_of_magnitude(pos: Side, neg: Side, zeros: float, size: int, p: float) -> float:
     """Of the magnitudes of all values, with numpy's linear interpolation."""
     rank = p * (size - 1)
@@ -65,7 +65,7 @@ def quantile_of_magnitude(pos: Side, neg: Side, zeros: float, size: int, p: floa
     return a + (b - a) * (rank - low)
 
 
-@jit
+@compiled
 def _value_at(pos: Side, neg: Side, zeros: float, rank: float) -> float:
     """The value of that rank (0 is the smallest): spread values sit in the middle of the mass that each has."""
     negative = neg.n
@@ -76,13 +76,13 @@ def _value_at(pos: Side, neg: Side, zeros: float, rank: float) -> float:
     return _above(pos, pos, 0.5, pos.n - (rank - negative - zeros) - 0.5)
 
 
-@jit
+@compiled
 def _magnitude_at(pos: Side, neg: Side, above: float) -> float:
     """The magnitude that has `above` of the values above it."""
     return _above(pos, neg, 1.0, above)
 
 
-@jit
+@compiled
 def _above(one: Side, other: Side, share: float, above: float) -> float:
     """The least float32 with at most `above` values above it, of `share` of those of either side together."""
     if share * (one.n + other.n) <= above:

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from calibrant.observers.cells import Cells
-from calibrant.observers.kernels.jit import jit
 from calibrant.observers.kernels.lowest import lowest
 from calibrant.observers.kernels.pieces import (
     F64,
@@ -30,6 +29,7 @@ from calibrant.observers.kernels.pieces import (
     make_sides,
     tail,
 )
+from calibrant.sketches.kernels.jit import compiled
 
 EXACT_LEVELS = 1024  # beyond, steps are finer than bins: errors count as uniform, but for those of heavy atoms
 WORTH = 0.99  # and then a scale must be that much better than the one that covers all to replace it
@@ -64,7 +64,7 @@ class Grid(NamedTuple):
     fineness: float = 1.0
 
 
-@jit
+@compiled
 def narrowed(grid: Grid, pos: Side, neg: Side) -> Grid:
     """The grid with all its steps on the one side where values are, if so; else the same."""
     least, most = grid.least_below, grid.most_below
@@ -86,7 +86,7 @@ def narrowed(grid: Grid, pos: Side, neg: Side) -> Grid:
     )
 
 
-@jit
+@compiled
 def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> None:
     """gains[k], k <= min(levels, EXACT_LEVELS): how much lower the sum of squared errors is with k levels than with 0.
 
@@ -123,7 +123,7 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
         gains[k + 1] = total
 
 
-@jit
+@compiled
 def side_error(side: Side, s: float, levels: int, shift: float, spread: float, gains: F64) -> float:
     """The sum of squared errors of one side with that many levels."""
     if levels <= EXACT_LEVELS:
@@ -141,14 +141,14 @@ def side_error(side: Side, s: float, levels: int, shift: float, spread: float, g
     return error
 
 
-@jit
+@compiled
 def error_of(pos: Side, neg: Side, s: float, below: int, grid: Grid, up: F64, down: F64) -> float:
     """The sum of squared errors with `below` of the grid's steps below zero; up, down: the gains at s."""
     error = side_error(pos, s, grid.span - below, grid.up, grid.spread, up)
     return error + side_error(neg, s, below, grid.down, grid.spread, down)
 
 
-@jit
+@compiled
 def best_offset(pos: Side, neg: Side, s: float, grid: Grid, up: F64, down: F64) -> tuple[float, int]:
     """The least sum of squared errors at scale s, and with how many steps below zero. up, down: scratch."""
     fill_gains(pos, s, grid.span - grid.least_below, grid.up, up)
@@ -176,7 +176,7 @@ def best_offset(pos: Side, neg: Side, s: float, grid: Grid, up: F64, down: F64) 
     return pos.q + neg.q - most, at
 
 
-@jit
+@compiled
 def clip_error(pos: Side, neg: Side, s: float, grid: Grid) -> float:
     """Less than what any offset at scale s, or at a smaller one, must clip away."""
     top, bottom = (grid.span - grid.least_below) * s, grid.most_below * s
@@ -186,7 +186,7 @@ def clip_error(pos: Side, neg: Side, s: float, grid: Grid) -> float:
     return error + q - 2 * bottom * m + bottom * bottom * n
 
 
-@jit
+@compiled
 def candidates(pos: Side, neg: Side, grid: Grid) -> F64:
     """Scales to try, descending: from where all becomes zero, past where all is covered, down to where clipping alone
     costs more than covering all (one step in STRIDE looks)."""
@@ -227,7 +227,7 @@ def candidates(pos: Side, neg: Side, grid: Grid) -> F64:
     return np.minimum(found[:n], grid.largest)
 
 
-@jit
+@compiled
 def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> tuple[float, int]:
     """Scale and steps below zero with the least squared error of all; never worse than where it starts."""
     grid = narrowed(grid, pos, neg)
@@ -253,7 +253,7 @@ def search(pos: Side, neg: Side, grid: Grid, start: float, start_below: int) -> 
     return scale, below
 
 
-@jit
+@compiled
 def survey(pos: Side, neg: Side, grid: Grid, scales: F64, up: F64, down: F64) -> F64:
     """The errors of `scales`, descending; inf where neither the scale nor one next to it can be the best of all.
 
@@ -282,13 +282,13 @@ def survey(pos: Side, neg: Side, grid: Grid, scales: F64, up: F64, down: F64) ->
     return errors
 
 
-@jit
+@compiled
 def bounded(grid: Grid) -> bool:
     """Whether `least_between` holds: every value goes to the nearest level, and is counted where it is."""
     return grid.up == 0.5 and grid.span <= EXACT_LEVELS and not grid.power_of_2
 
 
-@jit
+@compiled
 def least_between(pos: Side, neg: Side, s: float, error: float, t: float, error_t: float) -> float:
     """No scale from s to t has less error than this; inf where one of their errors is.
 
@@ -309,7 +309,7 @@ def least_between(pos: Side, neg: Side, s: float, error: float, t: float, error_
     return total - most - ROUNDED * (total + max(pos.top * pos.m, neg.top * neg.m))
 
 
-@jit
+@compiled
 def least_around(pos: Side, neg: Side, grid: Grid, scales: F64, errors: F64) -> F64:
     """For each of the scales: no scale between its neighbours has less error than this; inf where it has no error."""
     if not bounded(grid):
@@ -322,7 +322,7 @@ def least_around(pos: Side, neg: Side, grid: Grid, scales: F64, errors: F64) -> 
     return least
 
 
-@jit
+@compiled
 def local_minima(errors: F64, least: F64) -> I64:
     """Where `errors` is least among its neighbours: the STARTS lowest of these, lowest first.
 
@@ -339,7 +339,7 @@ def local_minima(errors: F64, least: F64) -> I64:
     return lowest(minima, STARTS)
 
 
-@jit
+@compiled
 def refine(
     pos: Side, neg: Side, s: float, high: float, low: float, grid: Grid, up: F64, down: F64, best: float
 ) -> float:
@@ -361,7 +361,7 @@ def refine(
     return s
 
 
-@jit
+@compiled
 def solve_channels(cells: Cells, grid: Grid, scale: F64, below: I64) -> None:
     """`search` for every channel, in place.
 
@@ -373,7 +373,7 @@ def solve_channels(cells: Cells, grid: Grid, scale: F64, below: I64) -> None:
             scale[c], below[c] = search(pos, neg, grid, scale[c], below[c])
 
 
-@jit
+@compiled
 def errors_of_channels(cells: Cells, grid: Grid, scale: F64, below: I64) -> tuple[float, float]:
     """The sum of squared errors over all channels, and the sum of squares. scale, below: (channels,), not changed."""
     levels = min(grid.span, EXACT_LEVELS) + 1

@@ -17,12 +17,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F) -> F:
     """`function`, compiled at its first call (importing compiles nothing), kept on disk, and run without the GIL.
 
-    numpy's error model leaves out the checks for division by zero. numba renews what it keeps on disk when the
-    function's own file changes; a kernel calls those of other files of its folder, so the content of all of them counts
-    (through a private attribute of numba, for want of a public one; there is a test for it).
+    Without fast-math: the same tensors and the same sketch give the same bytes, whatever the processor. numpy's error
+    model leaves out the checks for division by zero. numba renews what it keeps on disk when the function's own file
+    changes; a kernel calls those of other files of its room, so the content of all of them counts (through a private
+    attribute of numba, for want of a public one; there are tests for it).
     """
     made = njit(nogil=True, cache=True, error_model="numpy")(function)
-    made._cache._cache_file._source_stamp = _stamp(Path(function.__code__.co_filename).parent)
+    made._cache._cache_file._source_stamp = stamp(Path(function.__code__.co_filename).parent)
     return cast(F, made)
 
 
@@ -33,5 +34,11 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cache
-def _stamp(folder: Path) -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
+def stamp(folder: Path) -> str:
+    """Of the content of all that the kernels of a folder may call, or take constants from."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources(folder))).hexdigest()
+
+
+def sources(folder: Path) -> list[Path]:
+    """The files of the room that the folder of kernels is in."""
+    return sorted(folder.parent.rglob("*.py"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrant.sketches.bins import split_index
 from calibrant.sketches.cells import I32, I64, join_cells
 
 U64 = NDArray[np.uint64]
@@ -84,7 +85,7 @@ def harvest(tables: U64, positive: int, negative: int) -> tuple[I32, I32, I64, I
     cell = cell[place]
     counts, positions = _unpacked(tables[group, cell], cell)
     tables[group, cell] = 0
-    return group.astype(np.int32), np.where(cell < half, cell, half - 1 - cell).astype(np.int32), counts, positions
+    return group.astype(np.int32), split_index(cell, half.bit_length() - 9), counts, positions
 
 
 def reach(ends: I32, mantissa_bits: int) -> tuple[int, int]:
