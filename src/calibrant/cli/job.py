@@ -71,9 +71,8 @@ class Job:
             graph = load_onnx_graph(self.model)
             size = size_of(self.model, graph)
             executor, samples = None, None
-            if runs_again(setting) or (
-                setting.quantize_activation and (source is None or self.reading.data is not None)
-            ):
+            calibrates = setting.quantize_activation and (source is None or self.reading.data is not None)
+            if calibrates or runs_again(setting):
                 executor = self.running.executor(graph)
                 samples = self.reading.open(executor.input_specs)
                 stages.begin("calibrating", samples.expected)
