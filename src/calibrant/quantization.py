@@ -23,7 +23,6 @@ from calibrant.passes.activations import activation_configs
 from calibrant.passes.auto import AUTO
 from calibrant.passes.base import QuantizationPass
 from calibrant.passes.optimization import OnLayer, OptimizationPass, StopsBetweenLayers
-from calibrant.passes.pipeline import runs_again
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
@@ -96,7 +95,7 @@ def quantize(
         quantize_graph(graph, platform, setting)
     passes = pipeline(setting, steps)
     measuring = samples is not None and has_open_methods(graph)
-    again = runs_again(setting)
+    again = any(isinstance(step, OptimizationPass) for step in passes)
     if again and samples is None:
         raise SettingError("the passes after calibration run the model: they need samples, beside a table as well")
     if executor is None and (again or (setting.quantize_activation and (table is None or measuring))):

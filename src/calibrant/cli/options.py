@@ -159,8 +159,8 @@ Effort = Annotated[
         panel=METHOD,
         parser=parse.one_of("effort", EFFORTS),
         metavar="default|high",
-        help="high: more accurate and slower. Layers are optimized one by one, measured on the samples; Ctrl-C keeps what "
-        "is done.",
+        help="high: more accurate, slower. Layers are optimized one by one, measured on the samples; Ctrl-C keeps "
+        "what is done.",
     ),
 ]
 Method = Annotated[
