@@ -29,7 +29,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not long" tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --doctest-modules src
 
-test-all: $(VENV)/.dev $(VENV)/.demo
+test-all: $(VENV)/.dev $(VENV)/.demo $(VENV)/.notebooks
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m long tests
 
 test-gpu: $(VENV)/.dev $(VENV)/.demo
@@ -69,6 +69,10 @@ $(VENV)/.docs: $(VENV)/.core
 
 $(VENV)/.demo: $(VENV)/.core demo/requirements.txt
 	$(PIP) --no-deps --requirement demo/requirements.txt
+	touch $@
+
+$(VENV)/.notebooks: $(VENV)/.core docs/requirements.txt
+	$(PIP) --no-deps --requirement docs/requirements.txt
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.core benchmarks/requirements.txt benchmarks/requirements-peers.txt
