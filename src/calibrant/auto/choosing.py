@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrant.auto.kept import Kept, affordable
+from calibrant.auto.kept import MOST, affordable
 from calibrant.auto.trials import OWN, Choice, Trials
 from calibrant.core import TargetPlatform
 from calibrant.engines import Executor
 from calibrant.engines.halves import half_of
+from calibrant.engines.kept import Kept
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.passes.activations import activation_configs
@@ -55,7 +56,7 @@ def choose_by_output(
 
     The weights of the graph are solved as well.
     """
-    kept = Kept(samples)
+    kept = Kept(samples, MOST)
     if table is None:
         methods = sorted({config.observer_algorithm.casefold() for config, _ in activation_configs(graph)})
         empty = empty_table(graph, platform, [AUTO, *methods], executor.description)

@@ -1,0 +1,24 @@
+"""On how many samples `auto` measures."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from calibrant.engines.samples import Feed
+from calibrant.table import CalibrationTable
+
+MOST = 256  # samples on which models are compared
+FEWEST = 32  # if there are so many, however large the model is
+NUMBERS = 1 << 29  # that are observed while a model runs over more than that
+
+
+def affordable(samples: list[Feed], table: CalibrationTable) -> list[Feed]:
+    """The first of the samples: as many as the table's model makes NUMBERS of, but FEWEST at least."""
+    observed = sum(sketch.extremes.size for sketch in table.sketches.values()) / max(1, table.samples)
+    together = accumulate(_rows(feed) * observed for feed in samples)
+    return samples[: max(FEWEST, sum(numbers <= NUMBERS for numbers in together))]
+
+
+def _rows(feed: Feed) -> int:
+    first = next(iter(feed.values()))
+    return first.shape[0] if first.ndim else 1
