@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from calibrant import OnnxruntimeExecutor, QuantizationSetting, RuntimeCalibrationPass, load_onnx_graph
 from calibrant.api import calibrate, export_graph, quantize
 from calibrant.auto.choosing import SURE, best_for_sure, mean_sqnr, signal_and_noise
-from calibrant.auto.kept import FEWEST, MOST, affordable
+from calibrant.auto.kept import FEWEST, affordable
 from calibrant.auto.trials import Trials
 from calibrant.core import (
     ObservationError,
@@ -20,7 +20,7 @@ from calibrant.core import (
 )
 from calibrant.core import QuantizationProperty as P
 from calibrant.engines.halves import half_of
-from calibrant.engines.kept import BYTES, Kept
+from calibrant.engines.kept import BYTES, MOST, Kept
 from calibrant.passes import parameter
 from calibrant.passes.auto import CANDIDATES, AutoCalibration
 from calibrant.passes.calibration import Calibration
@@ -158,7 +158,7 @@ def test_what_is_kept_does_not_depend_on_the_order():
     feeds = [{"x": RNG.normal(size=(1, 9)).astype(np.float32)} for _ in range(3 * MOST)]
     found = []
     for order in (feeds, feeds[::-1], [feeds[i] for i in RNG.permutation(len(feeds))]):
-        kept = Kept(order, MOST)
+        kept = Kept(order)
         assert sum(1 for _ in kept) == len(feeds)
         found.append([feed["x"].tobytes() for feed in kept.samples])
     assert found[0] == found[1] == found[2]
@@ -189,7 +189,7 @@ def test_what_is_kept_is_copied_and_bounded(monkeypatch):
             buffer[:] = number
             yield {"x": buffer}
 
-    kept = Kept(overwritten(), MOST)
+    kept = Kept(overwritten())
     for _ in kept:
         pass
     assert len(kept.samples) == 2

@@ -27,7 +27,7 @@ from calibrant.quantizers.tables import TABLES
 from calibrant.settings import OVERRIDE_KEYS, QuantizationSetting, QuantizeActivationSetting, QuantizeParameterSetting
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PRELUDE = """
 import shlex, subprocess, sys
@@ -71,7 +71,7 @@ def folder(tmp_path, small_model, small_samples):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_what_a_page_shows_runs(page, folder):
     for extra in re.findall(r"^(?:import|from) (torch\w*)", page.read_text(encoding="utf-8"), re.MULTILINE):
         pytest.importorskip(extra, reason=f"{extra} is not installed")
@@ -93,6 +93,12 @@ def test_links_between_pages_lead_somewhere():
     for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_every_page_is_in_the_contents_of_the_site():
+    contents = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"- (\S+\.md)$", contents, re.MULTILINE)
+    assert sorted(listed) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:])
 
 
 def test_every_key_of_a_setting_is_explained():

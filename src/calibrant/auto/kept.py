@@ -1,4 +1,4 @@
-"""On how many samples `auto` measures."""
+"""The samples that `auto` measures on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from itertools import accumulate
 from calibrant.engines.samples import Feed
 from calibrant.table import CalibrationTable
 
-MOST = 256  # samples on which models are compared
-FEWEST = 32  # if there are so many, however large the model is
+FEWEST = 32  # samples that models are compared on if there are so many, however large the model is
 NUMBERS = 1 << 29  # that are observed while a model runs over more than that
 
 

@@ -1,24 +1,25 @@
-"""A few of the samples, to measure on once more."""
+"""The samples that are kept for whoever runs the model over them again."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from calibrant.engines.halves import WORD, content_of
 from calibrant.engines.samples import Feed
 
+MOST = 256  # samples
 HALF = WORD >> 1  # without the bit that tells the half of a sample, so that some of either half are kept
 BYTES = 1 << 28  # that the samples may take
 
 
 class Kept:
-    """Passes samples on, and keeps some to measure with: always the same ones of the same samples.
+    """Passes samples on, and keeps some to run again: always the same ones of the same samples.
 
     At most `most` of them, and BYTES. Those whose content is least, wherever in the order they come.
     """
 
-    def __init__(self, samples: Iterable[Feed], most: int) -> None:
+    def __init__(self, samples: Iterable[Feed], most: int = MOST) -> None:
         self._samples = samples
         self._most = most
         self._heap: list[tuple[int, int, Feed]] = []
@@ -33,6 +34,12 @@ class Kept:
     def samples(self) -> list[Feed]:
         """What was kept, the least content first."""
         return [feed for _, _, feed in sorted(self._heap, key=lambda entry: -entry[0])]
+
+    def read(self, on_step: Callable[[int], None] | None = None) -> None:
+        """Read all samples, for those that are kept. on_step: called with the number of them read."""
+        for number, _ in enumerate(self, 1):
+            if on_step is not None:
+                on_step(number)
 
     def _consider(self, content: int, number: int, feed: Feed) -> None:
         if len(self._heap) == self._most and content >= -self._heap[0][0]:
