@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from calibrant.analysis.measures import Difference
 from calibrant.core import DataError, ModelError
 from calibrant.engines import InputSpec, iterate_samples
 from calibrant.engines.session import reason
@@ -25,23 +26,23 @@ _OTHERS |= {"tensor(int8)": np.int8, "tensor(string)": np.object_}
 class OutputDifference:
     """How far one output of the second model is from that of the first, over all samples.
 
-    signal, noise: sums of squares of the first and of the difference. largest: of the absolute differences.
     rows, agreeing: of an output of rank 2, how many rows there were and in how many the largest value is in the same
     place; 0 rows otherwise.
     """
 
-    signal: float = 0.0
-    noise: float = 0.0
-    largest: float = 0.0
+    difference: Difference = field(default_factory=Difference)
     rows: int = 0
     agreeing: int = 0
 
     @property
     def sqnr_db(self) -> float:
-        """Signal to quantization noise ratio in dB; inf where nothing differs."""
-        if self.noise == 0:
-            return float("inf")
-        return float(10 * np.log10(self.signal / self.noise)) if self.signal else float("-inf")
+        """Signal to quantization noise ratio in dB, as `Difference` has it."""
+        return self.difference.sqnr_db
+
+    @property
+    def largest(self) -> float:
+        """Of the absolute differences."""
+        return self.difference.largest
 
     @property
     def agreement(self) -> float | None:
@@ -50,11 +51,7 @@ class OutputDifference:
 
     def add(self, one: NDArray[Any], other: NDArray[Any]) -> None:
         """Take in one sample's outputs, of equal shape."""
-        exact = one.astype(np.float64)
-        difference = exact - other.astype(np.float64)
-        self.signal += float((exact**2).sum())
-        self.noise += float((difference**2).sum())
-        self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
+        self.difference.add(one, other)
         if one.ndim == 2 and one.shape[1] > 1:
             self.rows += len(one)
             self.agreeing += int((one.argmax(axis=1) == other.argmax(axis=1)).sum())
