@@ -55,12 +55,14 @@ def test_a_difference_is_what_numpy_says_of_everything_at_once():
     assert found.largest == np.abs(one - other).max()
 
 
-def test_small_errors_beside_large_sums_are_not_lost():
-    exact = np.full(3 * CHUNK, 4096, np.float32)
+def test_sums_are_exact_where_float32_is_not():
+    exact = np.full(3 * CHUNK, 4097, np.float32)
     found = exact.copy()
     found[-1] += np.float32(0.001)
-    assert np.float32(exact.size * 4096.0**2) + np.float32(1) == np.float32(exact.size * 4096.0**2)  # the trap is real
-    assert added([(exact, found)]).noise == (np.float64(found[-1]) - 4096) ** 2 > 0
+    assert (exact**2).sum() != exact.size * 4097**2  # the trap is real
+    difference = added([(exact, found)])
+    assert difference.signal == exact.size * 4097**2
+    assert difference.noise == (np.float64(found[-1]) - 4097) ** 2 > 0
 
 
 @pytest.mark.parametrize(

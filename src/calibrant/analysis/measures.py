@@ -89,7 +89,7 @@ class Difference:
 
     @property
     def cosine(self) -> float:
-        """The cosine of the angle between both: 1 where both are 0, 0 where only one is, NaN where something is broken."""
+        """The cosine of the angle between both; 1 where both are 0, 0 where one is, NaN where something is broken."""
         if self.broken:
             return float("nan")
         if not (self.signal and self.power):
