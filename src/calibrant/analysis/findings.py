@@ -147,8 +147,13 @@ def chosen(config: TensorQuantizationConfig, sketch: TensorSketch, move: float |
     error, sqnr = None, None
     if sketch.histogram is not None:
         error, power = squared_error(config, sketch)
-        sqnr = 10 * math.log10(power / error) if error > 0 and power > 0 else math.inf if not error else -math.inf
+        sqnr = decibels_of(error, power)
     return Choice(scale, offset, low, high, error, sqnr, move)
+
+
+def decibels_of(error: float, power: float) -> float:
+    """The ratio of power to error in dB; inf without error, -inf where nothing but error is."""
+    return 10 * math.log10(power / error) if error > 0 and power > 0 else math.inf if not error else -math.inf
 
 
 def whole(sketch: TensorSketch) -> TensorSketch:
