@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from calibrant import OnnxruntimeExecutor, QuantizationSetting, RuntimeCalibrationPass, load_onnx_graph
 from calibrant.api import calibrate, export_graph, quantize
 from calibrant.auto.choosing import SURE, best_for_sure, mean_sqnr, signal_and_noise
-from calibrant.auto.kept import BYTES, FEWEST, MOST, Kept, affordable
+from calibrant.auto.kept import FEWEST, affordable
 from calibrant.auto.trials import Trials
 from calibrant.core import (
     ObservationError,
@@ -20,6 +20,7 @@ from calibrant.core import (
 )
 from calibrant.core import QuantizationProperty as P
 from calibrant.engines.halves import half_of
+from calibrant.engines.kept import BYTES, MOST, Kept
 from calibrant.passes import parameter
 from calibrant.passes.auto import CANDIDATES, AutoCalibration
 from calibrant.passes.calibration import Calibration
@@ -180,7 +181,7 @@ def test_a_large_model_is_measured_on_fewer_samples(small_model, small_samples, 
 
 
 def test_what_is_kept_is_copied_and_bounded(monkeypatch):
-    monkeypatch.setattr("calibrant.auto.kept.BYTES", 100)
+    monkeypatch.setattr("calibrant.engines.kept.BYTES", 100)
     buffer = np.zeros((1, 10), np.float32)
 
     def overwritten():

@@ -24,6 +24,7 @@ FLOORS = (
     {"passes", "exporters"},
     {"table", "analysis", "modules"},
     {"auto", "distributed"},
+    {"quantization"},
     {"api"},
     {"cli"},
 )

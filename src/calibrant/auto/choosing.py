@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrant.auto.kept import Kept, affordable
+from calibrant.auto.kept import affordable
 from calibrant.auto.trials import OWN, Choice, Trials
 from calibrant.core import TargetPlatform
 from calibrant.engines import Executor
 from calibrant.engines.halves import half_of
+from calibrant.engines.kept import Kept
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.passes.activations import activation_configs
@@ -42,7 +43,7 @@ def choose_by_output(
     graph: Graph,
     platform: TargetPlatform,
     setting: QuantizationSetting,
-    samples: Iterable[Feed],
+    kept: Kept,
     executor: Executor,
     table: CalibrationTable | None = None,
     on_step: OnStep | None = None,
@@ -55,15 +56,12 @@ def choose_by_output(
 
     The weights of the graph are solved as well.
     """
-    kept = Kept(samples)
     if table is None:
         methods = sorted({config.observer_algorithm.casefold() for config, _ in activation_configs(graph)})
         empty = empty_table(graph, platform, [AUTO, *methods], executor.description)
         table = collect_table(empty, kept, executor, on_step=on_step)
     else:
-        for number, _ in enumerate(kept, 1):
-            if on_step is not None:
-                on_step(number)
+        kept.read(on_step)
     trials = Trials(graph, platform, setting, table, executor)
     measured = affordable(kept.samples, table)
     name, choice, found = choose(trials, measured, on_run)

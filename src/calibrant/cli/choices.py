@@ -29,6 +29,7 @@ class Choices:
     weights_only: bool = False
     percentile: float | None = None
     ignore_nonfinite: bool = False
+    effort: str | None = None
     leave_in_float: list[str] = field(default_factory=list)
     only: list[str] = field(default_factory=list)
     overrides: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -55,6 +56,7 @@ class Choices:
             (weights, "calib_algorithm", self.weight_method),
             (weights, "per_channel", self.per_channel),
             (weights, "power_of_2", self.power_of_2 or None),
+            (setting, "effort", self.effort),
             (setting, "quantize_activation", False if self.weights_only else None),
         ):
             if value is not None:

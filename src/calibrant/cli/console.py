@@ -141,6 +141,12 @@ class Stages:
             self.begin(COMPARING, total, "runs")
         self.done(count)
 
+    def optimizing(self, name: str, count: int, total: int) -> None:
+        """So many layers of all are done by the pass of that name."""
+        if self.name != name:
+            self.begin(name, total, "layers")
+        self.done(count)
+
     def _line(self, count: int) -> str:
         since, before = self.first or (0.0, count)
         if not self.total or count == before:

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from calibrant.analysis.bars import Bars
 from calibrant.analysis.findings import Finding, Grid, find, whole
-from calibrant.api import MOVES
 from calibrant.cli.columns import Column, print_columns
 from calibrant.cli.console import Console
 from calibrant.cli.histogram import lines
@@ -24,6 +23,7 @@ from calibrant.data.functions import load_module
 from calibrant.data.paths import count
 from calibrant.engines.session import usable_processors
 from calibrant.observers.registry import known
+from calibrant.quantization import MOVES
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import METHODS
 

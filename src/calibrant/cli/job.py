@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibrant.api import check_methods, export_graph, load_onnx_graph, quantize
+from calibrant.api import export_graph, load_onnx_graph, quantize
 from calibrant.cli.choices import Choices
 from calibrant.cli.console import Console, Stages
 from calibrant.cli.dry_run import show_plan
@@ -20,6 +20,8 @@ from calibrant.core import ModelError, QuantizationStates, SettingError, TargetP
 from calibrant.data.functions import load_module
 from calibrant.graph import Graph
 from calibrant.passes.auto import AUTO
+from calibrant.passes.pipeline import runs_again
+from calibrant.quantization import check_methods
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 
@@ -62,12 +64,15 @@ class Job:
         output = check_output(self.output, self.force, self.model, beside(self.output, platform))
         if setting.quantize_activation and self.reading.data is None and source is None:
             raise SettingError("--data is missing: calibration needs samples (or a --table, or --weights-only)")
+        if runs_again(setting) and self.reading.data is None:
+            raise SettingError("--data is missing: what is optimized after calibration is measured on samples")
         with Stages(console) as stages:
             stages.begin("loading the model")
             graph = load_onnx_graph(self.model)
             size = size_of(self.model, graph)
             executor, samples = None, None
-            if setting.quantize_activation and (source is None or self.reading.data is not None):
+            calibrates = setting.quantize_activation and (source is None or self.reading.data is not None)
+            if calibrates or runs_again(setting):
                 executor = self.running.executor(graph)
                 samples = self.reading.open(executor.input_specs)
                 stages.begin("calibrating", samples.expected)
@@ -84,6 +89,7 @@ class Job:
                     threads=self.running.threads,
                     on_step=lambda _: stages.done(samples.given if samples is not None else 0),
                     on_run=stages.comparing,
+                    on_layer=stages.optimizing,
                 )
             refuse_nothing(graph, platform)
             exporting = time.perf_counter()
@@ -105,8 +111,8 @@ class Job:
         """The table that stands in for samples. SettingError for options that contradict it."""
         if self.table is None:
             return None
-        measuring = setting.quantize_activation_setting.calib_algorithm == AUTO and self.reading.data is not None
-        if not measuring:
+        measuring = setting.quantize_activation_setting.calib_algorithm == AUTO or runs_again(setting)
+        if not (measuring and self.reading.data is not None):
             self.reading.refuse_beside(str(self.table))
         if not setting.quantize_activation:
             raise SettingError("--table is about activations, and --weights-only leaves those in float")

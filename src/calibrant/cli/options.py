@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from calibrant.cli import parse
+from calibrant.settings import EFFORTS
 
 DATA, IMAGES, ACTIVATIONS, WEIGHTS = "Samples", "Images", "Activations", "Weights"
 METHOD, LAYERS, RUNNING, OUTPUT, MESSAGES = "Quantization", "Layers", "Running", "Output", "Messages"
@@ -149,6 +150,17 @@ Platform = Annotated[
         parser=parse.platform,
         metavar="NAME",
         help="The runtime: ONNXRUNTIME (the default), TRT_INT8, OPENVINO_INT8, PPL_CUDA_INT8.",
+    ),
+]
+Effort = Annotated[
+    Any,
+    option(
+        "--effort",
+        panel=METHOD,
+        parser=parse.one_of("effort", EFFORTS),
+        metavar="default|high",
+        help="high: more accurate, slower. Layers are optimized one by one, measured on the samples; Ctrl-C keeps "
+        "what is done.",
     ),
 ]
 Method = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from calibrant.passes.base import QuantizationPass
 from calibrant.passes.exact_simulation import ExactSimulationPass
+from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.parameter import ParameterQuantizePass
 from calibrant.passes.passive import PassiveParameterQuantizePass
 from calibrant.passes.runtime import RuntimeCalibrationPass
@@ -26,3 +27,8 @@ def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[Quan
         passes.append(ExactSimulationPass())
     passes.append(PassiveParameterQuantizePass())
     return passes
+
+
+def runs_again(setting: QuantizationSetting) -> bool:
+    """Whether passes after calibration run the model, so that samples are needed beside a table as well."""
+    return any(isinstance(step, OptimizationPass) for step in pipeline(setting, None))

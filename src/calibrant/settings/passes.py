@@ -1,0 +1,47 @@
+"""The optional passes: PPQ's names and parameters where PPQ has the pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from calibrant.settings.base import Setting
+
+
+@dataclass
+class OptimizationSetting(Setting):
+    """What the passes that look at layers one after the other have in common.
+
+    interested_layers: node names, op types or regular expressions; empty: all. One that matches nothing is an error.
+    """
+
+    interested_layers: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EqualizationSetting(OptimizationSetting):
+    """Cross-layer equalization (Nagel et al., 2019)."""
+
+
+@dataclass
+class SmoothQuantSetting(OptimizationSetting):
+    """Ranges of activations migrate into weights (Xiao et al., 2023)."""
+
+
+@dataclass
+class BlockwiseReconstructionSetting(OptimizationSetting):
+    """Rounding of weights, learned block by block."""
+
+
+@dataclass
+class LSQSetting(OptimizationSetting):
+    """Learned step sizes (Esser et al., 2020), block by block."""
+
+
+@dataclass
+class OutputRefinementSetting(OptimizationSetting):
+    """Scales of activations, refined by what they do to the outputs of the operators that read them."""
+
+
+@dataclass
+class BiasCorrectSetting(OptimizationSetting):
+    """Biases take up the mean of the error (Nagel et al., 2019)."""
