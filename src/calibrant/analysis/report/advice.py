@@ -76,7 +76,9 @@ def _steps(value: ReportedValue) -> Iterator[Step]:
     if value.moved is not None and value.moved > MOVES:
         yield Step("calibrate on more samples")
     if value.config.num_of_bits <= 8:
-        yield Step(f"give '{value.name}' 16 bits, where the runtime takes them", _option("--override", value.name, ":bits=16"))
+        yield Step(
+            f"give '{value.name}' 16 bits, where the runtime takes them", _option("--override", value.name, ":bits=16")
+        )
 
 
 def _option(option: str, name: str, more: str = "") -> str:

@@ -15,10 +15,11 @@ from calibrant.sketches import Extremes
 class ReportedValue:
     """A value that was observed.
 
-    finding: what was seen, and what each method makes of it on a grid like the config's, per tensor. config: the
-    value's own. chosen: the range in use; None where there is none, or one for each channel; method: that found it.
-    sqnr: in dB, estimated, of the range in use. maker: the operation that makes it, or ""; moved: its scale, between halves of the samples. outline: None without a
-    histogram. extremes: per channel where channels are known. shared: the other values on its scale.
+    finding: what was seen, and what each method makes of it on a grid like the config's, per tensor. config: its own.
+    chosen: the range in use; None where there is none, or one for each channel. method: that found it. sqnr: in dB,
+    estimated, of the range in use. maker: the operation that makes it, or "". moved: its scale, between halves of the
+    samples. outline: None without a histogram. extremes: per channel where channels are known. shared: the other values
+    on its scale.
     """
 
     finding: Finding
