@@ -25,7 +25,7 @@ def as_json(compared: Compared) -> str:
         for name, one in found.outputs.items()
     }
     names = str(compared.model), str(compared.other)
-    both = {
+    both: dict[str, dict[str, Any]] = {
         name: {"milliseconds": found.milliseconds[i], "bytes": found.size[i]}
         | ({} if found.metric is None else {"metric": finite(found.metric[i])})
         for i, name in enumerate(names)
