@@ -18,7 +18,7 @@ from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.executor import Collect
 from calibrant.engines.samples import Feed
 from calibrant.exporters.provenance import PREFIX
-from calibrant.graph import load_onnx_graph
+from calibrant.graph import Graph, load_onnx_graph
 from calibrant.passes.runtime import SampleCount
 from calibrant.quantizers import quantize_graph
 from calibrant.table import CalibrationTable
@@ -31,12 +31,14 @@ BLOCK = 1 << 26  # bytes of samples that are collected from at once
 class Advice:
     """A comparison, and other ways to quantize the float model, the largest gain first.
 
-    platform: that the fixes are for. why_none: in one sentence, where nothing was tried.
+    platform: that the fixes are for. refused: a sentence on each way that could not be tried.
+    why_none: in one sentence, where nothing was tried.
     """
 
     comparison: Comparison
     platform: TargetPlatform
     fixes: list[Fix] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     why_none: str = ""
 
 
@@ -72,7 +74,7 @@ def advise(
         graph = load_onnx_graph(float_model)
         quantize_graph(graph, platform)
         executor = OnnxruntimeExecutor(graph)
-        empty = empty_table(graph, platform, [name for name in METHODS if name], executor.description)
+        empty = _generous(empty_table(graph, platform, [m for m in METHODS if m], executor.description), graph)
     except CalibrantError as error:
         found = compare(float_model, other_model, samples, collate_fn, on_step, metric=metric, on_run=on_run)
         return Advice(found, platform, why_none=f"{float_model} cannot be quantized anew: {error}")
@@ -97,7 +99,7 @@ def advise(
     worst = [layer.name for layer in errors.worst if layer.kind != "input" and layer.name in known]
     try:
         trials = Trials(executor, platform, table.found, found.kept)
-        advice.fixes = find_fixes(trials, errors.base_db, worst, on_trial)
+        advice.fixes, advice.refused = find_fixes(trials, errors.base_db, worst, on_trial)
     except CalibrantError as error:
         advice.why_none = f"{float_model} cannot be quantized anew: {error}"
     return advice
@@ -111,6 +113,17 @@ def platform_of(path: Path) -> TargetPlatform:
         return TargetPlatform.ONNXRUNTIME
     named = {entry.key: entry.value for entry in metadata}.get(f"{PREFIX}platform", "")
     return TargetPlatform.of(named) if named in TargetPlatform.__members__ else TargetPlatform.ONNXRUNTIME
+
+
+def _generous(table: CalibrationTable, graph: Graph) -> CalibrationTable:
+    """The empty table with all values beside that share a scale: where layers stay in float, others stand in front."""
+    wanted = {name: sketch.spec for name, sketch in table.sketches.even.items()}
+    for group in [*graph.groups, *graph.float_outputs]:
+        specs = [wanted[root] for root in group.roots if root in wanted]
+        for name in group.values:
+            if specs and name not in wanted:
+                wanted[name] = replace(specs[0], channel_axis=graph.channel_axis_of(name), isotone_axis=None)
+    return CalibrationTable.empty(wanted, table.fingerprint, table.engine, table.settings)
 
 
 class _Collected:

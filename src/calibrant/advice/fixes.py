@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,8 +19,6 @@ from calibrant.passes.parameter import keep_weights, solved_weights
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
-
-log = logging.getLogger(__name__)
 
 OnRun = Callable[[int, int], None]
 METHODS = (None, "minmax", "percentile", "mse", "kl")  # None: the platform's own
@@ -76,16 +73,19 @@ class Trials:
         return difference.sqnr_db
 
 
-def find_fixes(trials: Trials, base_db: float, worst: Sequence[str], on_run: OnRun | None = None) -> list[Fix]:
+def find_fixes(
+    trials: Trials, base_db: float, worst: Sequence[str], on_run: OnRun | None = None
+) -> tuple[list[Fix], list[str]]:
     """Try every method; with the best of them, leave the worst layer in float, the two worst, the three worst.
 
     base_db: SQNR of the outputs of the model that is to be improved. worst: names of nodes, the worst first.
-    Returns all that could be tried, the largest gain first; of equal ones the simpler first. A way that the model or
-    the platform refuses is left out, and logged. on_run: called with the number of ways tried, and of all.
+    Returns all that could be tried, the largest gain first, of equal ones the simpler first; and a sentence on each way
+    that the model or the platform refuses. on_run: called with the number of ways tried, and of all.
     """
     groups = [tuple(worst[:number]) for number in range(1, min(WORST, len(worst)) + 1)]
     total, done = len(METHODS) + len(groups), 0
     fixes: list[Fix] = []
+    refused: list[str] = []
 
     def attempt(method: str | None, leave: tuple[str, ...]) -> None:
         nonlocal done
@@ -93,7 +93,8 @@ def find_fixes(trials: Trials, base_db: float, worst: Sequence[str], on_run: OnR
             sqnr = trials.sqnr_db(method, leave)
             fixes.append(Fix(method, leave, sqnr, sqnr - base_db))
         except CalibrantError as error:
-            log.info("not tried: method %s, in float %s: %s", method, ", ".join(leave) or "nothing", error)
+            what = method or "the platform's own method"
+            refused.append(f"{what}{' with ' + ', '.join(leave) + ' in float' if leave else ''}: {error}")
         done += 1
         if on_run is not None:
             on_run(done, total)
@@ -104,7 +105,7 @@ def find_fixes(trials: Trials, base_db: float, worst: Sequence[str], on_run: OnR
         best = max(fixes, key=lambda fix: fix.sqnr_db)
         for group in groups:
             attempt(best.method, group)
-    return sorted(fixes, key=lambda fix: (-fix.gain_db, len(fix.leave_in_float)))
+    return sorted(fixes, key=lambda fix: (-fix.gain_db, len(fix.leave_in_float))), refused
 
 
 def _floats(

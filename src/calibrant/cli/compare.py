@@ -133,8 +133,10 @@ def taken(samples: Iterable[Any], steps: int) -> Iterable[Any]:
 
 def metric_of(spec: str) -> Metric:
     """The user's function, whose errors are said with their place. Raises DataError where there is none."""
-    from calibrant.data.functions import blame, load_function
+    from calibrant.data.functions import blame, is_function, load_function
 
+    if not is_function(spec):
+        raise SettingError(f"--metric '{spec}' is not of the form MODULE:FUNCTION")
     function: Callable[..., Any] = load_function(spec, "of (outputs, about)")
 
     def metric(outputs: list[Any], about: Any) -> float:

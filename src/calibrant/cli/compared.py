@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +73,10 @@ class Compared:
             return
         head = worst[0]
         verdict = f"The error comes first of all from {printable(head.name)} ({head.kind}): "
-        verdict += f"it alone leaves {decibels(head.alone.sqnr_db)} dB at the output"
+        verdict += f"it alone leaves {in_db(head.alone.sqnr_db)} at the output"
         if head.restored_db is not None:
-            verdict += f"; it alone in float, the model would have {decibels(head.restored_db)} dB"
-            verdict += f" instead of {decibels(layers.base_db)} dB"
+            verdict += f"; it alone in float, the model would have {in_db(head.restored_db)}"
+            verdict += f" instead of {in_db(layers.base_db)}"
         console.out.print(Text(f"{verdict}.", style="bold"))
         console.out.print()
         print_columns(console.out, layer_columns(layers, worst[:WORST]))
@@ -101,8 +102,8 @@ class Compared:
         helping = simplest(advice.fixes)
         if helping:
             layers = advice.comparison.layers
-            base = layers.base_db if layers is not None else None
-            text = f"What helps, quantized anew on these samples ({decibels(base)} dB now):"
+            base = layers.base_db if layers is not None else float("nan")
+            text = f"What helps, quantized anew on these samples ({in_db(base)} now):"
             console.out.print(Text(text, style="bold"))
             output = improved_name(self.model)
             for fix in helping:
@@ -113,6 +114,8 @@ class Compared:
         if others:
             tried = "; ".join(f"{in_words(fix)} {fix.gain_db:+.1f}" for fix in others)
             console.out.print(Text(f"Tried as well, gain in dB: {printable(tried)}", style="dim"), soft_wrap=True)
+        for sentence in advice.refused:
+            console.out.print(Text(f"Not tried: {printable(sentence)}", style="dim"), soft_wrap=True)
         if not helping:
             console.out.print(Text("None of it helps: see docs/comparing.md for what else there is."))
 
@@ -123,7 +126,7 @@ def output_rows(found: Comparison) -> list[tuple[str, str]]:
     for name, output in found.outputs.items():
         label = "" if len(found.outputs) == 1 else f"{printable(name)}: "
         if output.is_float:
-            rows.append((f"{label}SQNR of the output", f"{decibels(output.sqnr_db)} dB"))
+            rows.append((f"{label}SQNR of the output", in_db(output.sqnr_db)))
         if output.agreement is not None:
             what = "same largest value" if output.is_float else "equal"
             rows.append((f"{label}{what}", f"{output.agreement:.3f} ({output.agreeing} of {output.rows})"))
@@ -160,6 +163,14 @@ def simplest(fixes: Sequence[Fix]) -> list[Fix]:
         if fix.gain_db >= best:
             kept.append(fix)
     return sorted(kept, key=lambda fix: -fix.gain_db)[:MOST_FIXES]
+
+
+def in_db(sqnr: float) -> str:
+    """
+    >>> in_db(12.34), in_db(math.inf), in_db(math.nan)
+    ('12.3 dB', 'exact', 'NaN or Inf')
+    """
+    return "NaN or Inf" if math.isnan(sqnr) else "exact" if sqnr == math.inf else f"{sqnr:.1f} dB"
 
 
 def in_words(fix: Fix) -> str:

@@ -52,7 +52,7 @@ def as_json(compared: Compared) -> str:
         }
         for fix in advice.fixes
     ]
-    return json.dumps(head | {"fixes": fixes}, indent=2, allow_nan=False)
+    return json.dumps(head | {"fixes": fixes, "fixes_refused": advice.refused}, indent=2, allow_nan=False)
 
 
 def as_csv(compared: Compared) -> str:

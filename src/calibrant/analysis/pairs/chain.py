@@ -74,8 +74,8 @@ class Chain:
         exact, quantized = (State(dict(ours), dict(theirs), ours | theirs) for _ in range(2))
         # side by side: most processors have more than one core, and a part runs on one thread
         running = pool.submit(self._run, Side.FIRST, exact), pool.submit(self._run, Side.SECOND, quantized)
-        for one in running:
-            one.result()
+        for future in running:
+            future.result()
         for layer in self.layers:
             one, two = exact.first[layer.first.primary], quantized.second[layer.second.primary]
             if one.shape != two.shape:
