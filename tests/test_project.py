@@ -25,7 +25,7 @@ FLOORS = (
     {"table", "analysis", "modules"},
     {"auto", "distributed"},
     {"quantization"},
-    {"api"},
+    {"api", "advice"},
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
