@@ -34,7 +34,7 @@ def suspects(operations: Sequence[ReportedOperation], values: Sequence[ReportedV
 
 def _of_operation(operation: ReportedOperation, worst: float, values: dict[str, ReportedValue]) -> Suspect:
     value = values.get(operation.value)
-    read = [values[name] for name in operation.reads if name in values]
+    read = operation.entering if operation.alone is None else operation.reads
     facts, steps = [], []
     if operation.alone is not None:
         facts.append(f"with this layer alone quantized, the outputs of the model are at {worst:.1f} dB")
@@ -42,7 +42,7 @@ def _of_operation(operation: ReportedOperation, worst: float, values: dict[str, 
         facts.append(f"its weights keep {operation.weights:.1f} dB")
         if operation.weight_method == "minmax":
             steps.append(Step("scale the weights by least error", "--weight-method mse"))
-    for each in [value, *read] if operation.alone is not None else [value]:
+    for each in [value, *(values.get(name) for name in read)]:
         if each is not None:
             facts += [f for f in _facts(each) if f not in facts]
             steps += [s for s in _steps(each) if s not in steps]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -82,11 +82,13 @@ class Use:
 
 
 def uses_of(graph: Graph) -> dict[str, Use]:
-    """By the name of each value that has one of its own: its first use."""
+    """By the name of each value that has one of its own: its first use. For a float output the one that it might get."""
     uses: dict[str, Use] = {}
     for config, roots in activation_configs(graph):
         for root in roots:
             uses.setdefault(root, Use(config, roots))
+    for group in graph.float_outputs:
+        uses |= {root: Use(group.config, group.roots) for root in group.roots if root not in uses}
     return uses
 
 
@@ -96,7 +98,7 @@ def reported_value(subject: Subject, name: str, use: Use, room: int) -> Reported
     known = [root for root in use.roots if root in subject.sketches]
     halves = _halves(subject.sketches, name, known)
     solved = use.config.state in SOLVED
-    moving = () if solved else (subject.method,)
+    moving = (subject.method,) if subject.graph is None else ()
     finding = found_of(name, halves, subject.methods, moving, _per_tensor(use.config))
     seen = sketch.extremes.per_tensor()
     finding = replace(
@@ -108,17 +110,19 @@ def reported_value(subject: Subject, name: str, use: Use, room: int) -> Reported
     outline = None
     if sketch.histogram is not None and seen.finite:
         outline = Outline.of(Distribution.of(sketch.histogram, seen), room)
-    choice = finding.choices.get(subject.method)
+    method = subject.method if subject.graph is None else ""
+    choice = finding.choices.get(method)
     moved = choice.move if choice is not None else None
     sqnr = choice.sqnr if choice is not None else None
     if solved:
+        method = use.config.observer_algorithm
         moved, sqnr = use.config.detail.get("moved"), estimate(use.config, subject.sketches[name])
         choice = None if use.config.is_per_channel else chosen(use.config, sketch, moved)
     return ReportedValue(
         finding,
         use.config,
         choice,
-        use.config.observer_algorithm if solved else subject.method,
+        method,
         sqnr,
         moved=moved,
         outline=outline,
@@ -183,27 +187,52 @@ def reported_operations(
     by_name = {value.name: value for value in values}
     home = {name: root for group in graph.groups for name in group.values for root in group.roots[:1]}
     home |= {name: name for name in by_name}
+    made: set[str] = set()  # by quantized operations so far
     fused: set[str] = set()
     found = []
     for node in graph.model.graph:
-        name = node.name or ""
-        if name in fused:
+        if node.name in fused:
             continue
-        made, behind = _made(graph, node)
-        fused |= {behind} - {""}
-        reads = list(dict.fromkeys(home[v.name or ""] for v in node.inputs if v is not None and v.name in home))
-        reason = graph.left_in_float.get(name, "")
-        weights, method = weight_error(graph, node)
-        value = home.get(made, "") if not reason else ""
-        if not (reason or value or reads or weights is not None):
+        operation = _reported_operation(graph, node, home, made, by_name)
+        if operation is None:
             continue
-        rounding = _sqnr(by_name.get(value))
-        measured = alone.get(name)
-        operation = ReportedOperation(
-            name, node.op_type, value, reads, reason, behind, rounding, weights, method, measured
-        )
+        operation = replace(operation, alone=alone.get(operation.name))
+        fused |= {operation.fused} - {""}
+        made |= {operation.value} if not operation.reason else set()
         found.append(operation)
     return found
+
+
+def _reported_operation(
+    graph: Graph,
+    node: ir.Node,
+    home: Mapping[str, str],
+    made: Collection[str],
+    values: Mapping[str, ReportedValue],
+) -> ReportedOperation | None:
+    """One operation; None where it has nothing to do with quantization. home: the observed value of each value."""
+    name = node.name or ""
+    reason = graph.left_in_float.get(name, "")
+    output, fused = _made(graph, node)
+    reads = list(dict.fromkeys(home[v.name or ""] for v in node.inputs if v is not None and v.name in home))
+    entering = [] if reason else [read for read in reads if read not in made and _sqnr(values.get(read)) is not None]
+    weights, method = weight_error(graph, node)
+    value = home.get(output, "")
+    if not (reason or value or reads or weights is not None):
+        return None
+    return ReportedOperation(
+        name,
+        node.op_type,
+        value,
+        reads,
+        entering,
+        reason,
+        fused,
+        None if reason else _sqnr(values.get(value)),
+        min((values[read].sqnr or 0.0 for read in entering), default=None),
+        weights,
+        method,
+    )
 
 
 def _sqnr(value: ReportedValue | None) -> float | None:

@@ -11,7 +11,7 @@ const listed = report.operations.length
       name: operation.name, kind: operation.type, fused: operation.fused, reason: operation.reason, worst: operation.worst,
       value: operation.value ?? operation.reads[0] ?? null, method: report.values[operation.value]?.method ?? "",
       moved: report.values[operation.value]?.moved ?? null,
-      bars: [["value", operation.rounding], ["weights", operation.weights], ["alone", operation.alone]],
+      bars: [["input", operation.reading], ["value", operation.rounding], ["weights", operation.weights], ["alone", operation.alone]],
     }))
   : report.values.map((value, number) => ({
       name: value.name, kind: "", fused: "", reason: "", worst: value.sqnr, value: number, method: value.method, moved: value.moved,
@@ -68,7 +68,7 @@ function makeList() {
   const noun = report.operations.length ? "Operations, in the order in which they run" : "Values";
   byId("list-heading").textContent = noun;
   byId("list-hint").textContent = report.operations.length
-    ? "The longer a bar, the more error: of the value that the operation makes (estimated), of its weights" +
+    ? "The longer a bar, the more error: of the value that the operation makes, or of an input of the model that it reads (estimated), of its weights" +
       (report.operations.some((o) => o.alone !== null) ? ", and of the model's outputs with it alone quantized (measured)." : ".")
     : "The longer a bar, the more error is estimated. A model given beside the table adds its operations, in their order.";
   for (const [key, [label]] of Object.entries(ORDERS)) {
@@ -170,17 +170,15 @@ function makeReasons() {
 
 // Which value is shown
 
-function valueOfAddress() {
+// The name of the value that the address asks for; null where it asks for none.
+function nameInAddress() {
   const found = /^#value=(.*)$/s.exec(location.hash);
   if (!found) return null;
-  let name = found[1];
   try {
-    name = decodeURIComponent(name);
+    return decodeURIComponent(found[1]);
   } catch {
-    // a stray percent sign: the name as it stands
+    return found[1]; // a stray percent sign: the name as it stands
   }
-  const number = report.values.findIndex((value) => value.name === name);
-  return number < 0 ? null : number;
 }
 
 function select(number, scroll) {
@@ -193,9 +191,15 @@ function select(number, scroll) {
   if (scroll) byId("value").scrollIntoView();
 }
 
-function followAddress() {
-  const number = valueOfAddress();
-  if (number !== null) select(number, true);
+// Show the value of the address; where there is none such say so, and show `otherwise` unless that is null.
+function followAddress(otherwise = null) {
+  const name = nameInAddress();
+  const number = report.values.findIndex((value) => value.name === name);
+  byId("value-missing").hidden = name === null || number >= 0;
+  byId("value-missing").textContent = `No value is called '${name}'.`;
+  if (number >= 0) select(number, true);
+  else if (otherwise !== null) select(otherwise, false);
+  if (number < 0 && name !== null) byId("value").scrollIntoView();
 }
 
 function stepInList(by) {
@@ -204,6 +208,7 @@ function stepInList(by) {
   const at = visible.findIndex((row) => row.element.getAttribute("aria-current"));
   const next = visible[Math.min(Math.max(at + by, 0), visible.length - 1)];
   history.replaceState(null, "", linkTo(report.values[next.item.value]));
+  byId("value-missing").hidden = true;
   select(next.item.value, false);
   next.element.scrollIntoView({ block: "nearest" });
 }
@@ -271,11 +276,9 @@ async function start() {
   if (report.values.length) {
     view = new ValueView(report);
     drawing.push(view.charts.show());
-    const number = valueOfAddress();
-    select(number ?? report.suspects[0]?.value ?? listed.find((item) => item.value !== null)?.value ?? 0, false);
-    if (number !== null) byId("value").scrollIntoView();
+    followAddress(report.suspects[0]?.value ?? listed.find((item) => item.value !== null)?.value ?? 0);
+    window.addEventListener("hashchange", () => followAddress());
   }
-  window.addEventListener("hashchange", followAddress);
   document.addEventListener("keydown", onKey);
   await Promise.all(drawing);
   document.documentElement.dataset.ready = "true";

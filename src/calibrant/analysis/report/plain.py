@@ -98,6 +98,7 @@ def plain_operation(operation: ReportedOperation, numbers: Mapping[str, int]) ->
         "reads": [numbers[name] for name in operation.reads if name in numbers],
         "reason": legible(operation.reason),
         "rounding": number(operation.rounding),
+        "reading": number(operation.reading),
         "weights": number(operation.weights),
         "alone": number(operation.alone),
         "worst": number(operation.worst),
