@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calibrant import __version__
+from calibrant.analysis import Analysis, analyse
 from calibrant.analysis.findings import Grid
 from calibrant.analysis.report import Subject, collect, require_bokeh, write_report
 from calibrant.api import load_onnx_graph, quantize
@@ -33,6 +34,7 @@ from calibrant.table import CalibrationTable
 from calibrant.table.collecting import METHODS
 
 EXAMPLE = "report.html"
+MEASURED = 8  # samples, at most, on which layers are quantized one by one
 BRIEF = ("time", "next")  # rows of a summary that are about the run, not about the model
 
 
@@ -44,18 +46,33 @@ def check_report(path: Path, force: bool, model: Path, output: Path) -> None:
         raise SettingError(f"--report and --output are both '{path}': give the page a name of its own")
 
 
-def report_quantization(done: Finished, executor: Executor | None, path: Path, threads: int | None) -> None:
-    """Write the page about a quantization that is done."""
+def report_quantization(
+    console: Console, done: Finished, executor: Executor | None, path: Path, threads: int | None
+) -> None:
+    """Measure a quantization that is done on some of its samples, and write the page about it."""
+    samples = done.summary.kept[:MEASURED]
+    analysis = None
+    with Stages(console) as stages:
+        if executor is not None and samples:
+            stages.begin("measuring the layers", len(samples))
+            analysis = analyse(done.graph, samples, executor=executor, at_outputs=True, on_step=stages.done)
+        stages.begin("writing the report")
+        write_report(collect(_of_quantization(done, analysis), threads or usable_processors()), path)
+
+
+def _of_quantization(done: Finished, analysis: Analysis | None) -> Subject:
     table = done.summary.table
     facts = [(label, text) for label, text in joined(rows(done, verbose=True)) if label not in BRIEF]
-    subject = Subject(
+    if analysis is not None:
+        facts.append(("measured", f"{analysis.sqnr_db:.1f} dB at the outputs, on {count(analysis.samples, 'sample')}"))
+    return Subject(
         done.model.name,
         Halves({}, {}) if table is None else table.sketches,
         shown_methods(done.summary),
-        [*facts, ("Made by", f"Calibrant {__version__}")],
+        [*facts, ("made by", f"Calibrant {__version__}")],
         done.graph,
+        analysis=analysis,
     )
-    write_report(collect(subject, threads or usable_processors()), path)
 
 
 def joined(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -13,9 +13,7 @@ LONG = "long<b>" * 1500  # 10 KB
 def hostile_model() -> onnx.ModelProto:
     """Four layers, one name of that kind for each value and each operation."""
     rng = np.random.default_rng(2)
-    weights = {
-        f"w{i}{SCRIPT}": rng.normal(size=(4, 3 if i == 0 else 4, 1, 1)).astype(np.float32) for i in range(3)
-    }
+    weights = {f"w{i}{SCRIPT}": rng.normal(size=(4, 3 if i == 0 else 4, 1, 1)).astype(np.float32) for i in range(3)}
     names = ["x" + IMAGE, "v" + SCRIPT, TURNED, LONG]
     nodes = [
         helper.make_node("Conv", [names[i], weight], [names[i + 1]], f"node {i} {IMAGE}{SCRIPT}")

@@ -6,6 +6,7 @@ import pytest
 from onnx import numpy_helper
 
 from calibrant import QuantizationSetting, api
+from calibrant.analysis import analyse
 from calibrant.analysis.report import Subject, collect
 from calibrant.analysis.report.advice import WORST
 from calibrant.core import fake_quantize
@@ -87,7 +88,9 @@ def test_weights_alone(small_model):
     setting.quantize_activation = False
     _, report = reported(small_model, None, setting)
     assert not report.values
-    assert [s.operation for s in report.suspects] == [o.name for o in sorted(report.operations, key=by_weights) if o.weights]
+    assert [s.operation for s in report.suspects] == [
+        o.name for o in sorted(report.operations, key=by_weights) if o.weights
+    ]
 
 
 def by_weights(operation):
@@ -116,11 +119,15 @@ def damaged(model, tmp_path, name):
 
 
 def test_what_was_measured_comes_before_what_is_estimated(small_model, small_samples):
-    measured = {"conv1": 40.0, "conv2": 39.0, "conv3": 12.5, "add": 35.0, "pool": 50.0, "flatten": 80.0, "fc": 41.0}
-    _, report = reported(small_model, small_samples, alone=measured)
-    assert [s.operation for s in report.suspects] == sorted(measured, key=lambda name: measured[name])
-    assert report.suspects[0].decibels == 12.5
-    assert report.suspects[0].facts[0] == "with this layer alone quantized, the outputs of the model are at 12.5 dB"
+    graph, _ = api.quantize(small_model, small_samples)
+    analysis = analyse(graph, small_samples[:4], at_outputs=True)
+    _, report = reported(small_model, small_samples, analysis=analysis)
+    assert [s.operation for s in report.suspects] == [error.name for error in analysis.worst()]
+    worst = analysis.worst(1)[0]
+    assert report.suspects[0].decibels == pytest.approx(worst.at_outputs["logits"].sqnr_db)
+    assert report.suspects[0].facts[0].startswith("with this layer alone quantized, the outputs of the model are at")
+    accumulated = {error.name: error.accumulated.sqnr_db for error in analysis.operations}
+    assert {o.name: o.accumulated for o in report.operations} == accumulated
 
 
 def test_a_damaged_weight_is_named_first(small_model, small_samples, tmp_path):

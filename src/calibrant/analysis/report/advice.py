@@ -24,12 +24,11 @@ def suspects(operations: Sequence[ReportedOperation], values: Sequence[ReportedV
     """
     by_name = {value.name: value for value in values}
     if operations:
-        ranked = [(o.worst, o) for o in operations if o.worst is not None and np.isfinite(o.worst)]
+        ranked = [(o.worst, o) for o in operations if o.worst is not None and o.worst < np.inf]
         ranked.sort(key=lambda pair: pair[0] or 0.0)
         return [_of_operation(o, worst or 0.0, by_name) for worst, o in ranked[:WORST]]
-    rated = [(v.sqnr, v) for v in values if v.sqnr is not None]
-    finite = sorted((pair for pair in rated if np.isfinite(pair[0])), key=lambda pair: pair[0])
-    return [Suspect("", v.name, db, list(_facts(v)), list(_steps(v))) for db, v in finite[:WORST]]
+    rated = sorted(((v.sqnr, v) for v in values if v.sqnr is not None and v.sqnr < np.inf), key=lambda pair: pair[0])
+    return [Suspect("", v.name, db, list(_facts(v)), list(_steps(v))) for db, v in rated[:WORST]]
 
 
 def _of_operation(operation: ReportedOperation, worst: float, values: dict[str, ReportedValue]) -> Suspect:
@@ -37,7 +36,8 @@ def _of_operation(operation: ReportedOperation, worst: float, values: dict[str, 
     read = operation.entering if operation.alone is None else operation.reads
     facts, steps = [], []
     if operation.alone is not None:
-        facts.append(f"with this layer alone quantized, the outputs of the model are at {worst:.1f} dB")
+        outputs = f"are at {worst:.1f} dB" if np.isfinite(worst) else "turn into NaN or Inf"
+        facts.append(f"with this layer alone quantized, the outputs of the model {outputs}")
     if operation.weights is not None and operation.weights < COARSE:
         facts.append(f"its weights keep {operation.weights:.1f} dB")
         if operation.weight_method == "minmax":

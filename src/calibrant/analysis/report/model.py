@@ -17,9 +17,9 @@ class ReportedValue:
 
     finding: what was seen, and what each method makes of it on a grid like the config's, per tensor. config: its own.
     chosen: the range in use; None where there is none, or one for each channel. method: that found it; "" where the
-    value stays in float. sqnr: in dB, estimated, of the range in use. maker: the operation that makes it, or "". moved: its scale, between halves of the
-    samples. outline: None without a histogram. extremes: per channel where channels are known. shared: the other values
-    on its scale.
+    value stays in float. sqnr: in dB, estimated, of the range in use. maker: the operation that makes it, or "".
+    moved: its scale, between halves of the samples. outline: None without a histogram. extremes: per channel where
+    channels are known. shared: the other values on its scale.
     """
 
     finding: Finding
@@ -46,7 +46,8 @@ class ReportedOperation:
     makes; "" where there is none. reads: the observed values that it reads; entering: those of them that no quantized
     operation makes, such as the model's input. reason: why it stays in float, or "". fused: the activation within it.
     rounding, reading, weights: SQNR in dB of the value it makes, estimated; the lowest of those entering; of its
-    weights, exact. alone: of the model's outputs with it alone quantized, measured. None: not known.
+    weights, exact. alone, accumulated: of the model's outputs with it alone quantized, and of its own output with all
+    before it quantized as well; measured; -inf where NaN or Inf arose. None: not known.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ReportedOperation:
     weights: float | None = None
     weight_method: str = ""
     alone: float | None = None
+    accumulated: float | None = None
 
     @property
     def worst(self) -> float | None:

@@ -96,11 +96,12 @@ def plain_operation(operation: ReportedOperation, numbers: Mapping[str, int]) ->
         "fused": legible(operation.fused),
         "value": numbers.get(operation.value),
         "reads": [numbers[name] for name in operation.reads if name in numbers],
+        "entering": [numbers[name] for name in operation.entering if name in numbers],
         "reason": legible(operation.reason),
         "rounding": number(operation.rounding),
-        "reading": number(operation.reading),
         "weights": number(operation.weights),
         "alone": number(operation.alone),
+        "accumulated": number(operation.accumulated),
         "worst": number(operation.worst),
     }
 
