@@ -35,7 +35,7 @@ from calibrant.table.collecting import METHODS
 
 EXAMPLE = "report.html"
 MEASURED = 8  # samples, at most, on which layers are quantized one by one
-BRIEF = ("time", "next")  # rows of a summary that are about the run, not about the model
+ELSEWHERE = ("time", "note")  # rows of a summary that are about the run, or stand on the page anyhow
 
 
 def check_report(path: Path, force: bool, model: Path, output: Path) -> None:
@@ -62,7 +62,7 @@ def report_quantization(
 
 def _of_quantization(done: Finished, analysis: Analysis | None) -> Subject:
     table = done.summary.table
-    facts = [(label, text) for label, text in joined(rows(done, verbose=True)) if label not in BRIEF]
+    facts = [(label, text) for label, text in joined(rows(done, verbose=True)) if label not in ELSEWHERE]
     if analysis is not None:
         facts.append(("measured", f"{analysis.sqnr_db:.1f} dB at the outputs, on {count(analysis.samples, 'sample')}"))
     return Subject(

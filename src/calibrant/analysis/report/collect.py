@@ -72,7 +72,8 @@ def collect(subject: Subject, threads: int = 1) -> Report:
     with ThreadPoolExecutor(threads, thread_name_prefix="calibrant-report") as pool:
         values = list(pool.map(reported, order))
     operations = reported_operations(graph, values, subject.analysis) if graph is not None else []
-    return Report(subject.title, subject.facts, values, operations, suspects(operations, values))
+    notes = list(graph.report) if graph is not None else []
+    return Report(subject.title, subject.facts, values, operations, suspects(operations, values), notes)
 
 
 @dataclass(frozen=True)

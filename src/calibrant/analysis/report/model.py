@@ -92,11 +92,15 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it. facts: label and text of the summary. operations: in the order in which they run; empty without a
-    graph."""
+    """All of it.
+
+    facts: label and text of the summary; notes: what was reported on the way. operations: in the order in which they
+    run; empty without a graph.
+    """
 
     title: str
     facts: Sequence[tuple[str, str]]
     values: Sequence[ReportedValue]
     operations: Sequence[ReportedOperation] = ()
     suspects: Sequence[Suspect] = ()
+    notes: Sequence[str] = ()

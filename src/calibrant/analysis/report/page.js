@@ -123,6 +123,9 @@ function searchList() {
 function makeSummary() {
   byId("title").append(nameOf(report.title));
   fillList(byId("facts"), report.facts);
+  byId("notes").hidden = !report.notes.length;
+  byId("notes").querySelector("summary").textContent = `Notes (${report.notes.length})`;
+  byId("notes").querySelector("ul").replaceChildren(...report.notes.map((note) => element("li", note)));
   const values = report.operations.length ? listed.filter((item) => !item.reason) : listed;
   if (!values.some((item) => item.worst !== null)) return Promise.resolve();
   const of = report.operations.length ? "quantized operations, in their order" : "values, by name";

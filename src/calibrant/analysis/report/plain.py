@@ -30,6 +30,7 @@ def plain_report(report: Report) -> dict[str, Any]:
     return {
         "title": legible(report.title),
         "facts": [[legible(label), legible(text, SENTENCE)] for label, text in report.facts],
+        "notes": [legible(note, SENTENCE) for note in report.notes],
         "values": [plain_value(value, numbers, places) for value in report.values],
         "operations": [plain_operation(operation, numbers) for operation in report.operations],
         "suspects": [plain_suspect(suspect, numbers, places) for suspect in report.suspects],
