@@ -45,7 +45,7 @@ def test_a_table_alone_gives_its_values(tabled):
     assert sorted(value["name"] for value in page["values"]) == sorted(CalibrationTable.load(tabled / "model.table"))
     assert page["operations"] == []
     assert {value["method"] for value in page["values"]} == {"mse"}
-    assert dict(page["facts"])["Scales for"] == "uint8 asymmetric, by mse"
+    assert dict(page["facts"])["scales for"] == "uint8 asymmetric, by mse"
 
 
 def test_the_options_of_a_table_alone(tabled):
@@ -64,7 +64,7 @@ def test_a_model_beside_it_adds_its_operations(tabled):
         page = told(tabled / "r.html")
         assert page["operations"]
         assert all(o["alone"] is None for o in page["operations"])
-        assert "percentile" in dict(page["facts"])["Ranges by"]
+        assert "percentile" in dict(page["facts"])["scales"]
         assert page["title"] == "model.onnx"
 
 
@@ -80,7 +80,7 @@ def test_quantizing_with_a_report(here):
     assert any(o["alone"] is not None for o in page["operations"])
     facts = dict(page["facts"])
     assert facts["samples"].startswith("16 from")
-    assert "on 8 samples" in facts["measured"]
+    assert facts["measured"].endswith("dB at the outputs, on 8 samples")
     assert page["suspects"][0]["steps"][-1][1].startswith("--leave-in-float ")
 
 

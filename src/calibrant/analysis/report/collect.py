@@ -73,7 +73,11 @@ def collect(subject: Subject, threads: int = 1) -> Report:
         values = list(pool.map(reported, order))
     operations = reported_operations(graph, values, subject.analysis) if graph is not None else []
     notes = list(graph.report) if graph is not None else []
-    return Report(subject.title, subject.facts, values, operations, suspects(operations, values), notes)
+    facts = list(subject.facts)
+    if subject.analysis is not None:
+        measured = subject.analysis
+        facts.append(("measured", f"{measured.sqnr_db:.1f} dB at the outputs, on {measured.samples} samples"))
+    return Report(subject.title, facts, values, operations, suspects(operations, values), notes)
 
 
 @dataclass(frozen=True)
