@@ -59,6 +59,17 @@ class QuantizationSummary:
     table: CalibrationTable | None = None
     kept: list[Feed] = field(default_factory=list)
 
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Label and text of what was done, in short."""
+        methods = ", ".join(f"{count} {method}" for method, count in self.methods.items())
+        return [
+            ("platform", self.platform.name),
+            ("samples", str(self.samples)),
+            ("scales", f"{self.values}, by {methods}" if methods else "none"),
+            ("in float", f"{len(self.left_in_float)} operations" if self.left_in_float else "nothing"),
+        ]
+
 
 def quantize(
     model: str | Path | Graph,

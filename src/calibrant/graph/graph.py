@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calibrant.core import ModelError, TargetPlatform, TensorQuantizationConfig
+from calibrant.core.notebook import html_table
 from calibrant.graph.axes import channel_axis
 
 PROTOBUF_LIMIT = 2**31 - 2**26  # protobuf refuses messages of 2 GiB; the rest is room for the nodes
@@ -162,6 +163,23 @@ class Graph:
     def outputs_of_type(self, op_type: str) -> list[str]:
         """The first output of every node of that type, in order."""
         return [n.outputs[0].name or "" for n in self.model.graph if n.op_type == op_type]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the operations in their order, and how each is quantized."""
+        name = self.path.name if self.path is not None else "a model"
+        caption = f"{name}, {f'for {self.platform.name}' if self.platform is not None else 'not quantized'}"
+        rows = ([node.name or "", node.op_type, *self._in_words(node)] for node in self.model.graph)
+        return html_table(caption, ["operation", "type", "what it makes", "in float because"], rows)
+
+    def _in_words(self, node: ir.Node) -> tuple[str, str]:
+        """How what the node makes is quantized, and why the node stays in float."""
+        words = []
+        for name in (value.name or "" for value in node.outputs):
+            config = self.config_of(name)
+            if config is not None:
+                kind = f"{'int' if config.is_signed else 'uint'}{config.num_of_bits}"
+                words.append(f"{name}: {kind} by {config.observer_algorithm}, {config.state.name}")
+        return "; ".join(words), self.left_in_float.get(node.name or "", "")
 
     def forget_index(self) -> None:
         """To be called after nodes or values were added, removed or renamed."""

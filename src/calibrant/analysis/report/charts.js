@@ -5,6 +5,7 @@
 const COLOURS = { minmax: "#0072b2", percentile: "#e69f00", mse: "#009e73", kl: "#cc79a7", isotone: "#56b4e9" };
 const OTHER = "#999999";
 const BINS = 96;
+const CURVE_DEPTH = 30; // dB below the best threshold that the curve shows
 const SIDE = 76; // pixels left of every chart, so that charts below each other line up
 
 const drawn = []; // {figure, marks: [[model, property, css variable]]}: what changes with the theme
@@ -163,12 +164,13 @@ class ValueCharts {
     this.ends[1].location = high;
   }
 
-  // points: [threshold, dB]; markers: [threshold, dB, colour, shape].
-  fillCurve(points, markers) {
-    const heights = points.map((point) => point[1]).filter(Number.isFinite);
-    const low = Math.min(...heights);
-    const high = Math.max(...heights);
-    this.curve.plot.y_range.setv({ start: Math.max(low, high - 60) - 2, end: high + 3 });
+  // points: [threshold, dB], of which those are shown that may interest; markers: [threshold, dB, colour, shape].
+  fillCurve(all, markers) {
+    const high = Math.max(...all.map((point) => point[1]), ...markers.map((marker) => marker[1]));
+    const first = all.findIndex((point) => point[1] >= high - CURVE_DEPTH);
+    const points = all.slice(Math.max(first, 0));
+    const low = Math.min(...points.map((point) => point[1]), ...markers.map((marker) => marker[1]));
+    this.curve.plot.y_range.setv({ start: low - 2, end: high + 3 });
     this.curve.plot.x_range.setv({ start: points[0][0], end: points[points.length - 1][0] * 1.05 });
     this.points.data = { x: points.map((point) => point[0]), y: points.map((point) => point[1]) };
     this.markers.data = {

@@ -94,7 +94,8 @@ class ValueView {
   tellWords() {
     const { value } = this;
     const words = byId("value-words");
-    words.replaceChildren(`${gridWords(value.grid)}${value.perChannel ? ", a scale for each channel" : ""}; range by ${value.method}`);
+    const scales = `${gridWords(value.grid)}${value.perChannel ? ", a scale for each channel" : ""}; range by ${value.method}`;
+    words.replaceChildren(value.method ? scales : `In float; the ranges are what it could have as ${gridWords(value.grid)}`);
     const maker = this.report.operations[value.maker];
     if (maker) words.append(`; made by ${maker.type} `, nameOf(maker.name));
     value.shared.forEach((other, i) => {
