@@ -15,6 +15,7 @@ import triton
 
 from calibrant.sketches.kernels import gpu_ends as ends
 from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels import gpu_rows as margins
 from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
 from calibrant.sketches.layout import Layout
@@ -23,6 +24,8 @@ Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
 TILE = 2048  # elements that a program looks at together
 TILE_OF_ENDS = 2048
+TILE_OF_ROWS = 8192
+TILE_OF_NAMES = 1024  # at least as many as a program has threads, or some would add twice
 SIDE_BY_SIDE = 32  # channels of a tile where they take turns in memory: together as wide as a line of the cache
 PROGRAMS = 1024  # at most so many for one tensor, unless it has more channels
 MOST_PARTS = 1024  # of one group
@@ -334,25 +337,18 @@ def _differs(device: Any, dtype: Any) -> str:
 
 
 def top_two(
-    x: Tensor,
-    first: int,
-    rows: int,
-    channels: int,
-    channel_stride: int,
-    pairs: Tensor,
-    groups: Tensor,
-    cursor: Tensor,
-    half: Tensor,
+    x: Tensor, first: int, rows: int, channels: int, channel_stride: int, pairs: Tensor, owners: Tensor
 ) -> None:
-    """The two largest of rows of x (outer, length, inner), contiguous: see `gpu_portable.top_two`."""
+    """The two largest of rows of x (outer, length, inner), contiguous: see `gpu_rows.top_two`."""
     _, length, inner = x.shape
     if inner == 1:
         columns = min(TILE, triton.next_power_of_2(length))
-        tile_rows, along, lines = TILE // columns, 1, TILE // columns
+        tile_rows, along = max(TILE_OF_ROWS // columns, 1), 1
+        lines = tile_rows
     else:
         columns = lines = min(SIDE_BY_SIDE * 4, triton.next_power_of_2(rows))
         tile_rows, along = min(TILE // columns, triton.next_power_of_2(length)), 0
-    portable.top_two[(-(-rows // lines),)](
+    margins.top_two[(-(-rows // lines),)](
         x.view(_SAME_BITS[x.dtype]),
         first,
         rows,
@@ -361,10 +357,7 @@ def top_two(
         channels,
         channel_stride,
         pairs,
-        groups,
-        cursor,
-        half,
-        groups.numel(),
+        owners,
         KIND=_KINDS[x.dtype],
         ALONG=along,
         ROWS=tile_rows,
@@ -373,6 +366,24 @@ def top_two(
     )
 
 
-def advance(cursor: Tensor, rows: int, capacity: int, half: Tensor) -> None:
-    """After `top_two`: see `gpu_portable.advance`."""
-    portable.advance[(1,)](cursor, rows, capacity, half, num_warps=1)
+def tally(pairs: Tensor, owners: Tensor, rows: int, alone: bool, tables: Tensor, half: Tensor, channels: int) -> None:
+    """Count the rows that `top_two` found: see `gpu_rows.tally`. tables: (halves, words)."""
+    slots = (tables.shape[1] - margins.HEAD - 2 * channels) // 3
+    grid = (-(-rows // TILE_OF_NAMES),)
+    margins.tally[grid](
+        pairs, owners, rows, int(alone), tables, half, channels, slots, TILE=TILE_OF_NAMES, num_warps=4
+    )
+
+
+def fit(descriptions: Tensor, spares: Tensor, limit: int, most_shift: int) -> None:
+    """Make tables coarser where they have too many cells: see `gpu_rows.fit`. spares: (programs, words)."""
+    margins.fit[(len(spares),)](
+        descriptions,
+        len(descriptions),
+        spares,
+        spares.shape[1] // 3,
+        limit,
+        most_shift,
+        TILE=TILE_OF_NAMES,
+        num_warps=8,
+    )

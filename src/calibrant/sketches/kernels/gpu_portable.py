@@ -29,7 +29,6 @@ _NONE_LO = tl.constexpr(reference.NONE_LO)
 _NONE_HI = tl.constexpr(reference.NONE_HI)
 _INFINITE = tl.constexpr(0x7F800000)
 _MAGNITUDE = tl.constexpr(0x7FFFFFFF)
-_LEAST_INT, _MOST_INT = tl.constexpr(-(2**31)), tl.constexpr(2**31 - 1)
 _FLOAT32, _BFLOAT16, _FLOAT16 = tl.constexpr(FLOAT32), tl.constexpr(BFLOAT16), tl.constexpr(FLOAT16)
 _FIELDS, _SIZE = tl.constexpr(FIELDS), tl.constexpr(SIZE)
 
@@ -135,81 +134,6 @@ def transpose(x, out, rows, columns, TILE: tl.constexpr):
     values = tl.load(x + row.to(tl.int64)[:, None] * columns + column[None, :], mask=there, other=0)
     to = out + column.to(tl.int64)[:, None] * rows + row[None, :]
     tl.store(to, tl.trans(values), mask=(column < columns)[:, None] & (row < rows)[None, :])
-
-
-@triton.jit
-def top_two(
-    x,
-    first,
-    rows,
-    length,
-    inner,
-    channels,
-    channel_stride,
-    pairs,
-    groups,
-    cursor,
-    half,
-    capacity,
-    KIND: tl.constexpr,
-    ALONG: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """The two largest of `rows` rows of x (outer, length, inner) from row `first` on, in the order (outer, inner).
-
-    Row r leaves at cursor[0] + r - first, where that is less than capacity: in `pairs` (capacity, 2) the ordered keys
-    of the largest and of the second largest value, of a row of one the same twice; and in `groups` -1 where a value is
-    not finite, else (alone * 2 + half[0]) * channels + channel, where alone is length == 1, and channel is
-    r // channel_stride % channels. Tiles are (ROWS, COLUMNS), the rows of x along their axis ALONG.
-    """
-    LINES: tl.constexpr = COLUMNS if ALONG == 0 else ROWS
-    STEP: tl.constexpr = ROWS if ALONG == 0 else COLUMNS
-    line = tl.program_id(0) * LINES + tl.arange(0, LINES)
-    row = line + first
-    base = (row // inner).to(tl.int64) * inner * length + row % inner
-    best = tl.full([ROWS, COLUMNS], _LEAST_INT, tl.int32)
-    next_best, least = best, tl.full([ROWS, COLUMNS], _MOST_INT, tl.int32)
-    start = length * 0
-    while start < length:
-        k = start + tl.arange(0, STEP)
-        if ALONG == 0:
-            place = base[None, :] + k.to(tl.int64)[:, None] * inner
-            there = (line < rows)[None, :] & (k < length)[:, None]
-        else:
-            place = base[:, None] + k.to(tl.int64)[None, :] * inner
-            there = (line < rows)[:, None] & (k < length)[None, :]
-        bits = _bits(x + place, there, KIND)
-        key = _ordered(tl.where((bits & _MAGNITUDE) == 0, 0, bits))
-        least = tl.minimum(least, tl.where(there, key, _MOST_INT))
-        key = tl.where(there, key, _LEAST_INT)
-        next_best = tl.maximum(next_best, tl.minimum(best, key))
-        best = tl.maximum(best, key)
-        start += STEP
-    top, second = tl.reduce((best, next_best), ALONG, _two_of_four)
-    finite = (tl.min(least, axis=ALONG) > _NONE_HI) & (top < _NONE_LO)
-    second = tl.where(length == 1, top, second)
-    group = (tl.where(length == 1, 2, 0) + tl.load(half)) * channels + row // channel_stride % channels
-    to = tl.load(cursor) + line
-    kept = (line < rows) & (to < capacity)
-    tl.store(pairs + to * 2, top, mask=kept)
-    tl.store(pairs + to * 2 + 1, second, mask=kept)
-    tl.store(groups + to, tl.where(finite, group, -1), mask=kept)
-
-
-@triton.jit
-def advance(cursor, rows, capacity, half):
-    """After `top_two`: cursor is where the next row goes, how many found no room, and the rows seen in each half."""
-    to = tl.load(cursor) + rows
-    tl.store(cursor, tl.minimum(to, capacity))
-    tl.store(cursor + 1, tl.load(cursor + 1) + tl.maximum(to - capacity, 0))
-    seen = cursor + 2 + tl.load(half)
-    tl.store(seen, tl.load(seen) + rows)
-
-
-@triton.jit
-def _two_of_four(one, one_next, other, other_next):
-    return tl.maximum(one, other), tl.maximum(tl.minimum(one, other), tl.maximum(one_next, other_next))
 
 
 @triton.jit
