@@ -23,12 +23,12 @@ from calibrant.sketches.layout import Layout
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
 TILE = 2048  # elements that a program looks at together
-TILE_OF_ENDS = 2048
+TILE_OF_ENDS = 1024
 TILE_OF_ROWS = 8192
 TILE_OF_NAMES = 1024  # at least as many as a program has threads, or some would add twice
 SIDE_BY_SIDE = 32  # channels of a tile where they take turns in memory: together as wide as a line of the cache
 PROGRAMS = 1024  # at most so many for one tensor, unless it has more channels
-MOST_PARTS = 1024  # of one group
+MOST_PARTS = 2048  # of one group
 
 FAST_BITS = 8  # mantissa bits of float32 for which `gpu_fast` has room in shared memory
 BYTES_OF_FAST = 65536  # that a program of it looks at together
@@ -145,44 +145,49 @@ def _count_portable(
 ) -> None:
     if planes.step == 1:
         rows = min(TILE, triton.next_power_of_2(planes.inner))
-        columns = min(TILE // rows, triton.next_power_of_2(planes.groups))
+        shape = rows, min(TILE // rows, triton.next_power_of_2(planes.groups))
     else:
-        columns = SIDE_BY_SIDE
-        rows = TILE // columns
-    blocks = -(-planes.groups // columns)
-    tiles = -(-planes.inner // rows) * planes.outer
-    parts = max(min(tiles, PROGRAMS // blocks, MOST_PARTS // columns), 1)
-    portable.count[(blocks * parts,)](
-        x.view(_SAME_BITS[x.dtype]),
-        planes.outer,
-        planes.inner,
-        planes.plane,
-        planes.beside,
-        planes.step,
-        planes.groups,
-        parts,
-        state,
-        half,
-        *room.of(blocks * parts, 16 * columns),
-        KIND=_KINDS[x.dtype],
-        TABLE=mantissa_bits is not None,
-        BITS=mantissa_bits or 0,
-        ROWS=rows,
-        COLUMNS=columns,
-        PARTS=triton.next_power_of_2(parts),
-        num_warps=8,
-    )
+        shape = TILE // SIDE_BY_SIDE, SIDE_BY_SIDE
+    table = {"TABLE": mantissa_bits is not None, "BITS": mantissa_bits or 0}
+    _launch(portable.count, x, planes, state, half, room, shape, 8, table)
 
 
 def count_ends(x: Tensor, planes: Planes, state: Tensor, half: Tensor, room: Room) -> None:
-    """Count the extremes, zeros and sizes of the groups of x alone; else as `count`."""
-    rows, columns = _shape_for_ends(planes)
-    blocks, tiles = -(-planes.groups // columns), -(-planes.inner // rows) * planes.outer
-    if tiles >= 1 << 31:
+    """Count the extremes and sizes of the groups of x alone; else as `count`."""
+    rows, columns = _shape_for_ends(planes, x.element_size())
+    if -(-planes.inner // rows) * planes.outer >= 1 << 31:
         _count_portable(x, planes, state, None, half, room)
-        return
-    parts = max(min(tiles, PROGRAMS // 2 // blocks, MOST_PARTS // columns), 1)
-    ends.ends[(blocks * parts,)](
+    else:
+        _launch(ends.ends, x, planes, state, half, room, (rows, columns), 4, {})
+
+
+def _shape_for_ends(planes: Planes, bytes_each: int) -> tuple[int, int]:
+    """Rows and columns of a tile: of those whose rows are lines of the cache, one that overhangs a plane least."""
+    if planes.step > 1:
+        columns = 128 // bytes_each
+        return TILE_OF_ENDS // columns, columns
+    most = triton.next_power_of_2(planes.groups)
+    shapes = [(rows, TILE_OF_ENDS // rows) for rows in (1024, 512, 256, 128, 64)]
+    fitting = [(rows, columns) for rows, columns in shapes if columns <= most] or shapes[:1]
+    return min(fitting, key=lambda shape: -(-planes.inner // shape[0]) * shape[0])
+
+
+def _launch(
+    kernel: Any,
+    x: Tensor,
+    planes: Planes,
+    state: Tensor,
+    half: Tensor,
+    room: Room,
+    shape: tuple[int, int],
+    warps: int,
+    settings: dict[str, int],
+) -> None:
+    """Launch a kernel of `gpu_portable` or `gpu_ends` with tiles of that shape."""
+    rows, columns = shape
+    blocks, tiles = -(-planes.groups // columns), -(-planes.inner // rows) * planes.outer
+    parts = max(min(tiles, PROGRAMS // blocks, MOST_PARTS // columns), 1)
+    kernel[(blocks * parts,)](
         x.view(_SAME_BITS[x.dtype]),
         planes.outer,
         planes.inner,
@@ -198,18 +203,9 @@ def count_ends(x: Tensor, planes: Planes, state: Tensor, half: Tensor, room: Roo
         ROWS=rows,
         COLUMNS=columns,
         PARTS=triton.next_power_of_2(parts),
-        num_warps=4,
+        num_warps=warps,
+        **settings,
     )
-
-
-def _shape_for_ends(planes: Planes) -> tuple[int, int]:
-    """Rows and columns of a tile: of those whose rows are lines of the cache, one that overhangs a plane least."""
-    if planes.step > 1:
-        return TILE_OF_ENDS // SIDE_BY_SIDE, SIDE_BY_SIDE
-    most = triton.next_power_of_2(planes.groups)
-    shapes = [(rows, TILE_OF_ENDS // rows) for rows in (2048, 1024, 512, 256, 128, 64)]
-    fitting = [(rows, columns) for rows, columns in shapes if columns <= most] or shapes[:1]
-    return min(fitting, key=lambda shape: -(-planes.inner // shape[0]) * shape[0])
 
 
 def _is_for_fast(x: Tensor, planes: Planes, mantissa_bits: int) -> bool:

@@ -102,26 +102,9 @@ def count(
     n_lo = _sum(tl.where((los == lo[None, :]) & (los < _NONE_LO), n_los, 0))
     n_hi = _sum(tl.where((his == hi[None, :]) & (his > _NONE_HI), n_his, 0))
 
-    column = tl.arange(0, COLUMNS)
-    mine = scratch + program.to(tl.int64) * (16 * COLUMNS) + column
-    tl.store(mine, -lo.to(tl.int64))
-    tl.store(mine + COLUMNS, hi.to(tl.int64))
-    tl.store(mine + 8 * COLUMNS, n_lo)
-    tl.store(mine + 9 * COLUMNS, n_hi)
-    tl.store(mine + 10 * COLUMNS, _sum(zeros))
-    tl.store(mine + 11 * COLUMNS, _sum(nan))
-    tl.store(mine + 12 * COLUMNS, _sum(pos_inf))
-    tl.store(mine + 13 * COLUMNS, _sum(neg_inf))
-    tl.debug_barrier()
-    ticket = tickets + program // parts
-    if tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
-        tl.store(ticket, 0)
-        row = tl.arange(0, PARTS)
-        first = scratch + (program - part).to(tl.int64) * (16 * COLUMNS)
-        found = first + row[:, None] * (16 * COLUMNS) + column[None, :]
-        _merge(found, (row < parts)[:, None], COLUMNS, own, known)
-        size = tl.load(own + _SIZE, mask=known, other=0) + tl.cast(inner, tl.int64) * outer
-        tl.store(own + _SIZE, size, mask=known)
+    counts = _sum(zeros), _sum(nan), _sum(pos_inf), _sum(neg_inf)
+    size = tl.cast(inner, tl.int64) * outer
+    _publish(lo, hi, n_lo, n_hi, counts, size, parts, own, known, scratch, tickets, COLUMNS, PARTS)
 
 
 @triton.jit
@@ -173,6 +156,32 @@ def _tabulate(counts, bits, chosen, BITS: tl.constexpr):
     to = tl.broadcast_to(counts[None, :], bits.shape) + cell
     tl.atomic_add(to, tl.full(bits.shape, 1, tl.int64), mask=chosen, sem="relaxed")
     tl.atomic_add(to + (1 << (9 + BITS)), position.to(tl.int64), mask=chosen & (position != 0), sem="relaxed")
+
+
+@triton.jit
+def _publish(
+    lo, hi, n_lo, n_hi, counts, size, parts, own, known, scratch, tickets, COLUMNS: tl.constexpr, PARTS: tl.constexpr
+):
+    """Leave what a program found of its groups; the last one of a group's parts adds all to its state.
+
+    counts: zeros, NaN, +Inf and -Inf; size: elements of each group, in all its parts."""
+    program, column = tl.program_id(0), tl.arange(0, COLUMNS)
+    mine = scratch + program.to(tl.int64) * (16 * COLUMNS) + column
+    tl.store(mine, -lo.to(tl.int64))
+    tl.store(mine + COLUMNS, hi.to(tl.int64))
+    tl.store(mine + 8 * COLUMNS, n_lo)
+    tl.store(mine + 9 * COLUMNS, n_hi)
+    for field in tl.static_range(4):
+        tl.store(mine + (10 + field) * COLUMNS, counts[field])
+    tl.debug_barrier()
+    ticket = tickets + program // parts
+    if tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
+        tl.store(ticket, 0)
+        row = tl.arange(0, PARTS)
+        first = scratch + (program - program % parts).to(tl.int64) * (16 * COLUMNS)
+        found = first + row[:, None] * (16 * COLUMNS) + column[None, :]
+        _merge(found, (row < parts)[:, None], COLUMNS, own, known)
+        tl.store(own + _SIZE, tl.load(own + _SIZE, mask=known, other=0) + size, mask=known)
 
 
 @triton.jit
