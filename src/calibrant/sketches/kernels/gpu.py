@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import triton
 
-from calibrant.sketches.kernels import gpu_ends as ends
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels import gpu_rows as margins
 from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW
@@ -22,11 +21,10 @@ from calibrant.sketches.layout import Layout
 
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
-TILE = 2048  # elements that a program looks at together
-TILE_OF_ENDS = 1024
-TILE_OF_ROWS = 8192
+TILE = 1024  # elements that a program looks at together, of four such tiles at once
+LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
+TILE_OF_ROWS, MOST_OF_ROW = 8192, 2048  # elements that a program looks at together for margins; and of one row
 TILE_OF_NAMES = 1024  # at least as many as a program has threads, or some would add twice
-SIDE_BY_SIDE = 32  # channels of a tile where they take turns in memory: together as wide as a line of the cache
 PROGRAMS = 1024  # at most so many for one tensor, unless it has more channels
 MOST_PARTS = 2048  # of one group
 
@@ -62,7 +60,7 @@ class Room:
         self._device = device
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._copied_from: list[Tensor] = []
-        self.of(PROGRAMS, 16 * SIDE_BY_SIDE)
+        self.of(PROGRAMS, 16 * LINE // 2)
 
     def of(self, programs: int, words: int) -> tuple[Tensor, Tensor]:
         """Room of so many words for each program, and a zero for each, which they are to leave a zero."""
@@ -140,54 +138,24 @@ def _transposed(x: Tensor, rows: int, columns: int) -> Tensor:
     return out
 
 
-def _count_portable(
-    x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int | None, half: Tensor, room: Room
-) -> None:
-    if planes.step == 1:
-        rows = min(TILE, triton.next_power_of_2(planes.inner))
-        shape = rows, min(TILE // rows, triton.next_power_of_2(planes.groups))
-    else:
-        shape = TILE // SIDE_BY_SIDE, SIDE_BY_SIDE
-    table = {"TABLE": mantissa_bits is not None, "BITS": mantissa_bits or 0}
-    _launch(portable.count, x, planes, state, half, room, shape, 8, table)
-
-
 def count_ends(x: Tensor, planes: Planes, state: Tensor, half: Tensor, room: Room) -> None:
     """Count the extremes and sizes of the groups of x alone; else as `count`."""
-    rows, columns = _shape_for_ends(planes, x.element_size())
-    if -(-planes.inner // rows) * planes.outer >= 1 << 31:
-        _count_portable(x, planes, state, None, half, room)
-    else:
-        _launch(ends.ends, x, planes, state, half, room, (rows, columns), 4, {})
+    _count_portable(x, planes, state, None, half, room, totals=False)
 
 
-def _shape_for_ends(planes: Planes, bytes_each: int) -> tuple[int, int]:
-    """Rows and columns of a tile: of those whose rows are lines of the cache, one that overhangs a plane least."""
-    if planes.step > 1:
-        columns = 128 // bytes_each
-        return TILE_OF_ENDS // columns, columns
-    most = triton.next_power_of_2(planes.groups)
-    shapes = [(rows, TILE_OF_ENDS // rows) for rows in (1024, 512, 256, 128, 64)]
-    fitting = [(rows, columns) for rows, columns in shapes if columns <= most] or shapes[:1]
-    return min(fitting, key=lambda shape: -(-planes.inner // shape[0]) * shape[0])
-
-
-def _launch(
-    kernel: Any,
+def _count_portable(
     x: Tensor,
     planes: Planes,
     state: Tensor,
+    mantissa_bits: int | None,
     half: Tensor,
     room: Room,
-    shape: tuple[int, int],
-    warps: int,
-    settings: dict[str, int],
+    totals: bool = True,
 ) -> None:
-    """Launch a kernel of `gpu_portable` or `gpu_ends` with tiles of that shape."""
-    rows, columns = shape
+    rows, columns = _shape_of_tiles(planes, x.element_size())
     blocks, tiles = -(-planes.groups // columns), -(-planes.inner // rows) * planes.outer
     parts = max(min(tiles, PROGRAMS // blocks, MOST_PARTS // columns), 1)
-    kernel[(blocks * parts,)](
+    portable.count[(blocks * parts,)](
         x.view(_SAME_BITS[x.dtype]),
         planes.outer,
         planes.inner,
@@ -200,12 +168,26 @@ def _launch(
         half,
         *room.of(blocks * parts, 16 * columns),
         KIND=_KINDS[x.dtype],
+        TOTALS=totals,
+        TABLE=mantissa_bits is not None,
+        BITS=mantissa_bits or 0,
         ROWS=rows,
         COLUMNS=columns,
         PARTS=triton.next_power_of_2(parts),
-        num_warps=warps,
-        **settings,
+        WIDE=tiles >= 1 << 30,
+        num_warps=4,
     )
+
+
+def _shape_of_tiles(planes: Planes, bytes_each: int) -> tuple[int, int]:
+    """Rows and columns of a tile: of those whose rows are lines of the cache, one that overhangs a plane least."""
+    if planes.step > 1:
+        columns = LINE // bytes_each
+        return TILE // columns, columns
+    most = triton.next_power_of_2(planes.groups)
+    shapes = [(rows, TILE // rows) for rows in (1024, 512, 256, 128, 64)]
+    fitting = [(rows, columns) for rows, columns in shapes if columns <= most] or shapes[:1]
+    return min(fitting, key=lambda shape: -(-planes.inner // shape[0]) * shape[0])
 
 
 def _is_for_fast(x: Tensor, planes: Planes, mantissa_bits: int) -> bool:
@@ -338,12 +320,12 @@ def top_two(
     """The two largest of rows of x (outer, length, inner), contiguous: see `gpu_rows.top_two`."""
     _, length, inner = x.shape
     if inner == 1:
-        columns = min(TILE, triton.next_power_of_2(length))
+        columns = min(MOST_OF_ROW, triton.next_power_of_2(length))
         tile_rows, along = max(TILE_OF_ROWS // columns, 1), 1
         lines = tile_rows
     else:
-        columns = lines = min(SIDE_BY_SIDE * 4, triton.next_power_of_2(rows))
-        tile_rows, along = min(TILE // columns, triton.next_power_of_2(length)), 0
+        columns = lines = min(LINE, triton.next_power_of_2(rows))
+        tile_rows, along = min(MOST_OF_ROW // columns, triton.next_power_of_2(length)), 0
     margins.top_two[(-(-rows // lines),)](
         x.view(_SAME_BITS[x.dtype]),
         first,
