@@ -59,7 +59,7 @@ class Room:
     def __init__(self, device: Any) -> None:
         self._device = device
         self._kept: list[tuple[Tensor, Tensor]] = []
-        self._copied_from: list[Tensor] = []
+        self._read_by_graphs: list[Tensor] = []
         self.of(PROGRAMS, 16 * LINE // 2)
 
     def of(self, programs: int, words: int) -> tuple[Tensor, Tensor]:
@@ -69,10 +69,13 @@ class Room:
             self._kept.append((scratch, torch.zeros(programs, dtype=torch.int32, device=self._device)))
         return self._kept[-1]
 
-    def keep(self, host: Tensor) -> None:
-        """Keep memory of the host, which a captured graph copies from."""
+    def described(self, words: list[list[int]]) -> Tensor:
+        """The words (int64) where kernels can read them; nothing waits for that."""
+        host = torch.tensor(words, dtype=torch.int64).pin_memory()
         if torch.cuda.is_current_stream_capturing():
-            self._copied_from.append(host)
+            self._read_by_graphs.append(host)  # which read the host's memory: less work than a copy at each replay
+            return host
+        return host.to(self._device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,11 +253,8 @@ def _count_described(
     for x, state, own in zip(tensors, states, tiles, strict=True):
         parts = -(-own // share)
         described += [[x.data_ptr(), x.numel(), state.data_ptr(), part, parts, 0, 0, 0] for part in range(parts)]
-    # Pinned memory, so that the copy waits for nothing; a captured graph copies from it again each time.
-    host = torch.tensor(described, dtype=torch.int64).pin_memory()
-    room.keep(host)
     fast.count_many[(len(described),)](
-        host.to(first.device, non_blocking=True),
+        room.described(described),
         half,
         *room.of(len(described), 16),
         K=fast.kernel(_KINDS[first.dtype], mantissa_bits, 32, 16 // first.element_size(), device.shared_bytes),
@@ -348,9 +348,7 @@ def tally(pairs: Tensor, owners: Tensor, rows: int, alone: bool, tables: Tensor,
     """Count the rows that `top_two` found: see `gpu_rows.tally`. tables: (halves, words)."""
     slots = (tables.shape[1] - margins.HEAD - 2 * channels) // 3
     grid = (-(-rows // TILE_OF_NAMES),)
-    margins.tally[grid](
-        pairs, owners, rows, int(alone), tables, half, channels, slots, TILE=TILE_OF_NAMES, num_warps=4
-    )
+    margins.tally[grid](pairs, owners, rows, int(alone), tables, half, channels, slots, TILE=TILE_OF_NAMES, num_warps=4)
 
 
 def fit(descriptions: Tensor, spares: Tensor, limit: int, most_shift: int) -> None:

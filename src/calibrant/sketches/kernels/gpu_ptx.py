@@ -42,21 +42,36 @@ class Shared:
 
 
 def begin(shared: Shared) -> str:
-    """For each thread once: nothing is counted yet. $1: the address of shared memory."""
+    """For each thread once: nothing is counted yet, though sums are not emptied. $1: the address of shared memory."""
     return _block(
         [
-            ".reg .b32 at, end, zero; .reg .pred p;",
-            "mov.b32 zero, 0; mov.u32 at, %tid.x; mad.lo.u32 at, at, 16, $1;",
-            f"add.u32 end, $1, {4 * (shared.misc + TOP)};",
-            "NEXT: setp.lt.u32 p, at, end; @!p bra DONE;",
-            f"st.shared.v4.b32 [at], {{zero, zero, zero, zero}}; add.u32 at, at, {16 * shared.threads}; bra NEXT;",
-            "DONE: mov.u32 at, %tid.x; setp.lt.u32 p, at, 32; @!p bra OTHERS;",
-            f"mad.lo.u32 at, at, 4, $1; add.u32 at, at, {4 * shared.misc}; mov.b32 end, 0xff800000;",
+            *_emptied(shared, 0, 8 * shared.stride),
+            f"mad.lo.u32 at, i, 4, $1; setp.lt.u32 p, i, {TOP};",
+            f"@p st.shared.b32 [at + {4 * shared.misc}], zero;",
+            "setp.lt.u32 p, i, 32; @!p bra OTHERS;",
+            f"add.u32 at, at, {4 * shared.misc}; mov.b32 end, 0xff800000;",
             f"st.shared.b32 [at + {4 * TOP}], end; mov.b32 end, 0x7f800000; st.shared.b32 [at + {4 * BOTTOM}], end;",
             f"st.shared.b32 [at + {4 * N_TOP}], zero; st.shared.b32 [at + {4 * N_BOTTOM}], zero;",
             "OTHERS:",
         ]
     )
+
+
+def empty(shared: Shared, counts: bool) -> str:
+    """For each thread once: empty the sums, and with `counts` the counts before them. $1: the address."""
+    lines = _emptied(shared, 0 if counts else 8 * shared.stride, 4 * shared.misc)
+    return _block(lines if shared.kind == "f32" else [])
+
+
+def _emptied(shared: Shared, start: int, stop: int) -> list[str]:
+    """Write zeros from one place to another; i is the thread's number then."""
+    return [
+        ".reg .b32 i, at, end, zero; .reg .pred p;",
+        f"mov.b32 zero, 0; mov.u32 i, %tid.x; mad.lo.u32 at, i, 16, $1; add.u32 end, $1, {stop};",
+        f"add.u32 at, at, {start};",
+        "NEXT: st.shared.v4.b32 [at], {zero, zero, zero, zero};",
+        f"add.u32 at, at, {16 * shared.threads}; setp.lt.u32 p, at, end; @p bra NEXT;",
+    ]
 
 
 def look(shared: Shared, vector: int) -> tuple[str, str]:
@@ -84,7 +99,8 @@ def look(shared: Shared, vector: int) -> tuple[str, str]:
 
 
 def check(shared: Shared) -> str:
-    """For each thread once, of packed words: leave in COUNTED all counts, and in MOST the greatest. $1: the address."""
+    """For each thread once, of packed words: add to COUNTED all counts, and leave in MOST the greatest. $1: the address
+    of shared memory."""
     return _block(
         [
             ".reg .b32 i, end, word, count, most; .reg .pred p;",
@@ -122,19 +138,23 @@ def forget(shared: Shared) -> str:
 def flush(shared: Shared, packed: bool) -> str:
     """For each thread once: add the words to the table, and the zeros to ZEROS.
 
-    $1: the address of shared memory, $2: of the table, $3: the window's lowest bits, $4: where to begin, times 32."""
+    $1: the address of shared memory, $2: of the table, $3: the window's lowest bits, $4: where to begin, times 128."""
     words, unrolled = 2 * shared.stride, 4
     lines = [
         ".reg .b32 i, at, sign, cell, key, stop, t; .reg .b64 to, wide; .reg .pred p, inside, any; .reg .b16 h;",
         f".reg .b32 j<{unrolled}>, word<{unrolled}>, sum<{unrolled}>;",
-        f"mov.u32 i, %tid.x; rem.u32 t, $4, {words // 32}; mad.lo.u32 i, t, 32, i; mov.b32 stop, 0;",
-        "NEXT:",
+        # A warp looks at words side by side: most of them are zeros, and those of the others are neighbours.
+        f"mov.u32 t, %tid.x; shr.u32 i, t, 5; and.b32 t, t, 31; mad.lo.u32 i, i, {32 * unrolled}, t;",
+        f"rem.u32 t, $4, {words // (32 * unrolled)}; mad.lo.u32 i, t, {32 * unrolled}, i; mov.b32 stop, 0;",
+        f"NEXT: setp.ge.u32 p, i, {words}; @p sub.u32 i, i, {words}; mad.lo.u32 at, i, 4, $1; mov.b32 t, 0;",
     ]
     for n in range(unrolled):
+        lines.append(f"ld.shared.b32 word{n}, [at + {128 * n}]; or.b32 t, t, word{n};")
+    lines.append("setp.ne.u32 p, t, 0; vote.sync.any.pred p, p, 0xffffffff; @!p bra EMPTY;")
+    for n in range(unrolled):
         lines += [
-            f"add.u32 j{n}, i, {n * shared.threads}; setp.ge.u32 p, j{n}, {words}; @p sub.u32 j{n}, j{n}, {words};",
-            f"mad.lo.u32 at, j{n}, 4, $1; ld.shared.b32 word{n}, [at];",
-            f"ld.shared.b32 sum{n}, [at + {4 * words}];" if shared.kind == "f32" and not packed else "",
+            f"add.u32 j{n}, i, {32 * n};",
+            f"ld.shared.b32 sum{n}, [at + {4 * words + 128 * n}];" if shared.kind == "f32" and not packed else "",
         ]
     for n in range(unrolled):
         lines += _add_to_table(shared, packed, f"j{n}", f"word{n}", f"sum{n}")
@@ -142,7 +162,7 @@ def flush(shared: Shared, packed: bool) -> str:
     return _block(
         [
             *lines,
-            f"add.u32 i, i, {unrolled * shared.threads}; setp.ge.u32 p, i, {words}; @p sub.u32 i, i, {words};",
+            f"EMPTY: add.u32 i, i, {unrolled * shared.threads};",
             f"add.u32 stop, stop, {unrolled * shared.threads}; setp.lt.u32 p, stop, {words}; @p bra NEXT;",
             "mov.u32 i, %tid.x; setp.eq.u32 p, i, 0; @!p bra OTHERS;",
             f"ld.shared.b32 cell, [$1 + {trash[0]}]; ld.shared.b32 t, [$1 + {trash[1]}];",
