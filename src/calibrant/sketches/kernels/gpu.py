@@ -23,7 +23,7 @@ Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
 TILE = 1024  # elements that a program looks at together, of four such tiles at once
 LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
-TILE_OF_ROWS, MOST_OF_ROW = 8192, 2048  # elements that a program looks at together for margins; and of one row
+TILE_OF_ROWS = 2048  # for margins
 TILE_OF_NAMES = 1024  # at least as many as a program has threads, or some would add twice
 PROGRAMS = 1024  # at most so many for one tensor, unless it has more channels
 MOST_PARTS = 2048  # of one group
@@ -320,12 +320,12 @@ def top_two(
     """The two largest of rows of x (outer, length, inner), contiguous: see `gpu_rows.top_two`."""
     _, length, inner = x.shape
     if inner == 1:
-        columns = min(MOST_OF_ROW, triton.next_power_of_2(length))
-        tile_rows, along = max(TILE_OF_ROWS // columns, 1), 1
+        columns = min(TILE_OF_ROWS, triton.next_power_of_2(length))
+        tile_rows, along = TILE_OF_ROWS // columns, 1
         lines = tile_rows
     else:
         columns = lines = min(LINE, triton.next_power_of_2(rows))
-        tile_rows, along = min(MOST_OF_ROW // columns, triton.next_power_of_2(length)), 0
+        tile_rows, along = min(TILE_OF_ROWS // columns, triton.next_power_of_2(length)), 0
     margins.top_two[(-(-rows // lines),)](
         x.view(_SAME_BITS[x.dtype]),
         first,

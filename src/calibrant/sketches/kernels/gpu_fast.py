@@ -112,7 +112,7 @@ def _count(group, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr,
     full = length // (VECTORS * V)
     tile = part.to(gl.int64)
     redone = tile < 0
-    if K.may_pack:  # noqa: SIM102: this is decided when it is compiled
+    if K.may_pack:  # noqa: SIM102 (decided when it is compiled)
         if (_word(address, _PAIRS, K) < K.most_pairs) & (length >= 32 * K.warps * V):
             tile, redone = _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLANES, K)
     last = (full * (VECTORS * V) < length) & (full % parts == part)

@@ -157,16 +157,6 @@ def _key(x):
 
 
 @triton.jit
-def _bits(place, there, KIND: tl.constexpr):
-    """Float32 bits of what is there, else 0."""
-    if KIND == _FLOAT32:
-        return tl.load(place, mask=there, other=0)
-    if KIND == _BFLOAT16:
-        return tl.load(place, mask=there, other=0).to(tl.int32) << 16
-    return tl.load(place, mask=there, other=0.0).to(tl.float32).to(tl.int32, bitcast=True)
-
-
-@triton.jit
 def _ordered(bits):
     return bits ^ ((bits >> 31) & _MAGNITUDE)
 

@@ -12,6 +12,7 @@ its name is being written, else the channel + 2. So all zeros are an empty table
 
 from __future__ import annotations
 
+import numpy as np
 import triton
 import triton.language as tl
 
@@ -21,13 +22,13 @@ from calibrant.sketches.kernels import reference
 SHIFT, CELLS, SEEN, HEAD = range(4)
 LOCKED, FIRST_OWNER = 1, 2
 
-_LEAST_INT, _MOST_INT = tl.constexpr(-(2**31)), tl.constexpr(2**31 - 1)
-_NONE_LO, _NONE_HI = tl.constexpr(reference.NONE_LO), tl.constexpr(reference.NONE_HI)
-_MAGNITUDE = tl.constexpr(0x7FFFFFFF)
+_INFINITY = tl.constexpr(float("inf"))
+_LOWEST = tl.constexpr(reference.ordered(np.int32(reference.LOWEST)).item())  # bits of the lowest finite value
+_FLOAT32, _BFLOAT16 = tl.constexpr(portable.FLOAT32), tl.constexpr(portable.BFLOAT16)
 _SHIFT, _CELLS, _SEEN, _HEAD = tl.constexpr(SHIFT), tl.constexpr(CELLS), tl.constexpr(SEEN), tl.constexpr(HEAD)
 _LOCKED, _FIRST_OWNER = tl.constexpr(LOCKED), tl.constexpr(FIRST_OWNER)
 _LOW_HALF = tl.constexpr(0xFFFFFFFF)
-_bits, _ordered = portable._bits, portable._ordered
+_key = portable._key
 
 
 @triton.jit
@@ -57,8 +58,9 @@ def top_two(
     line = tl.program_id(0) * LINES + tl.arange(0, LINES)
     row = line + first
     base = (row // inner).to(tl.int64) * inner * length + row % inner
-    best = tl.full([ROWS, COLUMNS], _LEAST_INT, tl.int32)
-    next_best, least = best, tl.full([ROWS, COLUMNS], _MOST_INT, tl.int32)
+    # Where there is nothing stands the lowest finite value, which is no larger than the second of any row.
+    best = tl.full([ROWS, COLUMNS], -_INFINITY, tl.float32)
+    next_best, furthest = best, tl.zeros([ROWS, COLUMNS], tl.float32)
     start = length * 0
     while start < length:
         k = start + tl.arange(0, STEP)
@@ -68,16 +70,15 @@ def top_two(
         else:
             place = base[:, None] + k.to(tl.int64)[None, :] * inner
             there = (line < rows)[:, None] & (k < length)[None, :]
-        bits = _bits(x + place, there, KIND)
-        key = _ordered(tl.where((bits & _MAGNITUDE) == 0, 0, bits))
-        least = tl.minimum(least, tl.where(there, key, _MOST_INT))
-        key = tl.where(there, key, _LEAST_INT)
-        next_best = tl.maximum(next_best, tl.minimum(best, key))
-        best = tl.maximum(best, key)
+        value = _value_or_lowest(x + place, there, KIND)
+        next_best = tl.maximum(next_best, tl.minimum(best, value))
+        best = tl.maximum(best, value)
+        furthest = tl.maximum(furthest, tl.abs(value), propagate_nan=tl.PropagateNan.ALL)
         start += STEP
-    top, second = tl.reduce((best, next_best), ALONG, _two_of_four)
-    finite = (tl.min(least, axis=ALONG) > _NONE_HI) & (top < _NONE_LO)
-    second = tl.where(length == 1, top, second)
+    best, next_best, furthest = tl.reduce((best, next_best, furthest), ALONG, _of_both)
+    finite = furthest < _INFINITY
+    top = _key(best)
+    second = tl.where(length == 1, top, _key(next_best))
     kept = line < rows
     tl.store(pairs + line.to(tl.int64) * 2, top, mask=kept)
     tl.store(pairs + line.to(tl.int64) * 2 + 1, second, mask=kept)
@@ -183,5 +184,18 @@ def _add(cells, slots, owner, name, count, waiting):
 
 
 @triton.jit
-def _two_of_four(one, one_next, other, other_next):
-    return tl.maximum(one, other), tl.maximum(tl.minimum(one, other), tl.maximum(one_next, other_next))
+def _value_or_lowest(place, there, KIND: tl.constexpr):
+    """What is there as float32, else the lowest finite value of its type."""
+    if KIND == _FLOAT32:
+        return tl.load(place, mask=there, other=_LOWEST).to(tl.float32, bitcast=True)
+    if KIND == _BFLOAT16:
+        return (tl.load(place, mask=there, other=_LOWEST >> 16).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    return tl.load(place, mask=there, other=-65504.0).to(tl.float32)
+
+
+@triton.jit
+def _of_both(best, next_best, furthest, other_best, other_next, other_furthest):
+    """The two largest of four, and the greatest magnitude, or NaN where one is NaN."""
+    second = tl.maximum(tl.minimum(best, other_best), tl.maximum(next_best, other_next))
+    furthest = tl.maximum(furthest, other_furthest, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(best, other_best), second, furthest
