@@ -25,11 +25,10 @@ TILE = 1024  # elements that a program looks at together, of four such tiles at 
 LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
 TILE_OF_ROWS = 2048  # for margins
 TILE_OF_NAMES = 1024  # at least as many as a program has threads, or some would add twice
-PROGRAMS = 1024  # at most so many for one tensor, unless it has more channels
+PROGRAMS = 512  # at most so many for one tensor, unless it has more channels: all at work at once
 MOST_PARTS = 2048  # of one group
 
 FAST_BITS = 8  # mantissa bits of float32 for which `gpu_fast` has room in shared memory
-BYTES_OF_FAST = 65536  # that a program of it looks at together
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ def _count_portable(
         ROWS=rows,
         COLUMNS=columns,
         PARTS=triton.next_power_of_2(parts),
-        WIDE=tiles >= 1 << 30,
+        WIDE=tiles >= 1 << 30 or tiles // parts >= 1 << 20,
         num_warps=4,
     )
 
@@ -209,10 +208,9 @@ def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, ha
         vector = 1
     if many:
         magic, shift = fast.division(planes.inner // vector)
-    # Channels are many and small: the smaller their programs, the more are at work together, if shared memory suffices.
-    warps = 8 if many and x.dtype != torch.float16 else 32
-    programs = device.multiprocessors * (32 // warps)
-    tile = 32 * warps * (64 // x.element_size())
+    warps, elements, registers = fast.shape(_KINDS[x.dtype], many)
+    programs = device.multiprocessors * (2048 // (warps * registers))
+    tile = 32 * warps * elements
     parts = max(min(-(-length // tile), programs // planes.groups), 1)
     fast.count[(planes.groups * parts,)](
         x.view(_SAME_BITS_AS_INTEGERS[x.dtype]),
@@ -227,9 +225,9 @@ def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, ha
         half,
         *room.of(planes.groups * parts, 16),
         PLANES=many,
-        K=fast.kernel(_KINDS[x.dtype], mantissa_bits, warps, vector, device.shared_bytes),
+        K=fast.kernel(_KINDS[x.dtype], mantissa_bits, many, vector, device.shared_bytes),
         num_warps=warps,
-        maxnreg=64,
+        maxnreg=registers,
     )
 
 
@@ -247,7 +245,8 @@ def _count_described(
     from calibrant.sketches.kernels import gpu_fast as fast
 
     device = _device(tensors[0].device.index)
-    tiles = [-(-x.numel() * x.element_size() // BYTES_OF_FAST) for x in tensors]
+    warps, elements, registers = fast.shape(_KINDS[tensors[0].dtype], False)
+    tiles = [-(-x.numel() // (32 * warps * elements)) for x in tensors]
     share = _share(tiles, max(device.multiprocessors, len(tensors)))
     described, first = [], tensors[0]
     for x, state, own in zip(tensors, states, tiles, strict=True):
@@ -257,9 +256,9 @@ def _count_described(
         room.described(described),
         half,
         *room.of(len(described), 16),
-        K=fast.kernel(_KINDS[first.dtype], mantissa_bits, 32, 16 // first.element_size(), device.shared_bytes),
-        num_warps=32,
-        maxnreg=64,
+        K=fast.kernel(_KINDS[first.dtype], mantissa_bits, False, 16 // first.element_size(), device.shared_bytes),
+        num_warps=warps,
+        maxnreg=registers,
     )
 
 
@@ -319,9 +318,10 @@ def top_two(
 ) -> None:
     """The two largest of rows of x (outer, length, inner), contiguous: see `gpu_rows.top_two`."""
     _, length, inner = x.shape
+    once = inner == 1 and length <= TILE_OF_ROWS
     if inner == 1:
         columns = min(TILE_OF_ROWS, triton.next_power_of_2(length))
-        tile_rows, along = TILE_OF_ROWS // columns, 1
+        tile_rows, along = (4 if once else 1) * TILE_OF_ROWS // columns, 1
         lines = tile_rows
     else:
         columns = lines = min(LINE, triton.next_power_of_2(rows))
@@ -338,9 +338,10 @@ def top_two(
         owners,
         KIND=_KINDS[x.dtype],
         ALONG=along,
+        ONCE=once,
         ROWS=tile_rows,
         COLUMNS=columns,
-        num_warps=8,
+        num_warps=4 if once else 8,
     )
 
 

@@ -120,9 +120,7 @@ def _count(group, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr,
     if plain & (redone == 0):
         _once(empty_sums, each)
         _barrier()
-    for t in range(tile, full, parts):
-        x_bits = _tile(group, vectors, in_vector, t * VECTORS, PLANES, K)
-        _asm(x_bits, address, table, low, count_asm, K)
+    _count_tiles(group, vectors, in_vector, tile, full, parts, into, count_asm, PLANES, K)
     padding = length * 0
     if last:
         x_bits = _load(group, vectors, in_vector, full * VECTORS, True, PLANES, True, K)
@@ -149,7 +147,6 @@ def _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLAN
     then words and sums are in use, else words are empty if anything is left to count, and sums are not ready."""
     each, address, table, low = into
     TILE: gl.constexpr = 32 * K.warps * K.elements
-    VECTORS: gl.constexpr = TILE // K.vector
     count_packed: gl.constexpr = K.packed
     count_again: gl.constexpr = K.again
     check: gl.constexpr = K.check
@@ -160,9 +157,7 @@ def _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLAN
     first, seen, room = tile, address * 0, tile * 0 + _FIRST_STRETCH  # first: that is in the words
     while (tile < full) & (room >= _FIRST_STRETCH):  # shorter stretches are not worth their ends
         stop = gl.minimum(tile + room * parts, full)
-        for t in range(tile, stop, parts):
-            x_bits = _tile(group, vectors, in_vector, t * VECTORS, PLANES, K)
-            _asm(x_bits, address, table, low, count_packed, K)
+        _count_tiles(group, vectors, in_vector, tile, stop, parts, into, count_packed, PLANES, K)
         _barrier()
         _once(check, each)
         _barrier()
@@ -182,13 +177,25 @@ def _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLAN
         else:
             _once(empty, each)
             _barrier()
-            for t in range(first, stop, parts):
-                x_bits = _tile(group, vectors, in_vector, t * VECTORS, PLANES, K)
-                _asm(x_bits, address, table, low, count_again, K)
+            _count_tiles(group, vectors, in_vector, first, stop, parts, into, count_again, PLANES, K)
             redone = tile >= 0
             room = room * 0
         _barrier()
     return tile, redone
+
+
+@gluon.jit
+def _count_tiles(
+    group, vectors, in_vector, tile, stop, parts, into, ASM: gl.constexpr, PLANES: gl.constexpr, K: gl.constexpr
+):
+    """Count every parts-th tile before `stop`, the next one being on its way already."""
+    _each, address, table, low = into
+    VECTORS: gl.constexpr = 32 * K.warps * K.elements // K.vector
+    ahead = _load(group, vectors, in_vector, tile * VECTORS, tile < stop, PLANES, False, K)
+    for t in range(tile, stop, parts):
+        x_bits = ahead
+        ahead = _load(group, vectors, in_vector, (t + parts) * VECTORS, t + parts < stop, PLANES, False, K)
+        _asm(x_bits, address, table, low, ASM, K)
 
 
 @gluon.jit
@@ -219,13 +226,9 @@ def _load(group, v, in_vector, start, valid, PLANES: gl.constexpr, MASKED: gl.co
         there = (start + v)[:, None] * V + in_vector < length
         nan: gl.constexpr = 0x7FC00000 if K.kind == 0 else 0x7FC0 if K.kind == 1 else 0x7E00
         return gl.load(at, mask=there, other=nan)
-    return gl.load(at, mask=valid, other=0)
-
-
-@gluon.jit
-def _tile(group, v, in_vector, start, PLANES: gl.constexpr, K: gl.constexpr):
-    """The vectors start + v of a group, all of which are there."""
-    return _load(group, v, in_vector, start, True, PLANES, False, K)
+    return gl.load(
+        at, mask=valid, other=0, cache_modifier=".cg"
+    )  # what little is left of the first cache is in the way
 
 
 @gluon.jit
@@ -320,11 +323,22 @@ class Kernel:
     end: str
 
 
+def shape(kind: int, many: bool) -> tuple[int, int, int]:
+    """Warps of a program, elements of a thread at once, and registers of a thread; many: whether groups are channels.
+
+    Channels are many and small: the smaller their programs, the more are at work together, if shared memory suffices.
+    """
+    if kind == portable.FLOAT32:
+        return (8, 8, 64) if many else (16, 16, 128)
+    return (8 if many and kind == portable.BFLOAT16 else 32), 16, 64
+
+
 @cache
-def kernel(kind: int, bits: int, warps: int, vector: int, shared_bytes: int) -> Any:
-    """For tensors of a kind and tables of so many mantissa bits, in so much shared memory."""
+def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> Any:
+    """For tensors of a kind and tables of so many mantissa bits, in so much shared memory; many: see `shape`."""
+    warps, elements, _ = shape(kind, many)
     own_bits = {portable.FLOAT32: bits, portable.BFLOAT16: 7, portable.FLOAT16: 10}[kind]
-    tables, elements = (4, 16) if kind == portable.FLOAT32 else (2, 32)
+    tables = 4 if kind == portable.FLOAT32 else 2
     threads = 32 * warps
     spare = 4 * ptx.MISC_WORDS + 8192  # for the misc words, and for what Triton's reductions need
     most = (shared_bytes - spare) // (8 * tables * threads) * 2 * threads

@@ -59,7 +59,7 @@ def count(
     nothing that is not finite. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells.
     N_LOW and N_HIGH mean nothing where the end is zero. A program counts COLUMNS groups, ROWS elements of each at a
     time. scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS is a power of two >=
-    parts. WIDE: whether the number of tiles may need 64 bits.
+    parts. WIDE: whether the number of tiles, or of what a program counts, may need 64 bits.
     """
     program = tl.program_id(0)
     group = program // parts * COLUMNS + tl.arange(0, COLUMNS)
@@ -102,10 +102,10 @@ def count(
         los, his = tl.minimum(los, least), tl.maximum(his, most)
         tile += 4 * parts
     lo, hi = tl.min(los, axis=0), tl.max(his, axis=0)
-    n_lo = _sum(tl.where((los == lo[None, :]) & (los < _INFINITY), n_los, 0))
-    n_hi = _sum(tl.where((his == hi[None, :]) & (his > -_INFINITY), n_his, 0))
+    n_lo = _sum(tl.where((los == lo[None, :]) & (los < _INFINITY), n_los, 0), WIDE)
+    n_hi = _sum(tl.where((his == hi[None, :]) & (his > -_INFINITY), n_his, 0), WIDE)
     if TOTALS:
-        counts = _sum(zeros), _sum(nan), _sum(pos_inf), _sum(neg_inf)
+        counts = _sum(zeros, WIDE), _sum(nan, WIDE), _sum(pos_inf, WIDE), _sum(neg_inf, WIDE)
     else:
         none = n_lo * 0
         counts = tl.where(lo == 0, n_lo, tl.where(hi == 0, n_hi, 0)), none, none, none
@@ -162,8 +162,10 @@ def _ordered(bits):
 
 
 @triton.jit
-def _sum(counts):
-    return tl.sum(counts.to(tl.int64), axis=0)
+def _sum(counts, WIDE: tl.constexpr):
+    if WIDE:
+        counts = counts.to(tl.int64)
+    return tl.sum(counts, axis=0).to(tl.int64)
 
 
 @triton.jit

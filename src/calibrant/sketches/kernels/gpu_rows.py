@@ -44,6 +44,7 @@ def top_two(
     owners,
     KIND: tl.constexpr,
     ALONG: tl.constexpr,
+    ONCE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -51,30 +52,26 @@ def top_two(
 
     Row r leaves at r - first in `pairs` (rows, 2) the ordered keys of the largest and of the second largest value, of a
     row of one the same twice; and in `owners` its channel, which is r // channel_stride % channels, or -1 where a value
-    is not finite. Tiles are (ROWS, COLUMNS), the rows of x along their axis ALONG.
+    is not finite. Tiles are (ROWS, COLUMNS), the rows of x along their axis ALONG. ONCE: whether rows are no longer.
     """
     LINES: tl.constexpr = COLUMNS if ALONG == 0 else ROWS
     STEP: tl.constexpr = ROWS if ALONG == 0 else COLUMNS
     line = tl.program_id(0) * LINES + tl.arange(0, LINES)
     row = line + first
     base = (row // inner).to(tl.int64) * inner * length + row % inner
-    # Where there is nothing stands the lowest finite value, which is no larger than the second of any row.
     best = tl.full([ROWS, COLUMNS], -_INFINITY, tl.float32)
     next_best, furthest = best, tl.zeros([ROWS, COLUMNS], tl.float32)
-    start = length * 0
-    while start < length:
-        k = start + tl.arange(0, STEP)
-        if ALONG == 0:
-            place = base[None, :] + k.to(tl.int64)[:, None] * inner
-            there = (line < rows)[None, :] & (k < length)[:, None]
-        else:
-            place = base[:, None] + k.to(tl.int64)[None, :] * inner
-            there = (line < rows)[:, None] & (k < length)[None, :]
-        value = _value_or_lowest(x + place, there, KIND)
-        next_best = tl.maximum(next_best, tl.minimum(best, value))
-        best = tl.maximum(best, value)
-        furthest = tl.maximum(furthest, tl.abs(value), propagate_nan=tl.PropagateNan.ALL)
-        start += STEP
+    if ONCE:  # then that many accumulators are not needed
+        best = _values(x, base, line < rows, tl.arange(0, STEP), length, inner, KIND, ALONG)
+        furthest = tl.abs(best)
+    else:
+        start = length * 0
+        while start < length:
+            value = _values(x, base, line < rows, start + tl.arange(0, STEP), length, inner, KIND, ALONG)
+            next_best = tl.maximum(next_best, tl.minimum(best, value))
+            best = tl.maximum(best, value)
+            furthest = tl.maximum(furthest, tl.abs(value), propagate_nan=tl.PropagateNan.ALL)
+            start += STEP
     best, next_best, furthest = tl.reduce((best, next_best, furthest), ALONG, _of_both)
     finite = furthest < _INFINITY
     top = _key(best)
@@ -184,8 +181,15 @@ def _add(cells, slots, owner, name, count, waiting):
 
 
 @triton.jit
-def _value_or_lowest(place, there, KIND: tl.constexpr):
-    """What is there as float32, else the lowest finite value of its type."""
+def _values(x, base, known, k, length, inner, KIND: tl.constexpr, ALONG: tl.constexpr):
+    """A tile's values as float32. Where there is nothing stands the lowest finite value of its type, which is no larger
+    than the second of any row."""
+    if ALONG == 0:
+        place = x + base[None, :] + k.to(tl.int64)[:, None] * inner
+        there = known[None, :] & (k < length)[:, None]
+    else:
+        place = x + base[:, None] + k.to(tl.int64)[None, :] * inner
+        there = known[:, None] & (k < length)[None, :]
     if KIND == _FLOAT32:
         return tl.load(place, mask=there, other=_LOWEST).to(tl.float32, bitcast=True)
     if KIND == _BFLOAT16:
