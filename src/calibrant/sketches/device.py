@@ -13,7 +13,7 @@ from calibrant.core import CalibrantError, DataError, StateError
 from calibrant.sketches import device_margins
 from calibrant.sketches.bins import LogBins, split_index
 from calibrant.sketches.cells import I32, I64
-from calibrant.sketches.device_margins import DeviceMargins
+from calibrant.sketches.device_margins import DeviceMargins, MarginRoom
 from calibrant.sketches.extremes import Extremes
 from calibrant.sketches.halves import Halves
 from calibrant.sketches.histogram import Histogram
@@ -36,7 +36,7 @@ class DeviceCollectors:
     same: 16 bytes for each cell of each half, per channel too where a spec asks for that.
 
     Adding may be captured into a CUDA graph, after it was done once outside of one, for what must be compiled and
-    allocated; `clear` forgets what that counted. After each replay, call `replayed`.
+    allocated; `clear` forgets what that counted.
 
     device: of torch, "cuda" or "cuda:1"; or "cpu", if Triton was told to interpret (TRITON_INTERPRET=1), which is slow.
     Not safe for use by two threads at once, and all calls belong on one stream.
@@ -44,7 +44,8 @@ class DeviceCollectors:
 
     def __init__(self, specs: Mapping[str, SketchSpec], device: Any) -> None:
         self._device = torch.device(device)
-        self._values = {name: _Value(spec, self._device) for name, spec in specs.items()}
+        self._margins = MarginRoom(sum(spec.isotone_axis is not None for spec in specs.values()), self._device)
+        self._values = {name: _Value(spec, self._margins) for name, spec in specs.items()}
         self._room = gpu.Room(self._device)
         self._half_numbers = torch.arange(_HALVES, dtype=torch.int32, device=self._device).reshape(_HALVES, 1)
 
@@ -59,6 +60,7 @@ class DeviceCollectors:
         """
         number = self._half_numbers[half] if isinstance(half, int) else half.reshape(1).to(torch.int32)
         plain: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._margins.fit()
         for name in [name for name in values if name in self._values]:
             value = self._values[name]
             try:
@@ -72,13 +74,6 @@ class DeviceCollectors:
             tensors, states = zip(*pairs, strict=True)
             gpu.count_many(tensors, states, bits, number, self._room)
 
-    def replayed(self) -> None:
-        """To be called after each replay of a captured graph in which values were added: margins may need more room,
-        which is made on the device then."""
-        for value in self._values.values():
-            if value.margins is not None:
-                value.margins.replayed()
-
     def clear(self) -> None:
         """Forget all that was counted; memory and numbers of channels stay."""
         for value in self._values.values():
@@ -86,6 +81,7 @@ class DeviceCollectors:
 
     def sketches(self) -> Halves:
         """What was collected; waits for the device. Adding may go on."""
+        self._margins.fit()
         even, odd = ({name: value.sketch(half) for name, value in self._values.items()} for half in range(_HALVES))
         return Halves(even, odd)
 
@@ -105,7 +101,7 @@ class _Value:
     """The state of one value on the device."""
 
     spec: SketchSpec
-    device: Any
+    margin_room: MarginRoom
     channels: int | None = None
     margins: DeviceMargins | None = field(init=False)
     _of_all: Tensor | None = None
@@ -113,7 +109,7 @@ class _Value:
 
     def __post_init__(self) -> None:
         axis = self.spec.isotone_axis
-        self.margins = None if axis is None else DeviceMargins(axis, self.device)
+        self.margins = None if axis is None else DeviceMargins(axis, self.margin_room)
 
     def add(self, tensor: _Prepared, half: Tensor, room: gpu.Room) -> bool:
         """Count all but the tensor as a whole; return whether that is wanted."""
@@ -178,15 +174,16 @@ class _Value:
         wants_all = spec.histogram or spec.channel_axis is None
         if (self._of_all is not None or not wants_all) and (self._of_each is not None or self.channels is None):
             return
-        if device_margins.is_capturing(self.device):
+        device = self.margin_room.device
+        if device_margins.is_capturing(device):
             raise StateError(
                 "its memory cannot be taken while a CUDA graph is captured: add it once before, outside, and call clear"
             )
         if wants_all:
-            self._of_all = gpu.empty_state(1, spec.mantissa_bits if spec.histogram else None, self.device)
+            self._of_all = gpu.empty_state(1, spec.mantissa_bits if spec.histogram else None, device)
         if self.channels is not None:
             bits = spec.channel_mantissa_bits if spec.per_channel else None
-            self._of_each = gpu.empty_state(self.channels, bits, self.device)
+            self._of_each = gpu.empty_state(self.channels, bits, device)
 
 
 def _prepared(x: Tensor, spec: SketchSpec, device: Any) -> _Prepared:
