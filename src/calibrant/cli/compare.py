@@ -61,7 +61,7 @@ def compare(
 def compared(console: Console, model: Path, other: Path, reading: Reading) -> Comparison:
     """Run both. Raises as `analysis.compare` does, and SettingError where no samples are named."""
     from calibrant.analysis import compare as run
-    from calibrant.analysis.compare import input_specs, open_model
+    from calibrant.analysis.models import input_specs, open_model
     from calibrant.cli.reading import naming_the_file
 
     if reading.data is None:

@@ -45,6 +45,7 @@ class Graph:
         never on the value), an activation config that differs from the value's, or one in state FP32: it reads the
         float value. Edges of one value that hold the same object share one Q/DQ pair.
     calibrated_samples: over how many samples its scales were found. provenance: what exporters write into metadata.
+    operations: name of each node that runs on integers -> names of the activations that run inside of it.
     left_in_float: node name -> why. report: sentences on what was changed, raised or left out, for the summary.
 
     A value with a config is quantized once, after its producer; its readers take the dequantized value unless their
@@ -77,6 +78,7 @@ class Graph:
         self.groups: list[ScaleGroup] = []
         self.float_outputs: list[ScaleGroup] = []
         self.edges: dict[tuple[str, int], TensorQuantizationConfig] = {}
+        self.operations: dict[str, list[str]] = {}
         self.left_in_float: dict[str, str] = {}
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}

@@ -98,10 +98,15 @@ class RuntimeCalibrationPass(QuantizationPass):
         samples = iterate_samples(dataloader, executor.input_specs, steps, collate_fn)
         counted = SampleCount(samples)
         sketches = run(tasks, counted, executor, on_step)
-        if counted.samples < FEW_SAMPLES:
-            log.warning("few samples to calibrate on: %d; 32 to 512 representative ones are usual", counted.samples)
+        warn_of_few(counted.samples)
         graph.calibrated_samples = counted.samples
         settle(graph, tasks, sketches, executor.threads)
+
+
+def warn_of_few(samples: int) -> None:
+    """Log a warning where these are few samples."""
+    if samples < FEW_SAMPLES:
+        log.warning("few samples to calibrate on: %d; 32 to 512 representative ones are usual", samples)
 
 
 class SampleCount:
