@@ -29,7 +29,7 @@ class SmoothQuantSetting(OptimizationSetting):
 
 @dataclass
 class BlockwiseReconstructionSetting(OptimizationSetting):
-    """Rounding of weights, learned block by block."""
+    """Weights, their scales and biases, chosen by what they do to the output of their layer, on samples."""
 
 
 @dataclass

@@ -22,12 +22,10 @@ from calibrant.settings.passes import (
 )
 
 EFFORTS = ("default", "high")
-HIGH = ()  # what high effort does beside the default; each has a field of that name
+HIGH = ("blockwise_reconstruction",)  # what high effort does beside the default; each has a field of that name
 UNBUILT = (
     "equalization",
     "smooth_quant",
-    "blockwise_reconstruction",
-    "lsq_optimization",
     "output_refinement",
     "bias_correct",
 )
