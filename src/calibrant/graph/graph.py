@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from calibrant.core import ModelError, TargetPlatform, TensorQuantizationConfig
 from calibrant.graph.axes import channel_axis
+from calibrant.graph.streams import Stream
 
 PROTOBUF_LIMIT = 2**31 - 2**26  # protobuf refuses messages of 2 GiB; the rest is room for the nodes
 
@@ -41,6 +42,7 @@ class Graph:
     edges: (node name, input index) -> what that reader has of its own: the config of a weight or a bias (always here,
         never on the value), an activation config that differs from the value's, or one in state FP32: it reads the
         float value. Edges of one value that hold the same object share one Q/DQ pair.
+    streams: whose channels are to be equalized before scales are found. undoing: what takes rescalings back, in order.
     calibrated_samples: over how many samples its scales were found. provenance: what exporters write into metadata.
     left_in_float: node name -> why. report: sentences on what was changed, raised or left out, for the summary.
 
@@ -57,12 +59,15 @@ class Graph:
         self.source_outputs = [v.name or "" for v in model.graph.outputs]
         self.report: list[str] = []
         self._notes: list[str] = []
+        self.undoing: list[Callable[[], None]] = []
         self._index: dict[str, ir.Value] = {}
         self._nodes: dict[str, ir.Node] = {}
         self.clear_quantization()
 
     def clear_quantization(self) -> None:
-        """Forget every config: the model is as it was loaded."""
+        """Forget every config and undo every rescaling: the model is as it was loaded."""
+        while self.undoing:
+            self.undoing.pop()()
         self.platform = None
         self.report = [line for line in self.report if line not in self._notes]
         self._notes = []
@@ -71,6 +76,7 @@ class Graph:
         self.float_outputs: list[ScaleGroup] = []
         self.edges: dict[tuple[str, int], TensorQuantizationConfig] = {}
         self.left_in_float: dict[str, str] = {}
+        self.streams: list[Stream] = []
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}
 
@@ -89,6 +95,14 @@ class Graph:
         self.float_outputs.remove(group)
         self.groups.append(group)
         self.configs.update(dict.fromkeys(group.values, group.config))
+
+    def move_config(self, value_name: str, to: str) -> None:
+        """Give the config of a value, and its place in `groups`, to another value."""
+        if value_name in self.configs:
+            self.configs[to] = self.configs.pop(value_name)
+        for group in self.groups:
+            group.values = [to if name == value_name else name for name in group.values]
+            group.roots = [to if name == value_name else name for name in group.roots]
 
     def config_of(self, value_name: str) -> TensorQuantizationConfig | None:
         """The config with which that value is quantized after its producer; None: it stays as it is."""
