@@ -22,10 +22,9 @@ from calibrant.settings.passes import (
 )
 
 EFFORTS = ("default", "high")
-HIGH = ("blockwise_reconstruction",)  # what high effort does beside the default; each has a field of that name
+HIGH = ("equalization", "smooth_quant", "blockwise_reconstruction")  # by the names of their fields
 UNBUILT = (
-    "equalization",
-    "smooth_quant",
+    "lsq_optimization",
     "output_refinement",
     "bias_correct",
 )
