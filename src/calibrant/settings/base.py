@@ -37,7 +37,7 @@ class Setting:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """A setting with the given keys; those left out keep their defaults. An unknown key is a SettingError."""
         setting = cls()
-        hints = _hints(cls)
+        hints = _hints(type(setting))
         for name, value in data.items():
             kind = hints.get(name)
             read = getattr(kind, "from_dict", None)
