@@ -39,10 +39,10 @@ F64 = NDArray[np.float64]
 HEAD = """# The method `auto` beside every single method
 
 Output SQNR on samples that were not calibrated on, in dB: the power of the FP32 outputs over that of the error, in
-onnxruntime; where there are several outputs, the mean. The data are split {splits} times, from split {first} on; numbers are
-means over the splits. (How `auto` chooses was decided on other splits of the same data, 100 to 105.) `auto` is given the
-samples that were calibrated on. Behind: how far `auto` is behind the single method that is best in the mean, and the
-standard error of that (jackknife over the samples measured on); at worst: behind the best of one split, in that split.
+onnxruntime; where there are several outputs, the mean. The data are split {splits} times, from split {first} on;
+numbers are means over the splits. (How `auto` chooses was decided on other splits of the same data, 100 to 105.) `auto`
+is given the samples that were calibrated on. Behind: how far `auto` is behind the single method that is best in the
+mean, and the standard error of that (jackknife over the samples measured on); at worst: behind the best of one split.
 Chose: what `auto` took in each split. Seconds: of `auto`, with samples read and weights solved, but without collecting.
 
 {description}
