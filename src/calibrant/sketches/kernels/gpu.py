@@ -321,7 +321,7 @@ def top_two(
     once = inner == 1 and length <= TILE_OF_ROWS
     if inner == 1:
         columns = min(TILE_OF_ROWS, triton.next_power_of_2(length))
-        tile_rows, along = (4 if once else 1) * TILE_OF_ROWS // columns, 1
+        tile_rows, along = (2 if once else 1) * TILE_OF_ROWS // columns, 1
         lines = tile_rows
     else:
         columns = lines = min(LINE, triton.next_power_of_2(rows))
