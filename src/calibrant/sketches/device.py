@@ -59,18 +59,17 @@ class DeviceCollectors:
         channels than before. What precedes it is counted.
         """
         number = self._half_numbers[half] if isinstance(half, int) else half.reshape(1).to(torch.int32)
-        plain: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        together = _Together()
         self._margins.fit()
         for name in [name for name in values if name in self._values]:
             value = self._values[name]
             try:
                 tensor = _prepared(values[name], value.spec, self._device)
-                if value.add(tensor, number, self._room):
-                    bits = value.spec.mantissa_bits
-                    plain.setdefault(bits, []).append((tensor.memory, value.state_of_all()))
+                value.add(tensor, number, self._room, together)
             except CalibrantError as error:
                 raise type(error)(f"value '{name}': {error}") from error
-        for bits, pairs in plain.items():
+        gpu.count_ends(together.ends, number, self._room)
+        for bits, pairs in together.whole.items():
             tensors, states = zip(*pairs, strict=True)
             gpu.count_many(tensors, states, bits, number, self._room)
 
@@ -96,6 +95,14 @@ class _Prepared:
     row_channel_axis: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """What one launch can do for several values: extremes of channels; whole tensors with their states, by bits."""
+
+    ends: list[gpu.Grouped] = field(default_factory=list)
+    whole: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _Value:
     """The state of one value on the device."""
@@ -111,11 +118,11 @@ class _Value:
         axis = self.spec.isotone_axis
         self.margins = None if axis is None else DeviceMargins(axis, self.margin_room)
 
-    def add(self, tensor: _Prepared, half: Tensor, room: gpu.Room) -> bool:
-        """Count all but the tensor as a whole; return whether that is wanted."""
+    def add(self, tensor: _Prepared, half: Tensor, room: gpu.Room, together: _Together) -> None:
+        """Count the tensor, but for what is to be counted together with others."""
         memory, spec = tensor.memory, self.spec
         if memory.numel() == 0:
-            return False
+            return
         if tensor.channel_axis is not None:
             self._expect(memory.shape[tensor.channel_axis])
         self._allocate()
@@ -125,19 +132,14 @@ class _Value:
             layout = Layout.of(memory.shape, tensor.channel_axis)
             planes = gpu.Planes.of(layout, memory.numel())
             if spec.histogram and not spec.per_channel:
-                gpu.count_ends(memory, planes, self._of_each, half, room)
+                together.ends.append((memory, planes, self._of_each))
             else:
                 bits = spec.channel_mantissa_bits if spec.per_channel else None
                 gpu.count(memory, planes, self._of_each, bits, half, room)
         if spec.histogram:
-            return True
-        if tensor.channel_axis is None:
+            together.whole.setdefault(spec.mantissa_bits, []).append((memory, self._of_all))
+        elif tensor.channel_axis is None:
             gpu.count(memory, gpu.Planes.whole(memory.numel()), self._of_all, None, half, room)
-        return False
-
-    def state_of_all(self) -> Tensor:
-        """The state of the tensor as a whole."""
-        return self._of_all
 
     def clear(self) -> None:
         """Forget what was counted."""

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 
+from calibrant.sketches.cells import I64
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels import gpu_rows as margins
 from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW
@@ -27,6 +29,7 @@ TILE_OF_ROWS = 2048  # for margins
 TILE_OF_NAMES = 1024  # at least as many as a program has threads, or some would add twice
 PROGRAMS = 512  # at most so many for one tensor, unless it has more channels: all at work at once
 MOST_PARTS = 2048  # of one group
+PARTS_OF_MANY, LEAST_TILES = 32, 8  # of one group of many tensors; and tiles that are worth a program
 
 FAST_BITS = 8  # mantissa bits of float32 for which `gpu_fast` has room in shared memory
 
@@ -56,7 +59,7 @@ class Room:
     """Memory for kernels to work in. What was given out stays valid: a captured graph may hold on to it."""
 
     def __init__(self, device: Any) -> None:
-        self._device = device
+        self._device = torch.device(device)
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._read_by_graphs: list[Tensor] = []
         self.of(PROGRAMS, 16 * LINE // 2)
@@ -68,9 +71,12 @@ class Room:
             self._kept.append((scratch, torch.zeros(programs, dtype=torch.int32, device=self._device)))
         return self._kept[-1]
 
-    def described(self, words: list[list[int]]) -> Tensor:
-        """The words (int64) where kernels can read them; nothing waits for that."""
-        host = torch.tensor(words, dtype=torch.int64).pin_memory()
+    def described(self, words: I64) -> Tensor:
+        """The words where kernels can read them; nothing waits for that."""
+        host = torch.from_numpy(words)
+        if self._device.type != "cuda":
+            return host
+        host = host.pin_memory()
         if torch.cuda.is_current_stream_capturing():
             self._read_by_graphs.append(host)  # which read the host's memory: less work than a copy at each replay
             return host
@@ -102,6 +108,9 @@ class Planes:
         if layout.lanes == groups:
             return cls(groups, 1, size // groups, 0, 1, groups)
         return cls(groups, size // (groups * inner), inner, groups * inner, inner, 1)
+
+
+Grouped = tuple[Tensor, Planes, Tensor]  # a tensor, its groups, and the state they are counted into
 
 
 def count(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int | None, half: Tensor, room: Room) -> None:
@@ -140,9 +149,48 @@ def _transposed(x: Tensor, rows: int, columns: int) -> Tensor:
     return out
 
 
-def count_ends(x: Tensor, planes: Planes, state: Tensor, half: Tensor, room: Room) -> None:
-    """Count the extremes and sizes of the groups of x alone; else as `count`."""
-    _count_portable(x, planes, state, None, half, room, totals=False)
+def count_ends(tensors: Sequence[Grouped], half: Tensor, room: Room) -> None:
+    """Count the extremes and sizes of the groups of each tensor alone; else as `count`. Tensors that look alike take
+    one launch."""
+    alike: dict[tuple[Any, ...], list[Grouped]] = {}
+    for x, planes, state in tensors:
+        rows, columns = _shape_of_tiles(planes, x.element_size())
+        if x.numel() >= 1 << 31:
+            _count_portable(x, planes, state, None, half, room, totals=False)
+            continue
+        last, each = planes.step > 1, 16 // x.element_size()
+        aligned = x.data_ptr() % 16 == 0 and (planes.groups if last else planes.inner) % each == 0
+        alike.setdefault((x.dtype, last, aligned, rows, columns), []).append((x, planes, state))
+    for (dtype, last, aligned, rows, columns), some in alike.items():
+        described = _described_parts(some, rows, columns)
+        portable.count_ends[(len(described),)](
+            room.described(described),
+            half,
+            *room.of(len(described), 16 * columns),
+            KIND=_KINDS[dtype],
+            LAST=last,
+            ALIGNED=aligned,
+            ROWS=rows,
+            COLUMNS=columns,
+            PARTS=PARTS_OF_MANY,
+            num_warps=4,
+            maxnreg=96,
+        )
+
+
+def _described_parts(tensors: Sequence[Grouped], rows: int, columns: int) -> I64:
+    """For each program of `gpu_portable.count_ends` what it counts: about the same for all, if there is enough."""
+    blocks = [-(-planes.groups // columns) for _, planes, _ in tensors]
+    tiles = [-(-planes.inner // rows) * planes.outer for _, planes, _ in tensors]
+    share = max(-(-sum(b * t for b, t in zip(blocks, tiles, strict=True)) // PROGRAMS), LEAST_TILES)
+    found = []
+    for (x, planes, state), own_blocks, own_tiles in zip(tensors, blocks, tiles, strict=True):
+        parts = min(-(-own_tiles // share), PARTS_OF_MANY)
+        block, part = np.divmod(np.arange(own_blocks * parts), parts)
+        same = [x.data_ptr(), state.data_ptr(), planes.outer, planes.inner, planes.groups, planes.plane]
+        columns_of_same = [np.full(len(block), word) for word in same]
+        found.append(np.stack([*columns_of_same, block, part, np.full(len(block), parts)], axis=1))
+    return np.concatenate(found).astype(np.int64)
 
 
 def _count_portable(
@@ -253,7 +301,7 @@ def _count_described(
         parts = -(-own // share)
         described += [[x.data_ptr(), x.numel(), state.data_ptr(), part, parts, 0, 0, 0] for part in range(parts)]
     fast.count_many[(len(described),)](
-        room.described(described),
+        room.described(np.array(described)),
         half,
         *room.of(len(described), 16),
         K=fast.kernel(_KINDS[first.dtype], mantissa_bits, False, 16 // first.element_size(), device.shared_bytes),
@@ -321,7 +369,7 @@ def top_two(
     once = inner == 1 and length <= TILE_OF_ROWS
     if inner == 1:
         columns = min(TILE_OF_ROWS, triton.next_power_of_2(length))
-        tile_rows, along = (4 if once else 1) * TILE_OF_ROWS // columns, 1
+        tile_rows, along = (2 if once else 1) * TILE_OF_ROWS // columns, 1
         lines = tile_rows
     else:
         columns = lines = min(LINE, triton.next_power_of_2(rows))

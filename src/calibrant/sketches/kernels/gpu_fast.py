@@ -226,9 +226,9 @@ def _load(group, v, in_vector, start, valid, PLANES: gl.constexpr, MASKED: gl.co
         there = (start + v)[:, None] * V + in_vector < length
         nan: gl.constexpr = 0x7FC00000 if K.kind == 0 else 0x7FC0 if K.kind == 1 else 0x7E00
         return gl.load(at, mask=there, other=nan)
-    return gl.load(
-        at, mask=valid, other=0, cache_modifier=".cg"
-    )  # what little is left of the first cache is in the way
+    # Of float32, whose tables leave little of the first cache, what is read goes past that.
+    cached: gl.constexpr = ".cg" if K.kind == 0 else ""
+    return gl.load(at, mask=valid, other=0, cache_modifier=cached)
 
 
 @gluon.jit
@@ -329,7 +329,7 @@ def shape(kind: int, many: bool) -> tuple[int, int, int]:
     Channels are many and small: the smaller their programs, the more are at work together, if shared memory suffices.
     """
     if kind == portable.FLOAT32:
-        return (8, 8, 64) if many else (16, 16, 128)
+        return (8 if many else 32), 8, 64
     return (8 if many and kind == portable.BFLOAT16 else 32), 16, 64
 
 

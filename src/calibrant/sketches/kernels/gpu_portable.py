@@ -63,9 +63,78 @@ def count(
     """
     program = tl.program_id(0)
     group = program // parts * COLUMNS + tl.arange(0, COLUMNS)
-    known = group < groups
     words = _FIELDS + (2 << (9 + BITS) if TABLE else 0)
-    own = state + (tl.load(half).to(tl.int64) * groups + tl.where(known, group, 0)) * words
+    own = state + (tl.load(half).to(tl.int64) * groups + tl.where(group < groups, group, 0)) * words
+    where = outer, inner, plane, beside, step
+    _count(
+        x, where, group, group < groups, program % parts, parts, own, scratch, tickets,
+        KIND, TOTALS, TABLE, BITS, ROWS, COLUMNS, PARTS, WIDE,
+    )  # fmt: skip
+
+
+@triton.jit
+def count_ends(
+    descriptions,
+    half,
+    scratch,
+    tickets,
+    KIND: tl.constexpr,
+    LAST: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """Count many tensors, of each no TOTALS and no TABLE: a description (9 words) for each program.
+
+    LAST: whether channels take turns in memory; ALIGNED: whether as many as 16 bytes of them, or of what is inside of
+    one, are always read together."""
+    program = tl.program_id(0)
+    mine = descriptions + program.to(tl.int64) * 9
+    kind: tl.constexpr = tl.int32 if KIND == _FLOAT32 else tl.int16 if KIND == _BFLOAT16 else tl.float16
+    x, state = tl.load(mine).to(tl.pointer_type(kind)), tl.load(mine + 1).to(tl.pointer_type(tl.int64))
+    outer, inner, groups = (
+        tl.load(mine + 2).to(tl.int32),
+        tl.load(mine + 3).to(tl.int32),
+        tl.load(mine + 4).to(tl.int32),
+    )
+    plane, block = tl.load(mine + 5), tl.load(mine + 6).to(tl.int32)
+    part, parts = tl.load(mine + 7).to(tl.int32), tl.load(mine + 8).to(tl.int32)
+    if ALIGNED:
+        EACH: tl.constexpr = 4 if KIND == _FLOAT32 else 8
+        x, plane = tl.multiple_of(x, 16), tl.multiple_of(plane, EACH)
+        inner, groups = tl.multiple_of(inner, 1 if LAST else EACH), tl.multiple_of(groups, EACH if LAST else 1)
+    group = block * COLUMNS + tl.arange(0, COLUMNS)
+    own = state + (tl.load(half).to(tl.int64) * groups + tl.where(group < groups, group, 0)) * _FIELDS
+    where = outer, inner, plane, 1 if LAST else inner, groups if LAST else 1
+    _count(
+        x, where, group, group < groups, part, parts, own, scratch, tickets,
+        KIND, False, False, 0, ROWS, COLUMNS, PARTS, False,
+    )  # fmt: skip
+
+
+@triton.jit
+def _count(
+    x,
+    where,
+    group,
+    known,
+    part,
+    parts,
+    own,
+    scratch,
+    tickets,
+    KIND: tl.constexpr,
+    TOTALS: tl.constexpr,
+    TABLE: tl.constexpr,
+    BITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Count a part of some groups; where: (outer, inner, plane, beside, step)."""
+    outer, inner, plane, beside, step = where
     row = tl.arange(0, ROWS)
     places = x + (group.to(tl.int64) * beside)[None, :] + (row.to(tl.int64) * step)[:, None]
 
@@ -76,7 +145,7 @@ def count(
     n_los, n_his, zeros, nan, pos_inf, neg_inf = nothing, nothing, nothing, nothing, nothing, nothing
     across = tl.cdiv(inner, ROWS)
     tiles = (across.to(tl.int64) if WIDE else across) * outer
-    tile = program % parts + tiles * 0
+    tile = part + tiles * 0
     while tile < tiles:
         # Four tiles at once: they are all on their way before the first is waited for, and brought together first.
         a, a_there = _tile(places, tile, tiles, across, inner, plane, step, row, known, KIND)
@@ -110,7 +179,7 @@ def count(
         none = n_lo * 0
         counts = tl.where(lo == 0, n_lo, tl.where(hi == 0, n_hi, 0)), none, none, none
     size = tl.cast(inner, tl.int64) * outer
-    _publish(_key(lo), _key(hi), n_lo, n_hi, counts, size, parts, own, known, scratch, tickets, COLUMNS, PARTS)
+    _publish(_key(lo), _key(hi), n_lo, n_hi, counts, size, part, parts, own, known, scratch, tickets, COLUMNS, PARTS)
 
 
 @triton.jit
@@ -181,7 +250,20 @@ def _tabulate(counts, x, BITS: tl.constexpr):
 
 @triton.jit
 def _publish(
-    lo, hi, n_lo, n_hi, counts, size, parts, own, known, scratch, tickets, COLUMNS: tl.constexpr, PARTS: tl.constexpr
+    lo,
+    hi,
+    n_lo,
+    n_hi,
+    counts,
+    size,
+    part,
+    parts,
+    own,
+    known,
+    scratch,
+    tickets,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     """Leave what a program found of its groups; the last one of a group's parts adds all to its state.
 
@@ -195,11 +277,11 @@ def _publish(
     for field in tl.static_range(4):
         tl.store(mine + (10 + field) * COLUMNS, counts[field])
     tl.debug_barrier()
-    ticket = tickets + program // parts
+    ticket = tickets + program - part
     if tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
         tl.store(ticket, 0)
         row = tl.arange(0, PARTS)
-        first = scratch + (program - program % parts).to(tl.int64) * (16 * COLUMNS)
+        first = scratch + (program - part).to(tl.int64) * (16 * COLUMNS)
         found = first + row[:, None] * (16 * COLUMNS) + column[None, :]
         _merge(found, (row < parts)[:, None], COLUMNS, own, known)
         tl.store(own + _SIZE, tl.load(own + _SIZE, mask=known, other=0) + size, mask=known)

@@ -353,13 +353,30 @@ def _sixteen_bits(shared: Shared) -> tuple[str, str]:
     ]
     for k, x in enumerate(values):
         lines += [
-            f"and.b32 a{k}, {x}, 0x7fff7fff; add.u16x2 u, a{k}, lows; min.u16x2 u, u, ends;",
-            f"shr.u32 s, {x}, 15; and.b32 s, s, 0x00010001; mad.lo.u32 u, s, {shared.stride}, u;",
-            f"and.b32 t, u, 0xffff; shr.u32 u, u, 16; mad.lo.u32 t, t, 4, {own}; mad.lo.u32 u, u, 4, {own};",
-            "red.shared.add.u32 [t], 1; red.shared.add.u32 [u], 1;",
-            f"add.u16x2 u, a{k}, ones; min.u16x2 nearest, nearest, u;",
+            f"and.b32 a{k}, {x}, 0x7fff7fff; add.u16x2 u, a{k}, ones; min.u16x2 nearest, nearest, u;",
             f"max.NaN.{half}x2 mx, mx, {x}; min.NaN.{half}x2 mn, mn, {x};" if k else "",
         ]
+    place = [
+        "add.u16x2 u, $A, lows; min.u16x2 u, u, ends;",
+        f"shr.u32 s, $X, 15; and.b32 s, s, 0x00010001; mad.lo.u32 u, s, {shared.stride}, u;",
+    ]
+    lines += [
+        # If all elements of the warp are one finite value, all lanes would queue up for one word.
+        "setp.eq.u32 p, mx, mn; shfl.sync.idx.b32 t, mx, 0, 31, 0xffffffff; setp.eq.and.u32 p, t, mx, p;",
+        f"and.b32 s, t, 0x7fff; setp.lt.and.u32 p, s, {infinite}, p; prmt.b32 t, t, t, 0x1010;",
+        f"setp.eq.and.u32 p, t, {values[0]}, p; vote.sync.all.pred p, p, 0xffffffff;",
+        "@!p bra DIFFERENT; mov.u32 t, %laneid; setp.eq.u32 p, t, 0;",
+        *(line.replace("$A", "a0").replace("$X", values[0]) for line in place),
+        f"and.b32 t, u, 0xffff; mad.lo.u32 t, t, 4, {own}; @p red.shared.add.u32 [t], {32 * count}; bra COUNTED;",
+        "DIFFERENT:",
+    ]
+    for k, x in enumerate(values):
+        lines += [
+            *(line.replace("$A", f"a{k}").replace("$X", x) for line in place),
+            f"and.b32 t, u, 0xffff; shr.u32 u, u, 16; mad.lo.u32 t, t, 4, {own}; mad.lo.u32 u, u, 4, {own};",
+            "red.shared.add.u32 [t], 1; red.shared.add.u32 [u], 1;",
+        ]
+    lines.append("COUNTED:")
     lines += [
         "mov.b32 {h, g}, nearest; min.u16 h, h, g; cvt.u32.u16 nearest, h;",
         *_widened(half, "mx", "max"),

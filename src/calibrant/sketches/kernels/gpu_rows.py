@@ -12,18 +12,16 @@ its name is being written, else the channel + 2. So all zeros are an empty table
 
 from __future__ import annotations
 
-import numpy as np
 import triton
 import triton.language as tl
 
 from calibrant.sketches.kernels import gpu_portable as portable
-from calibrant.sketches.kernels import reference
 
 SHIFT, CELLS, SEEN, HEAD = range(4)
 LOCKED, FIRST_OWNER = 1, 2
 
 _INFINITY = tl.constexpr(float("inf"))
-_LOWEST = tl.constexpr(reference.ordered(np.int32(reference.LOWEST)).item())  # bits of the lowest finite value
+_LOWEST = tl.constexpr(0xFF7FFFFF - 2**32)  # bits of the lowest finite value
 _FLOAT32, _BFLOAT16 = tl.constexpr(portable.FLOAT32), tl.constexpr(portable.BFLOAT16)
 _SHIFT, _CELLS, _SEEN, _HEAD = tl.constexpr(SHIFT), tl.constexpr(CELLS), tl.constexpr(SEEN), tl.constexpr(HEAD)
 _LOCKED, _FIRST_OWNER = tl.constexpr(LOCKED), tl.constexpr(FIRST_OWNER)
