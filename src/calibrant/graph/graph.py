@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from calibrant.core import ModelError, TargetPlatform, TensorQuantizationConfig
 from calibrant.graph.axes import channel_axis
@@ -60,10 +62,14 @@ class Graph:
         self._notes: list[str] = []
         self._index: dict[str, ir.Value] = {}
         self._nodes: dict[str, ir.Node] = {}
+        self._originals: dict[str, ir.TensorProtocol] = {}
         self.clear_quantization()
 
     def clear_quantization(self) -> None:
         """Forget every config: the model is as it was loaded."""
+        for name, tensor in self._originals.items():
+            self.value(name).const_value = tensor
+        self._originals = {}
         self.platform = None
         self.report = [line for line in self.report if line not in self._notes]
         self._notes = []
@@ -80,6 +86,36 @@ class Graph:
         """Add to the report what holds for this quantization; `clear_quantization` takes it out again."""
         self.report.append(sentence)
         self._notes.append(sentence)
+
+    def change_constant(self, name: str, array: NDArray[np.float32]) -> None:
+        """What the quantized model reads instead of that constant, of the same shape: a weight that was rounded, say.
+
+        The float model keeps what it has, in `original` and in every executor; `clear_quantization` puts it back.
+        Raises ModelError when there is no such constant.
+        """
+        value = self.value(name)
+        if value.const_value is None:
+            raise ModelError(f"'{name}' is no constant of the model")
+        self._originals.setdefault(name, value.const_value)
+        value.const_value = ir.Tensor(np.ascontiguousarray(array, value.const_value.dtype.numpy()), name=name)
+
+    @property
+    def changed_constants(self) -> dict[str, ir.TensorProtocol]:
+        """The constants that `change_constant` was called for, as the float model has them."""
+        return dict(self._originals)
+
+    def original(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """The constant as the float model has it; None for a value that is none."""
+        return self._originals.get(value.name or "", value.const_value)
+
+    def float_model(self) -> ir.Model:
+        """The working model with its constants as they were; the model itself where none was changed."""
+        if not self._originals:
+            return self.model
+        model = self.model.clone()
+        for name, tensor in self._originals.items():
+            model.graph.initializers[name].const_value = tensor
+        return model
 
     @property
     def opset(self) -> int:
@@ -171,13 +207,13 @@ class Graph:
         """The float working model, serialized. Raises ModelError above 2 GB: use `save_float`."""
         if self.weight_bytes > PROTOBUF_LIMIT:
             raise ModelError(f"{self.weight_bytes} bytes of weights do not fit one protobuf message: use save_float")
-        return bytes(ir.to_proto(self.model).SerializeToString())
+        return bytes(ir.to_proto(self.float_model()).SerializeToString())
 
     def save_float(self, path: str | Path) -> None:
         """Write the float working model; above 2 GB the weights go to `<name>.data` beside it."""
         target = Path(path)
         big = self.weight_bytes > PROTOBUF_LIMIT
-        ir.save(self.model, target, format="protobuf", external_data=f"{target.name}.data" if big else None)
+        ir.save(self.float_model(), target, format="protobuf", external_data=f"{target.name}.data" if big else None)
 
     @property
     def weight_bytes(self) -> int:

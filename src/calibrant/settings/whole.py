@@ -22,14 +22,12 @@ from calibrant.settings.passes import (
 )
 
 EFFORTS = ("default", "high")
-HIGH = ()  # what high effort does beside the default; each has a field of that name
+HIGH = ("output_refinement", "bias_correct")  # what high effort does beside the default; each has a field of that name
 UNBUILT = (
     "equalization",
     "smooth_quant",
     "blockwise_reconstruction",
     "lsq_optimization",
-    "output_refinement",
-    "bias_correct",
 )
 
 
