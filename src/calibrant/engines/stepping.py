@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from calibrant.graph import Graph
 from calibrant.graph.bodies import read_from_outside
 
 WIDEST = 16  # bits of what is no bias
+T = TypeVar("T")
 Array = NDArray[Any]
 Config = TensorQuantizationConfig
 Slot = tuple[str, int]  # a value's name, and the id of the config it is read by; 0: as it is
@@ -90,6 +91,21 @@ class Stepping:
                 self._put(kept, name, array)
 
         list(self._pool.map(one, range(len(self._kept))))
+
+    def look_ahead(self, node: ir.Node) -> list[Array]:
+        """The node's first output, float, of each sample; as if the node had not run."""
+        reads = list(self._reads(node))
+        running = _OneNode(self._graph, node, dict(self._constants(node)), self._runtime)
+
+        def one(kept: dict[Slot, Array]) -> Array:
+            feed = {value.name or "": kept[value.name or "", _key(config)] for value, config in reads}
+            return running.run(feed, [node.outputs[0].name or ""])[0]
+
+        return list(self._pool.map(one, self._kept))
+
+    def map(self, function: Callable[[int, dict[Slot, Array]], T], numbers: Sequence[int]) -> list[T]:
+        """What the function makes of these samples: of its number, and the values alive. Several at a time."""
+        return list(self._pool.map(lambda number: function(number, self._kept[number]), numbers))
 
     def close(self) -> None:
         """End its threads."""

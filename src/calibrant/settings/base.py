@@ -37,7 +37,7 @@ class Setting:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """A setting with the given keys; those left out keep their defaults. An unknown key is a SettingError."""
         setting = cls()
-        hints = _hints(type(setting))
+        hints = _hints(cls)
         for name, value in data.items():
             kind = hints.get(name)
             read = getattr(kind, "from_dict", None)
@@ -47,8 +47,12 @@ class Setting:
         return setting
 
 
-@cache
 def _hints(cls: type) -> dict[str, Any]:
+    return _read_hints(cls)
+
+
+@cache
+def _read_hints(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {f.name: hints[f.name] for f in fields(cls)}
 

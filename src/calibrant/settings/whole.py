@@ -22,12 +22,8 @@ from calibrant.settings.passes import (
 )
 
 EFFORTS = ("default", "high")
-HIGH = ("equalization", "smooth_quant", "blockwise_reconstruction")  # by the names of their fields
-UNBUILT = (
-    "lsq_optimization",
-    "output_refinement",
-    "bias_correct",
-)
+HIGH = ("equalization", "smooth_quant", "blockwise_reconstruction", "output_refinement", "bias_correct")  # fields
+UNBUILT = ("lsq_optimization",)
 
 
 @dataclass
