@@ -26,7 +26,7 @@ from calibrant.core import (
 from calibrant.graph import Graph
 from calibrant.observers import Distribution, squared_error
 from calibrant.passes.activations import activation_configs
-from calibrant.passes.base import SOLVED, parameter_of
+from calibrant.passes.base import SOLVED, original_of, parameter_of
 from calibrant.passes.calibration import merged
 from calibrant.sketches import Halves, TensorSketch
 
@@ -259,10 +259,10 @@ def weight_error(graph: Graph, node: ir.Node) -> tuple[float | None, str]:
         config = graph.edges.get((node.name or "", index))
         if config is None or config.state not in SOLVED or config.num_of_bits > 16:
             continue
-        values = parameter_of(node, index)
-        if values is None:
+        stored = parameter_of(node, index)
+        if stored is None:
             continue
-        exact.append(values)
-        rounded.append(fake_quantize(values, config))
+        exact.append(original_of(graph, node, index))
+        rounded.append(fake_quantize(stored, config))
         method = method or config.observer_algorithm
     return (sqnr_db(exact, rounded), method) if exact else (None, "")
