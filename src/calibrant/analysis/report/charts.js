@@ -60,8 +60,7 @@ function drawOverview(levels, label, choose) {
   const rows = source(["x", "top", "colour"]);
   const known = levels.filter((level) => level !== null);
   const most = Math.min(Math.max(...known, 1), HIGHEST);
-  entry.plot.y_range.start = Math.min(0, ...known);
-  entry.plot.y_range.end = most * 1.05;
+  entry.plot.y_range = new Bokeh.Range1d({ start: Math.min(0, ...known), end: most * 1.05 });
   entry.plot.x_range = new Bokeh.Range1d({ start: 0.4, end: levels.length + 0.6 });
   const x = levels.map((_, i) => i + 1);
   rows.data = { x, top: levels.map((level) => level ?? 0) };
