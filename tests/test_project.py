@@ -26,7 +26,7 @@ FLOORS = (
     {"table"},
     {"auto", "distributed"},
     {"quantization"},
-    {"api"},
+    {"api", "advice"},
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

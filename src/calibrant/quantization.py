@@ -140,6 +140,8 @@ def quantize(
                     interrupted = layer.stopped
             elif isinstance(step, RuntimeCalibrationPass) and table is not None:
                 table.apply(graph, step.method, threads or usable_processors())
+                if executor is not None:
+                    executor.load_graph(graph)  # as it is equalized
             else:
                 step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
     if interrupted:

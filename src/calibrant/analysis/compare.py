@@ -51,6 +51,7 @@ def compare(
     metric: Metric | None = None,
     layers: bool = True,
     on_run: OnRun | None = None,
+    on_feed: Callable[[Feed], None] | None = None,
 ) -> Comparison:
     """Run both models over the samples in onnxruntime, on the CPU, in turn; then find the layers that differ.
 
@@ -61,6 +62,7 @@ def compare(
         number from 0. Returns a number; larger is taken to be better.
     layers: compare layer by layer as well, which takes several times as long.
     on_step: called with the samples done. on_run: with the runs done, and of all, while layers are tried one by one.
+    on_feed: called with each sample, as checked arrays by input name.
 
     Raises ModelError for a model that onnxruntime cannot run, or whose inputs or outputs do not correspond; DataError
     for samples that do not fit.
@@ -76,6 +78,8 @@ def compare(
         outputs.take(feed, labels[-1] if labels and labels[-1] is not None else number)
         if by_layer is not None:
             by_layer = _taken(by_layer, feed, found)
+        if on_feed is not None:
+            on_feed(feed)
         if on_step is not None:
             on_step(number + 1)
     outputs.check()

@@ -86,7 +86,7 @@ class LayerComparison:
     def __init__(self, pair: OpenPair) -> None:
         self._pair = pair
         self._views = read_pair(*pair.paths)
-        self._pairs = match(*self._views, pair.inputs, pair.outputs)
+        self._pairs = match(*self._views, {name: spec.name for name, spec in pair.inputs.items()}, pair.outputs)
         self._pool = ThreadPoolExecutor(usable_processors(), thread_name_prefix="calibrant-layers")
         self._chain = self._cut()
         self._errors: dict[Layer, LayerError] = {}

@@ -119,8 +119,8 @@ class View:
         return next((self._origin[v] for v in node.inputs if v is not None and v in self._origin), None)
 
     def weighs(self, node: ir.Node) -> bool:
-        """Whether it has weights: a constant input of two dimensions or more, quantized or not."""
-        return any(v in self.constants and _rank(v) >= 2 for v in node.inputs if v is not None)
+        """Whether it has weights: a constant input that is more than one row of numbers, quantized or not."""
+        return any(v in self.constants and _is_matrix(v) for v in node.inputs if v is not None)
 
 
 def is_float(value: ir.Value) -> bool:
@@ -131,11 +131,11 @@ def is_float(value: ir.Value) -> bool:
     return value.dtype in _FLOATS
 
 
-def _rank(value: ir.Value) -> int:
-    if value.const_value is not None:
-        return len(value.const_value.shape)
-    if value.shape is not None:
-        return len(value.shape)
-    producer = value.producer()
+def _is_matrix(constant: ir.Value) -> bool:
+    """Whether more than one of its dimensions is larger than 1; that of a bias is one, however it is written."""
+    shape = constant.const_value.shape if constant.const_value is not None else constant.shape
+    if shape is not None:
+        return sum(dim != 1 for dim in shape) > 1
+    producer = constant.producer()
     source = producer.inputs[0] if producer is not None and producer.inputs else None
-    return _rank(source) if source is not None else 0
+    return source is not None and _is_matrix(source)
