@@ -252,16 +252,19 @@ def _sqnr(value: ReportedValue | None) -> float | None:
 
 
 def weight_error(graph: Graph, node: ir.Node) -> tuple[float | None, str]:
-    """SQNR in dB of the node's quantized weights, and how their scale was found; None where it has none."""
+    """SQNR in dB of the node's quantized weights beside the model's own, and how their scale was found.
+
+    None where it has none.
+    """
     exact, rounded, method = [], [], ""
-    for index in range(len(node.inputs)):
+    for index, value in enumerate(node.inputs):
         config = graph.edges.get((node.name or "", index))
-        if config is None or config.state not in SOLVED or config.num_of_bits > 16:
+        if value is None or config is None or config.state not in SOLVED or config.num_of_bits > 16:
             continue
-        values = parameter_of(node, index)
-        if values is None:
+        values, original = parameter_of(node, index), graph.original(value)
+        if values is None or original is None:
             continue
-        exact.append(values)
+        exact.append(original.numpy())
         rounded.append(fake_quantize(values, config))
         method = method or config.observer_algorithm
     return (sqnr_db(exact, rounded), method) if exact else (None, "")
