@@ -113,6 +113,26 @@ def test_what_is_left_in_float_and_why(small_model, small_samples):
     assert all(o.worst is None for o in report.operations if o.reason)
 
 
+def test_an_equalized_value_is_told_as_it_is_now(small_model, small_samples, tmp_path):
+    proto = onnx.load(small_model)
+    for name in ("w1", "b1"):
+        tensor = next(t for t in proto.graph.initializer if t.name == name)
+        numbers = numpy_helper.to_array(tensor).copy()
+        numbers[0] *= 100
+        tensor.CopyFrom(numpy_helper.from_array(numbers, name))
+    onnx.save(proto, tmp_path / "uneven.onnx")
+    setting = QuantizationSetting()
+    setting.quantize_activation_setting.calib_algorithm = "minmax"
+    plain = {v.name: v for v in reported(tmp_path / "uneven.onnx", small_samples, setting)[1].values}
+    setting.equalization = True
+    graph, report = reported(tmp_path / "uneven.onnx", small_samples, setting)
+    assert any("equalized" in note for note in graph.report)
+    assert any(v.finding.hi < plain[v.name].finding.hi / 2 for v in report.values)
+    for value in report.values:
+        if value.chosen is not None:
+            assert value.finding.hi == pytest.approx(value.chosen.high, rel=0.02, abs=0.02)
+
+
 def test_weights_alone(small_model):
     setting = QuantizationSetting()
     setting.quantize_activation = False
