@@ -55,6 +55,7 @@ def open_submodel(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1  # hundreds of sessions, whose threads would spin while they wait
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # and whose arenas would keep what each once took
     # Every Q and DQ as it is written, the arithmetic between in float: integer kernels saturate on some processors.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:

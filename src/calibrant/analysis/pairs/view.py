@@ -98,6 +98,10 @@ class View:
         """What was computed, before it was quantized; None for a constant."""
         return self._origin.get(value)
 
+    def by_name(self) -> dict[str, ir.Value]:
+        """The origin of every value that is not constant, by the value's name."""
+        return {value.name or "": origin for value, origin in self._origin.items()}
+
     def aliases(self, origin: ir.Value) -> list[ir.Value]:
         """The origin, and every value that is nothing but its quantization, integers among them."""
         return self._aliases[origin]
