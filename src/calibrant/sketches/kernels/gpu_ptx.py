@@ -293,14 +293,22 @@ def _float32(shared: Shared, packed: bool, again: bool) -> tuple[str, str]:
             *_place(shared, values[0], "a0", own, low),
             f"mov.b32 u, {32 * count}; @p red.shared.add.u32 [t], u;",
             f"mul.lo.u32 q, q, u; setp.ne.and.u32 p, q, 0, p; @p red.shared.add.u32 [t + {sums}], q; bra COUNTED;",
-            "DIFFERENT:",
+            "DIFFERENT: mov.b32 hits, 0;",
         ]
     for k, x in enumerate(values):
         lines += _place(shared, x, f"a{k}", own, low)
         if packed:
             lines.append("or.b32 q, q, one; red.shared.add.u32 [t], q;")
         else:
-            lines.append(f"red.shared.add.u32 [t], 1; setp.ne.u32 p, q, 0; @p red.shared.add.u32 [t + {sums}], q;")
+            lines += [
+                f"setp.eq.u32 r, a{k}, 0; @r add.u32 hits, hits, 1; @!r red.shared.add.u32 [t], 1;",
+                f"setp.ne.u32 p, q, 0; @p red.shared.add.u32 [t + {sums}], q;",
+            ]
+    if not packed:  # zeros are many where there are some, and would queue up for one word
+        lines += [
+            "redux.sync.add.u32 hits, hits, 0xffffffff; mov.u32 t, %laneid; setp.eq.u32 p, t, 0;",
+            f"setp.ne.and.u32 p, hits, 0, p; @p red.shared.add.u32 [{own} + {4 * shared.cells}], hits;",
+        ]
     lines += [
         "COUNTED:",
         f"add.u32 highest, {low}, {span}; or.b32 lowest, highest, 0x80000000; add.u32 u, {low}, -1;",
@@ -351,30 +359,31 @@ def _sixteen_bits(shared: Shared) -> tuple[str, str]:
         f"mov.b32 nearest, -1; mov.b32 ones, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
         f"mov.b32 ends, {shared.cells * 0x10001}; sub.u32 lows, 65536, {low}; mul.lo.u32 lows, lows, 65537;",
     ]
-    for k, x in enumerate(values):
-        lines += [
-            f"and.b32 a{k}, {x}, 0x7fff7fff; add.u16x2 u, a{k}, ones; min.u16x2 nearest, nearest, u;",
-            f"max.NaN.{half}x2 mx, mx, {x}; min.NaN.{half}x2 mn, mn, {x};" if k else "",
-        ]
     place = [
         "add.u16x2 u, $A, lows; min.u16x2 u, u, ends;",
         f"shr.u32 s, $X, 15; and.b32 s, s, 0x00010001; mad.lo.u32 u, s, {shared.stride}, u;",
     ]
     lines += [
         # If all elements of the warp are one finite value, all lanes would queue up for one word.
-        "setp.eq.u32 p, mx, mn; shfl.sync.idx.b32 t, mx, 0, 31, 0xffffffff; setp.eq.and.u32 p, t, mx, p;",
-        f"and.b32 s, t, 0x7fff; setp.lt.and.u32 p, s, {infinite}, p; prmt.b32 t, t, t, 0x1010;",
-        f"setp.eq.and.u32 p, t, {values[0]}, p; vote.sync.all.pred p, p, 0xffffffff;",
-        "@!p bra DIFFERENT; mov.u32 t, %laneid; setp.eq.u32 p, t, 0;",
+        f"shfl.sync.idx.b32 t, {values[0]}, 0, 31, 0xffffffff; setp.eq.u32 p, t, {values[0]};",
+        f"setp.eq.and.u32 p, t, {values[-1]}, p; vote.sync.all.pred p, p, 0xffffffff; @!p bra DIFFERENT;",
+        *(f"setp.eq.and.u32 p, t, {x}, p;" for x in values[1:-1]),
+        "prmt.b32 s, t, t, 0x1010; setp.eq.and.u32 p, s, t, p;",
+        f"and.b32 s, t, 0x7fff; setp.lt.and.u32 p, s, {infinite}, p;",
+        "vote.sync.all.pred p, p, 0xffffffff; @!p bra DIFFERENT; mov.u32 t, %laneid; setp.eq.u32 p, t, 0;",
+        f"and.b32 a0, {values[0]}, 0x7fff7fff; add.u16x2 nearest, a0, ones;",
         *(line.replace("$A", "a0").replace("$X", values[0]) for line in place),
         f"and.b32 t, u, 0xffff; mad.lo.u32 t, t, 4, {own}; @p red.shared.add.u32 [t], {32 * count}; bra COUNTED;",
         "DIFFERENT:",
     ]
     for k, x in enumerate(values):
         lines += [
+            f"and.b32 a{k}, {x}, 0x7fff7fff;",
             *(line.replace("$A", f"a{k}").replace("$X", x) for line in place),
             f"and.b32 t, u, 0xffff; shr.u32 u, u, 16; mad.lo.u32 t, t, 4, {own}; mad.lo.u32 u, u, 4, {own};",
             "red.shared.add.u32 [t], 1; red.shared.add.u32 [u], 1;",
+            f"add.u16x2 u, a{k}, ones; min.u16x2 nearest, nearest, u;",
+            f"max.NaN.{half}x2 mx, mx, {x}; min.NaN.{half}x2 mn, mn, {x};" if k else "",
         ]
     lines.append("COUNTED:")
     lines += [
