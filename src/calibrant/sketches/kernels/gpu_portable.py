@@ -58,8 +58,9 @@ def count(
     x: of KIND. TOTALS: whether zeros and what is not finite are counted; else zeros are where they are an extreme, and
     nothing that is not finite. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells.
     N_LOW and N_HIGH mean nothing where the end is zero. A program counts COLUMNS groups, ROWS elements of each at a
-    time. scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS: of so many,
-    a power of two, what they found is merged at once. WIDE: whether the number of tiles, or of what a program counts, may need 64 bits.
+    time. scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS: of so many, a power
+    of two, what they found is merged at once. WIDE: whether the number of tiles, or of what a program counts, may need
+    64 bits.
     """
     program = tl.program_id(0)
     group = program // parts * COLUMNS + tl.arange(0, COLUMNS)

@@ -88,12 +88,12 @@ def look(shared: Shared, vector: int) -> tuple[str, str]:
         "redux.sync.max.u32 largest, largest, 0xffffffff; setp.eq.u32 p, lanes, 0;",
         f"@p red.shared.max.u32 [{own} + {4 * (shared.misc + LARGEST)}], largest;",
     ]
-    if shared.kind == "f32":
-        lines += [
-            f"shr.u32 t, ${vector}, {23 - shared.mantissa_bits}; match.any.sync.b32 lanes, t, 0xffffffff;",
-            "popc.b32 t, lanes; add.u32 t, t, -1; redux.sync.add.u32 t, t, 0xffffffff;",
-            f"@p red.shared.add.u32 [{own} + {4 * (shared.misc + PAIRS)}], t;",
-        ]
+    lines += [
+        f"shr.u32 t, ${vector}, {23 - shared.mantissa_bits if shared.kind == 'f32' else 0};",
+        "match.any.sync.b32 lanes, t, 0xffffffff;",
+        "popc.b32 t, lanes; add.u32 t, t, -1; redux.sync.add.u32 t, t, 0xffffffff;",
+        f"@p red.shared.add.u32 [{own} + {4 * (shared.misc + PAIRS)}], t;",
+    ]
     constraints = ",".join(["=r"] * vector + ["r"] * (2 * vector))
     return "\n".join(["{", *lines, *(f"mov.b32 ${k}, 0;" for k in range(vector)), "}"]), constraints
 
@@ -263,12 +263,13 @@ def end(shared: Shared) -> str:
     return _block([*lines, "OTHERS:"])
 
 
-def count(shared: Shared, packed: bool = False, again: bool = False) -> tuple[str, str]:
+def count(shared: Shared, packed: bool = False, again: bool = False, constant: bool = False) -> tuple[str, str]:
     """Count some elements of a thread: the assembly and its constraints.
 
     Inputs: the elements, as int32 or int16; the addresses of shared memory and of the global table; the bits of the
-    window's lowest value, of float32 or in 16 bits. again: all that is not in words is counted already."""
-    return _float32(shared, packed, again) if shared.kind == "f32" else _sixteen_bits(shared)
+    window's lowest value, of float32 or in 16 bits. again: all that is not in words is counted already. constant: be
+    fast where a warp has one value, as unpacked float32 is anyway."""
+    return _float32(shared, packed, again) if shared.kind == "f32" else _sixteen_bits(shared, constant)
 
 
 def _float32(shared: Shared, packed: bool, again: bool) -> tuple[str, str]:
@@ -293,22 +294,14 @@ def _float32(shared: Shared, packed: bool, again: bool) -> tuple[str, str]:
             *_place(shared, values[0], "a0", own, low),
             f"mov.b32 u, {32 * count}; @p red.shared.add.u32 [t], u;",
             f"mul.lo.u32 q, q, u; setp.ne.and.u32 p, q, 0, p; @p red.shared.add.u32 [t + {sums}], q; bra COUNTED;",
-            "DIFFERENT: mov.b32 hits, 0;",
+            "DIFFERENT:",
         ]
     for k, x in enumerate(values):
         lines += _place(shared, x, f"a{k}", own, low)
         if packed:
             lines.append("or.b32 q, q, one; red.shared.add.u32 [t], q;")
         else:
-            lines += [
-                f"setp.eq.u32 r, a{k}, 0; @r add.u32 hits, hits, 1; @!r red.shared.add.u32 [t], 1;",
-                f"setp.ne.u32 p, q, 0; @p red.shared.add.u32 [t + {sums}], q;",
-            ]
-    if not packed:  # zeros are many where there are some, and would queue up for one word
-        lines += [
-            "redux.sync.add.u32 hits, hits, 0xffffffff; mov.u32 t, %laneid; setp.eq.u32 p, t, 0;",
-            f"setp.ne.and.u32 p, hits, 0, p; @p red.shared.add.u32 [{own} + {4 * shared.cells}], hits;",
-        ]
+            lines.append(f"red.shared.add.u32 [t], 1; setp.ne.u32 p, q, 0; @p red.shared.add.u32 [t + {sums}], q;")
     lines += [
         "COUNTED:",
         f"add.u32 highest, {low}, {span}; or.b32 lowest, highest, 0x80000000; add.u32 u, {low}, -1;",
@@ -346,7 +339,7 @@ def _if_all_equal(x: str, magnitude: str) -> list[str]:
     ]
 
 
-def _sixteen_bits(shared: Shared) -> tuple[str, str]:
+def _sixteen_bits(shared: Shared, constant: bool) -> tuple[str, str]:
     half = shared.kind
     count, words = shared.elements, shared.elements // 2
     values = [f"${words + k}" for k in range(words)]
@@ -363,7 +356,7 @@ def _sixteen_bits(shared: Shared) -> tuple[str, str]:
         "add.u16x2 u, $A, lows; min.u16x2 u, u, ends;",
         f"shr.u32 s, $X, 15; and.b32 s, s, 0x00010001; mad.lo.u32 u, s, {shared.stride}, u;",
     ]
-    lines += [
+    alike = [
         # If all elements of the warp are one finite value, all lanes would queue up for one word.
         f"shfl.sync.idx.b32 t, {values[0]}, 0, 31, 0xffffffff; setp.eq.u32 p, t, {values[0]};",
         f"setp.eq.and.u32 p, t, {values[-1]}, p; vote.sync.all.pred p, p, 0xffffffff; @!p bra DIFFERENT;",
@@ -376,6 +369,7 @@ def _sixteen_bits(shared: Shared) -> tuple[str, str]:
         f"and.b32 t, u, 0xffff; mad.lo.u32 t, t, 4, {own}; @p red.shared.add.u32 [t], {32 * count}; bra COUNTED;",
         "DIFFERENT:",
     ]
+    lines += alike if constant else []
     for k, x in enumerate(values):
         lines += [
             f"and.b32 a{k}, {x}, 0x7fff7fff;",
