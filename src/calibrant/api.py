@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibrant import __version__
 from calibrant.analysis import analyse
 from calibrant.analysis import report as pages
 from calibrant.core import (
@@ -210,7 +209,7 @@ def write_report(
         title or (graph.path.name if graph.path is not None else "model"),
         summary.table.sketches if summary.table is not None else Halves({}, {}),
         list(dict.fromkeys([*METHODS, *(method.casefold() for method in summary.methods)])),
-        [*(summary.facts if facts is None else facts), ("made by", f"Calibrant {__version__}")],
+        summary.facts if facts is None else facts,
         graph,
         analysis=analysis,
     )

@@ -51,7 +51,6 @@ class Trials:
         self._graph, self._platform, self._table, self._samples = executor.graph, platform, table, samples
         self._exact = [executor.forward(feed) for feed in samples]
         self._weights: dict[Any, Any] = {}
-        self._pool = ThreadPoolExecutor(usable_processors(), thread_name_prefix="calibrant-trials")
 
     def sqnr_db(self, method: str | None, leave_in_float: Sequence[str]) -> float:
         """Of the outputs of the model that is quantized so. Raises as the passes do."""
@@ -67,9 +66,10 @@ class Trials:
             if isinstance(step, ParameterQuantizePass):
                 self._weights = self._weights or solved_weights(self._graph)
         model, difference = Simulation(self._graph, threads=1), Difference()
-        for exact, outputs in zip(self._exact, self._pool.map(model.run, self._samples), strict=True):
-            for one, other in _floats(exact, outputs):
-                difference.add(one, other)
+        with ThreadPoolExecutor(usable_processors(), thread_name_prefix="calibrant-trials") as pool:
+            for exact, outputs in zip(self._exact, pool.map(model.run, self._samples), strict=True):
+                for one, other in _floats(exact, outputs):
+                    difference.add(one, other)
         return difference.sqnr_db
 
 

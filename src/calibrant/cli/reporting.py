@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibrant import __version__
 from calibrant.analysis import report as pages
 from calibrant.analysis.findings import Grid
 from calibrant.api import quantize, write_report
@@ -161,12 +160,8 @@ class Reporting:
 def origin(source: TableFile) -> list[tuple[str, str]]:
     """Where the numbers come from."""
     table = source.table
+    platform = table.settings.get("platform", "no platform")
     return [
-        ("Values", f"{len(table)}"),
-        (
-            "Samples",
-            f"{table.samples}, collected for {table.settings.get('platform', 'no platform')} by {table.engine}",
-        ),
-        ("Table", source.path.name),
-        ("Made by", f"Calibrant {__version__}"),
+        ("values", str(len(table))),
+        ("samples", f"{table.samples}, collected for {platform} by {table.engine}"),
     ]

@@ -103,6 +103,11 @@ class Stepping:
 
         return list(self._pool.map(one, self._kept))
 
+    def put(self, name: str, arrays: Sequence[Array]) -> None:
+        """Keep a value anew, one array of each sample: for one whose configs have changed since it was made."""
+        for kept, array in zip(self._kept, arrays, strict=True):
+            self._put(kept, name, array)
+
     def map(self, function: Callable[[int, dict[Slot, Array]], T], numbers: Sequence[int]) -> list[T]:
         """What the function makes of these samples: of its number, and the values alive. Several at a time."""
         return list(self._pool.map(lambda number: function(number, self._kept[number]), numbers))

@@ -47,6 +47,7 @@ class Graph:
         never on the value), an activation config that differs from the value's, or one in state FP32: it reads the
         float value. Edges of one value that hold the same object share one Q/DQ pair.
     streams: whose channels are to be equalized before scales are found. undoing: what takes rescalings back, in order.
+    rescaled: first value of each stream whose channels were divided -> the factors.
     calibrated_samples: over how many samples its scales were found. provenance: what exporters write into metadata.
     operations: name of each node that runs on integers -> names of the activations that run inside of it.
     left_in_float: node name -> why. report: sentences on what was changed, raised or left out, for the summary.
@@ -87,6 +88,7 @@ class Graph:
         self.operations: dict[str, list[str]] = {}
         self.left_in_float: dict[str, str] = {}
         self.streams: list[Stream] = []
+        self.rescaled: dict[str, list[float]] = {}
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}
 

@@ -156,8 +156,11 @@ def wanted_by(tasks: Sequence[Calibration], graph: Graph) -> dict[str, SketchSpe
     return wanted
 
 
-def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads: int) -> None:
-    """Solve every task, several at a time, then write them all: an error leaves every config as it was."""
+def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads: int) -> Halves:
+    """Solve every task, several at a time, then write them all: an error leaves every config as it was.
+
+    Returns the sketches that they are solved from: of equalized values, as these are now.
+    """
     tasks, sketches = equalize(graph, tasks, sketches)
 
     def error_of(task: Calibration) -> CalibrantError | None:
@@ -177,6 +180,7 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
         if task.output is not None:
             graph.quantize_output(task.output)
     unsettle_dependents(graph, {id(task.config) for task in tasks})
+    return sketches
 
 
 def _all_observe(observers: Sequence[BaseTensorObserver]) -> Callable[[NDArray[Any]], None]:

@@ -133,16 +133,18 @@ class CalibrationTable:
         )
         return html_table(caption, ["value", "elements", "range", "zeros", "NaN, Inf"], rows)
 
-    def apply(self, graph: Graph, method: str | None = None, threads: int = 1) -> None:
+    def apply(self, graph: Graph, method: str | None = None, threads: int = 1) -> Halves:
         """Find scale and offset of every activation of `graph` whose config is INITIAL, as RuntimeCalibrationPass does.
 
         graph: of the model that the table is of, after `quantize_graph`. method: for all; None: each config's own.
-        Either every config is solved or none is changed. Raises IncompatibleSketches for the table of another model,
+        Either every config is solved or none is changed. Returns the sketches that they are solved from, which of
+        equalized values are not those of the table. Raises IncompatibleSketches for the table of another model,
         ObservationError where it lacks a value, or what a method needs of it.
         """
         tasks = self.check(graph, method)
-        settle(graph, tasks, self.sketches, threads)
+        solved_from = settle(graph, tasks, self.sketches, threads)
         graph.calibrated_samples = self.samples
+        return solved_from
 
     def check(self, graph: Graph, method: str | None = None) -> list[Calibration]:
         """What `apply` would solve. Raises what it would raise for a table that does not fit."""

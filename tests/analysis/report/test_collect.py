@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from calibrant import QuantizationSetting, api
 from calibrant.analysis import analyse
@@ -53,7 +53,7 @@ def test_errors_are_those_of_values_and_weights(small_model, small_samples):
     assert operation.rounding == pytest.approx(in_decibels(power, error), abs=1e-6)
     initializers = {t.name: numpy_helper.to_array(t) for t in onnx.load(small_model).graph.initializer}
     weight = initializers["w2"].astype(np.float64)
-    noise = weight - fake_quantize(initializers["w2"], graph.edges["conv2", 1])
+    noise = weight - fake_quantize(graph.value("w2").const_value.numpy(), graph.edges["conv2", 1])
     assert operation.weights == pytest.approx(in_decibels((weight**2).sum(), (noise**2).sum()), abs=1e-6)
     assert operation.worst == min(operation.rounding, operation.weights)
     first = report.operations[0]
@@ -74,6 +74,35 @@ def test_the_range_in_use_is_the_graphs(small_model, small_samples):
         assert set(value.finding.choices) >= {"minmax", "percentile", "mse", "kl"}
 
 
+def test_values_on_one_scale(tmp_path):
+    """A Concat's inputs: each tells what it is itself, and the ranges are those of both together."""
+    w = numpy_helper.from_array(np.float32([[[[1.0]]]]), "w")
+    info = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, n, 4, 4])
+        for name, n in (("a", 1), ("b", 1), ("y", 2))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["a", "w"], ["ca"], "conv_a"),
+        helper.make_node("Conv", ["b", "w"], ["cb"], "conv_b"),
+        helper.make_node("Concat", ["ca", "cb"], ["y"], "concat", axis=1),
+    ]
+    graph = helper.make_graph(nodes, "two", info[:2], info[2:], [w])
+    path = tmp_path / "two.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    rng = np.random.default_rng(0)
+    samples = [tuple(k * rng.normal(size=(1, 1, 4, 4)).astype(np.float32) for k in (1, 10)) for _ in range(16)]
+    setting = QuantizationSetting()
+    setting.quantize_activation_setting.calib_algorithm = "minmax"
+    _, report = reported(path, samples, setting)
+    values = {value.name: value for value in report.values}
+    assert list(values["ca"].shared) == ["cb"]
+    assert values["ca"].finding.hi == max(a.max() for a, _ in samples)
+    assert values["ca"].finding.elements == 16 * 16
+    assert values["ca"].finding.choices["minmax"] == values["cb"].finding.choices["minmax"]
+    assert values["ca"].chosen.high == pytest.approx(max(b.max() for _, b in samples), rel=0.02)
+    assert values["ca"].sqnr < values["cb"].sqnr - 10  # the scale is the other's
+
+
 def test_what_is_left_in_float_and_why(small_model, small_samples):
     setting = QuantizationSetting()
     setting.leave_in_float = ["conv2"]
@@ -81,6 +110,26 @@ def test_what_is_left_in_float_and_why(small_model, small_samples):
     reasons = {o.name: o.reason for o in report.operations if o.reason}
     assert reasons["conv2"] == "left in float by the user"
     assert all(o.worst is None for o in report.operations if o.reason)
+
+
+def test_an_equalized_value_is_told_as_it_is_now(small_model, small_samples, tmp_path):
+    proto = onnx.load(small_model)
+    for name in ("w1", "b1"):
+        tensor = next(t for t in proto.graph.initializer if t.name == name)
+        numbers = numpy_helper.to_array(tensor).copy()
+        numbers[0] *= 100
+        tensor.CopyFrom(numpy_helper.from_array(numbers, name))
+    onnx.save(proto, tmp_path / "uneven.onnx")
+    setting = QuantizationSetting()
+    setting.quantize_activation_setting.calib_algorithm = "minmax"
+    plain = {v.name: v for v in reported(tmp_path / "uneven.onnx", small_samples, setting)[1].values}
+    setting.equalization = True
+    graph, report = reported(tmp_path / "uneven.onnx", small_samples, setting)
+    assert any("equalized" in note for note in graph.report)
+    assert any(v.finding.hi < plain[v.name].finding.hi / 2 for v in report.values)
+    for value in report.values:
+        if value.chosen is not None:
+            assert value.finding.hi == pytest.approx(value.chosen.high, rel=0.02, abs=0.02)
 
 
 def test_weights_alone(small_model):

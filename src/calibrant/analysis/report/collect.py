@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
+from calibrant import __version__
 from calibrant.analysis.by_operation import Analysis, loss
 from calibrant.analysis.findings import Grid, chosen, decibels_of, found_of, whole
 from calibrant.analysis.measures import sqnr_db
@@ -26,7 +27,7 @@ from calibrant.core import (
 from calibrant.graph import Graph
 from calibrant.observers import Distribution, squared_error
 from calibrant.passes.activations import activation_configs
-from calibrant.passes.base import SOLVED, parameter_of
+from calibrant.passes.base import SOLVED, original_of, parameter_of
 from calibrant.passes.calibration import merged
 from calibrant.sketches import Halves, TensorSketch
 
@@ -77,6 +78,7 @@ def collect(subject: Subject, threads: int = 1) -> Report:
     if subject.analysis is not None:
         measured = subject.analysis
         facts.append(("measured", f"{measured.sqnr_db:.1f} dB at the outputs, on {measured.samples} samples"))
+    facts.append(("made by", f"Calibrant {__version__}"))
     return Report(subject.title, facts, values, operations, suspects(operations, values), notes)
 
 
@@ -107,13 +109,10 @@ def reported_value(subject: Subject, name: str, use: Use, room: int) -> Reported
     solved = use.config.state in SOLVED
     moving = (subject.method,) if subject.graph is None else ()
     finding = found_of(name, halves, subject.methods, moving, _per_tensor(use.config))
+    if len(known) > 1:  # solved is all that is on the scale; seen is told of this value alone
+        alone = found_of(name, _halves(subject.sketches, name, [name]), (), (), use.config)
+        finding = replace(alone, choices=finding.choices, refused=finding.refused)
     seen = sketch.extremes.per_tensor()
-    finding = replace(
-        finding,
-        elements=seen.size,
-        lo=float(seen.lo[0]) if seen.finite else None,
-        hi=float(seen.hi[0]) if seen.finite else None,
-    )
     outline = None
     if sketch.histogram is not None and seen.finite:
         outline = Outline.of(Distribution.of(sketch.histogram, seen), room)
@@ -253,16 +252,19 @@ def _sqnr(value: ReportedValue | None) -> float | None:
 
 
 def weight_error(graph: Graph, node: ir.Node) -> tuple[float | None, str]:
-    """SQNR in dB of the node's quantized weights, and how their scale was found; None where it has none."""
+    """SQNR in dB of the node's quantized weights beside the model's own, and how their scale was found.
+
+    None where it has none.
+    """
     exact, rounded, method = [], [], ""
     for index in range(len(node.inputs)):
         config = graph.edges.get((node.name or "", index))
         if config is None or config.state not in SOLVED or config.num_of_bits > 16:
             continue
-        values = parameter_of(node, index)
-        if values is None:
+        stored = parameter_of(node, index)
+        if stored is None:
             continue
-        exact.append(values)
-        rounded.append(fake_quantize(values, config))
+        exact.append(original_of(graph, node, index))
+        rounded.append(fake_quantize(stored, config))
         method = method or config.observer_algorithm
     return (sqnr_db(exact, rounded), method) if exact else (None, "")

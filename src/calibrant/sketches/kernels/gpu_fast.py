@@ -89,6 +89,7 @@ def _count(group, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr,
     in_vector = gl.arange(0, V, layout=gl.SliceLayout(0, tile_layout))[None, :]
     vectors = gl.arange(0, VECTORS, layout=gl.SliceLayout(1, tile_layout))
     count_asm: gl.constexpr = K.asm
+    count_constant: gl.constexpr = K.constant
     begin: gl.constexpr = K.begin
     empty_sums: gl.constexpr = K.empty_sums
     flush: gl.constexpr = K.flush
@@ -112,15 +113,23 @@ def _count(group, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr,
     full = length // (VECTORS * V)
     tile = part.to(gl.int64)
     redone = tile < 0
+    pairs = _word(address, _PAIRS, K)
     if K.may_pack:  # noqa: SIM102 (decided when it is compiled)
-        if (_word(address, _PAIRS, K) < K.most_pairs) & (length >= 32 * K.warps * V):
+        if (pairs < K.most_pairs) & (length >= 32 * K.warps * V):
             tile, redone = _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLANES, K)
     last = (full * (VECTORS * V) < length) & (full % parts == part)
     plain = (tile < full) | last
     if plain & (redone == 0):
         _once(empty_sums, each)
         _barrier()
-    _count_tiles(group, vectors, in_vector, tile, full, parts, into, count_asm, PLANES, K)
+    if K.may_pack:
+        for t in range(tile, full, parts):
+            x_bits = _load(group, vectors, in_vector, t * VECTORS, True, PLANES, False, K)
+            _asm(x_bits, address, table, low, count_asm, K)
+    elif pairs > K.most_pairs:
+        _count_tiles(group, vectors, in_vector, tile, full, parts, into, count_constant, PLANES, K)
+    else:
+        _count_tiles(group, vectors, in_vector, tile, full, parts, into, count_asm, PLANES, K)
     padding = length * 0
     if last:
         x_bits = _load(group, vectors, in_vector, full * VECTORS, True, PLANES, True, K)
@@ -313,6 +322,7 @@ class Kernel:
     look: str
     look_constraints: str
     asm: str
+    constant: str
     packed: str
     again: str
     constraints: str
@@ -359,12 +369,13 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
             shared.misc // ptx.MISC_WORDS + 1,
             portable.FIELDS + (2 << (9 + bits)),
             kind == portable.FLOAT32,
-            int(warps * 32 * 31 * min(0.006 * 2 ** (8 - bits), 0.02)),
+            int(warps * 32 * 31 * (min(0.006 * 2 ** (8 - bits), 0.02) if kind == portable.FLOAT32 else 0.5)),
             ptx.begin(shared),
             ptx.empty(shared, counts=True),
             ptx.empty(shared, counts=False),
             *ptx.look(shared, vector),
             asm,
+            ptx.count(shared, constant=True)[0],
             ptx.count(shared, packed=True)[0],
             ptx.count(shared, again=True)[0],
             constraints,
