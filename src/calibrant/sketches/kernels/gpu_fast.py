@@ -216,8 +216,8 @@ def _count_pairs(group, in_vector, vectors, full, part, parts, into, PLANES: gl.
     both = gl.arange(0, 2 * VECTORS, layout=vectors.type.layout)
     wide_asm: gl.constexpr = K.wide
     pairs = full // 2
-    for t in range(part, pairs, parts):
-        x_bits = _load(group, both, in_vector, t.to(gl.int64) * (2 * VECTORS), True, PLANES, False, K)
+    for t in range(part.to(gl.int64), pairs, parts):
+        x_bits = _load(group, both, in_vector, t * (2 * VECTORS), True, PLANES, False, K)
         gl.inline_asm_elementwise(
             wide_asm,
             K.wide_constraints,
