@@ -163,6 +163,23 @@ Effort = Annotated[
         "what is done.",
     ),
 ]
+Equalize = Annotated[
+    bool | None,
+    flag(
+        "--equalize/--no-equalize",
+        panel=METHOD,
+        help="Bring the channels of values to like ranges, through activations as well, or never. By default in "
+        "residual streams alone. For a table: collect what that takes.",
+    ),
+]
+SmoothQuant = Annotated[
+    bool | None,
+    flag(
+        "--smooth-quant/--no-smooth-quant",
+        panel=METHOD,
+        help="The same for what MatMul and Gemm read, by a Mul before them. By default where no --method is given.",
+    ),
+]
 Method = Annotated[
     str | None,
     option(
@@ -312,6 +329,15 @@ MemoryBudget = Annotated[
 
 Output = Annotated[
     Path | None, option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Where the quantized model goes.")
+]
+Report = Annotated[
+    Path | None,
+    option(
+        "--report",
+        panel=OUTPUT,
+        metavar="FILE.html",
+        help="Also write a page about it: every value's histogram, the error of each layer, the worst and what to do.",
+    ),
 ]
 Force = Annotated[bool, flag("--force", "-f", panel=OUTPUT, help="Replace the output file if there is one.")]
 DryRun = Annotated[

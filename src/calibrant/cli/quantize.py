@@ -50,6 +50,8 @@ def quantize(
     reduce_range: o.ReduceRange = False,
     power_of_2: o.PowerOf2 = False,
     effort: o.Effort = None,
+    equalize: o.Equalize = None,
+    smooth_quant: o.SmoothQuant = None,
     weights_only: o.WeightsOnly = False,
     ignore_nonfinite: o.IgnoreNonfinite = False,
     imports: o.Import = None,
@@ -67,6 +69,7 @@ def quantize(
     threads: o.Threads = None,
     provider: o.Provider = None,
     memory_budget: o.MemoryBudget = None,
+    report: o.Report = None,
     force: o.Force = False,
     dry_run: o.DryRun = False,
     verbose: o.Verbose = False,
@@ -90,6 +93,8 @@ def quantize(
         reduce_range=reduce_range,
         power_of_2=power_of_2,
         effort=effort,
+        equalize=equalize,
+        smooth_quant=smooth_quant,
         weights_only=weights_only,
         percentile=percentile,
         ignore_nonfinite=ignore_nonfinite,
@@ -112,5 +117,6 @@ def quantize(
             Running(threads, provider, memory_budget, imports or []),
             force,
             table,
+            report,
         )
         job.show(console) if dry_run else job.run(console)
