@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from calibrant.auto import choose_by_output, has_open_methods
 from calibrant.core import QuantizationStates, SettingError, TargetPlatform, unknown
 from calibrant.engines import Executor, OnnxruntimeExecutor
 from calibrant.engines.kept import Kept
-from calibrant.engines.samples import iterate_samples
+from calibrant.engines.samples import Feed, iterate_samples
 from calibrant.engines.session import usable_processors
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.observers.registry import known
@@ -23,9 +23,11 @@ from calibrant.passes.activations import activation_configs
 from calibrant.passes.auto import AUTO
 from calibrant.passes.base import QuantizationPass
 from calibrant.passes.optimization import OnLayer, OptimizationPass, StopsBetweenLayers
+from calibrant.passes.runtime import warn_of_few
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
+from calibrant.table.collecting import METHODS, collect_table, empty_table
 
 MOVES = 0.1  # of a scale: less is no more than another choice of samples does
 
@@ -43,6 +45,8 @@ class QuantizationSummary:
     moving: value name -> how far apart its scales are that two halves of the samples give, as a share of its scale;
         those of more than MOVES. They would profit from more samples.
     seconds: time by stage.
+    table, kept: where they are wanted (`keep` of `quantize`), the statistics, of equalized values as these are now; and
+        some of the samples.
     """
 
     platform: TargetPlatform
@@ -53,6 +57,19 @@ class QuantizationSummary:
     notes: list[str] = field(default_factory=list)
     moving: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    table: CalibrationTable | None = None
+    kept: list[Feed] = field(default_factory=list)
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Label and text of what was done, in short."""
+        methods = ", ".join(f"{count} {method}" for method, count in self.methods.items())
+        return [
+            ("platform", self.platform.name),
+            ("samples", str(self.samples)),
+            ("scales", f"{self.values}, by {methods}" if methods else "none"),
+            ("in float", f"{len(self.left_in_float)} operations" if self.left_in_float else "nothing"),
+        ]
 
 
 def quantize(
@@ -68,6 +85,7 @@ def quantize(
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     memory_budget: int = 1 << 30,
+    keep: bool = False,
     on_step: OnStep | None = None,
     on_run: OnRun | None = None,
     on_layer: OnLayer | None = None,
@@ -79,6 +97,8 @@ def quantize(
     steps: at most so many items of it; None: all.
     table: statistics that were collected before, instead of samples: the model does not run, and the result is what
         it would be with the samples of the table. With the method `auto`, samples beside it are measured on.
+    keep: the summary gets the statistics of every method, and at most 256 of the samples, to report on. Without a
+        table, ObservationError for methods that look at raw values.
     on_step: called with the number of samples done, for a progress bar. on_run: the same while the method `auto`
         compares models, with the number of runs done and of all. on_layer: called after each layer of a pass that
         optimizes, with the pass's name, the layers done and all of them; False stops there, and what is done is kept,
@@ -101,12 +121,14 @@ def quantize(
     if executor is None and (again or (setting.quantize_activation and (table is None or measuring))):
         with _timed(summary, "plan"):
             executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
-    if executor is not None and (again or measuring):
+    if executor is not None and samples is not None and (again or measuring or keep):
         samples, collate_fn = Kept(iterate_samples(samples, executor.input_specs, steps, collate_fn)), None
-    if executor is not None and isinstance(samples, Kept) and (measuring or table is not None):
+    if executor is not None and isinstance(samples, Kept) and (measuring or keep or table is not None):
         with _timed(summary, "calibrate"):
             if measuring:
                 table = choose_by_output(graph, platform, setting, samples, executor, table, on_step, on_run)
+            elif table is None:
+                table = _statistics(graph, platform, samples, executor, on_step)
             else:
                 samples.read(on_step)
     interrupted = False
@@ -118,13 +140,16 @@ def quantize(
                         step.optimize(graph, samples.samples, executor, on_layer=layer)
                     interrupted = layer.stopped
             elif isinstance(step, RuntimeCalibrationPass) and table is not None:
-                table.apply(graph, step.method, threads or usable_processors())
+                solved_from = table.apply(graph, step.method, threads or usable_processors())
+                table = replace(table, sketches=solved_from)
                 if executor is not None:
                     executor.load_graph(graph)  # as it is equalized
             else:
                 step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
     if interrupted:
         graph.note("interrupted: the layers that were optimized before are kept")
+    if keep:
+        summary.table, summary.kept = table, samples.samples if isinstance(samples, Kept) else []
     _tell(summary, graph, executor)
     graph.provenance = {
         "version": __version__,
@@ -141,6 +166,17 @@ def _stage_of(step: QuantizationPass) -> str:
     if isinstance(step, OptimizationPass):
         return "optimize"
     return "calibrate" if isinstance(step, RuntimeCalibrationPass) else "weights"
+
+
+def _statistics(
+    graph: Graph, platform: TargetPlatform, samples: Iterable[Feed], executor: Executor, on_step: OnStep | None
+) -> CalibrationTable:
+    """The table of all that the methods of the graph's configs, and the others, want to know."""
+    own = {config.observer_algorithm.casefold() for config, _ in activation_configs(graph)}
+    empty = empty_table(graph, platform, sorted({*METHODS, *own}), executor.description)
+    table = collect_table(empty, samples, executor, on_step=on_step)
+    warn_of_few(table.samples)
+    return table
 
 
 def _tell(summary: QuantizationSummary, graph: Graph, executor: Executor | None) -> None:

@@ -13,14 +13,16 @@ from calibrant.cli.console import Console, Stages
 from calibrant.cli.dry_run import show_plan
 from calibrant.cli.output import beside, check_model, check_output, size_of
 from calibrant.cli.reading import Reading, Running, naming_the_file
+from calibrant.cli.reporting import check_report, report_quantization
 from calibrant.cli.summary import Finished, show_summary
-from calibrant.cli.tables import TableFile, warn_of_few
+from calibrant.cli.tables import TableFile
 from calibrant.cli.words import left_in_float
 from calibrant.core import ModelError, QuantizationStates, SettingError, TargetPlatform
 from calibrant.data.functions import load_module
 from calibrant.graph import Graph
 from calibrant.passes.auto import AUTO
 from calibrant.passes.pipeline import runs_again
+from calibrant.passes.runtime import warn_of_few
 from calibrant.quantization import check_methods
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
@@ -28,7 +30,7 @@ from calibrant.settings import QuantizationSetting
 
 @dataclass(frozen=True)
 class Job:
-    """A model, what becomes of it, and where it goes."""
+    """A model, what becomes of it, and where it goes. report: where the page about it goes."""
 
     model: Path
     output: Path | None
@@ -38,6 +40,7 @@ class Job:
     running: Running
     force: bool = False
     table: Path | None = None
+    report: Path | None = None
 
     def show(self, console: Console) -> None:
         """Print what would be quantized, and how. Reads no samples and writes nothing."""
@@ -62,6 +65,8 @@ class Job:
         source = self._source(setting)
         platform = self._platform(source)
         output = check_output(self.output, self.force, self.model, beside(self.output, platform))
+        if self.report is not None:
+            check_report(self.report, self.force, self.model, output)
         if setting.quantize_activation and self.reading.data is None and source is None:
             raise SettingError("--data is missing: calibration needs samples (or a --table, or --weights-only)")
         if runs_again(setting) and self.reading.data is None:
@@ -87,6 +92,7 @@ class Job:
                     executor=executor,
                     table=source.table if source else None,
                     threads=self.running.threads,
+                    keep=self.report is not None,
                     on_step=lambda _: stages.done(samples.given if samples is not None else 0),
                     on_run=stages.comparing,
                     on_layer=stages.optimizing,
@@ -101,10 +107,12 @@ class Job:
             "export": time.perf_counter() - exporting,
         }
         if source is not None:
-            warn_of_few(source.table)
+            warn_of_few(source.table.samples)
         idle = self.reading.data is not None and samples is None
         notes = ["--data was not read: weights alone need no samples"] if idle else []
-        done = Finished(self.model, size, output, graph, setting, summary, samples, seconds, notes, source)
+        done = Finished(self.model, size, output, graph, setting, summary, samples, seconds, notes, source, self.report)
+        if self.report is not None:
+            report_quantization(console, done, executor, self.report, self.running.threads)
         show_summary(console, done)
 
     def _source(self, setting: QuantizationSetting) -> TableFile | None:

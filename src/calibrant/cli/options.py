@@ -330,6 +330,15 @@ MemoryBudget = Annotated[
 Output = Annotated[
     Path | None, option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Where the quantized model goes.")
 ]
+Report = Annotated[
+    Path | None,
+    option(
+        "--report",
+        panel=OUTPUT,
+        metavar="FILE.html",
+        help="Also write a page about it: every value's histogram, the error of each layer, the worst and what to do.",
+    ),
+]
 Force = Annotated[bool, flag("--force", "-f", panel=OUTPUT, help="Replace the output file if there is one.")]
 DryRun = Annotated[
     bool,

@@ -69,6 +69,7 @@ def quantize(
     threads: o.Threads = None,
     provider: o.Provider = None,
     memory_budget: o.MemoryBudget = None,
+    report: o.Report = None,
     force: o.Force = False,
     dry_run: o.DryRun = False,
     verbose: o.Verbose = False,
@@ -116,5 +117,6 @@ def quantize(
             Running(threads, provider, memory_budget, imports or []),
             force,
             table,
+            report,
         )
         job.show(console) if dry_run else job.run(console)

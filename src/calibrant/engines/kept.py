@@ -16,11 +16,12 @@ BYTES = 1 << 28  # that the samples may take
 class Kept:
     """Passes samples on, and keeps some to run again: always the same ones of the same samples.
 
-    At most MOST of them, and BYTES. Those whose content is least, wherever in the order they come.
+    At most `most` of them, and BYTES. Those whose content is least, wherever in the order they come.
     """
 
-    def __init__(self, samples: Iterable[Feed]) -> None:
+    def __init__(self, samples: Iterable[Feed], most: int = MOST) -> None:
         self._samples = samples
+        self._most = most
         self._heap: list[tuple[int, int, Feed]] = []
         self._bytes = 0
 
@@ -41,11 +42,11 @@ class Kept:
                 on_step(number)
 
     def _consider(self, content: int, number: int, feed: Feed) -> None:
-        if len(self._heap) == MOST and content >= -self._heap[0][0]:
+        if len(self._heap) == self._most and content >= -self._heap[0][0]:
             return
         heapq.heappush(self._heap, (-content, number, {name: array.copy() for name, array in feed.items()}))
         self._bytes += _size(feed)
-        while len(self._heap) > MOST or (self._bytes > BYTES and len(self._heap) > 1):
+        while len(self._heap) > self._most or (self._bytes > BYTES and len(self._heap) > 1):
             self._bytes -= _size(heapq.heappop(self._heap)[2])
 
 

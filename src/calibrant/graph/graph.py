@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from calibrant.core import ModelError, TargetPlatform, TensorQuantizationConfig
+from calibrant.core.notebook import html_table
 from calibrant.graph.axes import channel_axis
 from calibrant.graph.streams import Stream
 
@@ -43,7 +47,9 @@ class Graph:
         never on the value), an activation config that differs from the value's, or one in state FP32: it reads the
         float value. Edges of one value that hold the same object share one Q/DQ pair.
     streams: whose channels are to be equalized before scales are found. undoing: what takes rescalings back, in order.
+    rescaled: first value of each stream whose channels were divided -> the factors.
     calibrated_samples: over how many samples its scales were found. provenance: what exporters write into metadata.
+    operations: name of each node that runs on integers -> names of the activations that run inside of it.
     left_in_float: node name -> why. report: sentences on what was changed, raised or left out, for the summary.
 
     A value with a config is quantized once, after its producer; its readers take the dequantized value unless their
@@ -62,10 +68,14 @@ class Graph:
         self.undoing: list[Callable[[], None]] = []
         self._index: dict[str, ir.Value] = {}
         self._nodes: dict[str, ir.Node] = {}
+        self._originals: dict[str, ir.TensorProtocol] = {}
         self.clear_quantization()
 
     def clear_quantization(self) -> None:
-        """Forget every config and undo every rescaling: the model is as it was loaded."""
+        """Forget every config, undo every change of a constant and every rescaling: the model is as it was loaded."""
+        for name, tensor in self._originals.items():
+            self.value(name).const_value = tensor
+        self._originals = {}
         while self.undoing:
             self.undoing.pop()()
         self.platform = None
@@ -75,8 +85,10 @@ class Graph:
         self.groups: list[ScaleGroup] = []
         self.float_outputs: list[ScaleGroup] = []
         self.edges: dict[tuple[str, int], TensorQuantizationConfig] = {}
+        self.operations: dict[str, list[str]] = {}
         self.left_in_float: dict[str, str] = {}
         self.streams: list[Stream] = []
+        self.rescaled: dict[str, list[float]] = {}
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}
 
@@ -84,6 +96,36 @@ class Graph:
         """Add to the report what holds for this quantization; `clear_quantization` takes it out again."""
         self.report.append(sentence)
         self._notes.append(sentence)
+
+    def change_constant(self, name: str, array: NDArray[Any]) -> None:
+        """What the quantized model reads instead of that constant, of the same shape: a weight that was rounded, say.
+
+        The float model keeps what it has, in `original` and in every executor; `clear_quantization` puts it back.
+        Raises ModelError when there is no such constant.
+        """
+        value = self.value(name)
+        if value.const_value is None:
+            raise ModelError(f"'{name}' is no constant of the model")
+        self._originals.setdefault(name, value.const_value)
+        value.const_value = ir.Tensor(np.ascontiguousarray(array, value.const_value.dtype.numpy()), name=name)
+
+    @property
+    def changed_constants(self) -> dict[str, ir.TensorProtocol]:
+        """The constants that `change_constant` was called for, as the float model has them."""
+        return dict(self._originals)
+
+    def original(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """The constant as the float model has it; None for a value that is none."""
+        return self._originals.get(value.name or "", value.const_value)
+
+    def float_model(self) -> ir.Model:
+        """The working model with its constants as they were; the model itself where none was changed."""
+        if not self._originals:
+            return self.model
+        model = self.model.clone()
+        for name, tensor in self._originals.items():
+            model.graph.initializers[name].const_value = tensor
+        return model
 
     @property
     def opset(self) -> int:
@@ -175,6 +217,23 @@ class Graph:
         """The first output of every node of that type, in order."""
         return [n.outputs[0].name or "" for n in self.model.graph if n.op_type == op_type]
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the operations in their order, and how each is quantized."""
+        name = self.path.name if self.path is not None else "a model"
+        caption = f"{name}, {f'for {self.platform.name}' if self.platform is not None else 'not quantized'}"
+        rows = ([node.name or "", node.op_type, *self._in_words(node)] for node in self.model.graph)
+        return html_table(caption, ["operation", "type", "what it makes", "in float because"], rows)
+
+    def _in_words(self, node: ir.Node) -> tuple[str, str]:
+        """How what the node makes is quantized, and why the node stays in float."""
+        words = []
+        for name in (value.name or "" for value in node.outputs):
+            config = self.config_of(name)
+            if config is not None:
+                kind = f"{'int' if config.is_signed else 'uint'}{config.num_of_bits}"
+                words.append(f"{name}: {kind} by {config.observer_algorithm}, {config.state.name}")
+        return "; ".join(words), self.left_in_float.get(node.name or "", "")
+
     def forget_index(self) -> None:
         """To be called after nodes or values were added, removed or renamed."""
         self._index, self._nodes = {}, {}
@@ -183,13 +242,13 @@ class Graph:
         """The float working model, serialized. Raises ModelError above 2 GB: use `save_float`."""
         if self.weight_bytes > PROTOBUF_LIMIT:
             raise ModelError(f"{self.weight_bytes} bytes of weights do not fit one protobuf message: use save_float")
-        return bytes(ir.to_proto(self.model).SerializeToString())
+        return bytes(ir.to_proto(self.float_model()).SerializeToString())
 
     def save_float(self, path: str | Path) -> None:
         """Write the float working model; above 2 GB the weights go to `<name>.data` beside it."""
         target = Path(path)
         big = self.weight_bytes > PROTOBUF_LIMIT
-        ir.save(self.model, target, format="protobuf", external_data=f"{target.name}.data" if big else None)
+        ir.save(self.float_model(), target, format="protobuf", external_data=f"{target.name}.data" if big else None)
 
     @property
     def weight_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.graph.axes import channel_axis
-from calibrant.graph.streams import Stream
+from calibrant.graph.streams import Stream, find_streams
 
 if TYPE_CHECKING:
     from calibrant.graph.graph import Graph
@@ -36,6 +36,16 @@ def rescale(graph: Graph, chosen: Mapping[Stream, Factors]) -> None:
             _scale_weight(graph, graph.node(name), by_input(graph.node(name), factors))
         if stream.inserted:
             _insert_mul(graph, stream, factors)
+        else:
+            before = graph.rescaled.get(stream.values[0], 1.0)
+            graph.rescaled[stream.values[0]] = [float(factor) for factor in factors * before]
+
+
+def rescale_as(graph: Graph, rescaled: Mapping[str, Sequence[float]]) -> None:
+    """Divide the streams of a float graph as another graph of the same model was; those it does not have are left."""
+    streams = {stream.values[0]: stream for stream in find_streams(graph.model.graph)}
+    known = {streams[name]: np.array(factors) for name, factors in rescaled.items() if name in streams}
+    rescale(graph, {stream: factors for stream, factors in known.items() if factors.shape == (stream.channels,)})
 
 
 def by_input(node: ir.Node, of_inputs: Factors) -> Factors:

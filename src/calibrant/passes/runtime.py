@@ -100,11 +100,16 @@ class RuntimeCalibrationPass(QuantizationPass):
         samples = iterate_samples(dataloader, executor.input_specs, steps, collate_fn)
         counted = SampleCount(samples)
         sketches = run(tasks, counted, executor, on_step)
-        if counted.samples < FEW_SAMPLES:
-            log.warning("few samples to calibrate on: %d; 32 to 512 representative ones are usual", counted.samples)
+        warn_of_few(counted.samples)
         graph.calibrated_samples = counted.samples
         settle(graph, tasks, sketches, executor.threads)
         executor.load_graph(graph)  # as it is equalized
+
+
+def warn_of_few(samples: int) -> None:
+    """Log a warning where these are few samples."""
+    if samples < FEW_SAMPLES:
+        log.warning("few samples to calibrate on: %d; 32 to 512 representative ones are usual", samples)
 
 
 class SampleCount:
@@ -151,8 +156,11 @@ def wanted_by(tasks: Sequence[Calibration], graph: Graph) -> dict[str, SketchSpe
     return wanted
 
 
-def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads: int) -> None:
-    """Solve every task, several at a time, then write them all: an error leaves every config as it was."""
+def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads: int) -> Halves:
+    """Solve every task, several at a time, then write them all: an error leaves every config as it was.
+
+    Returns the sketches that they are solved from: of equalized values, as these are now.
+    """
     tasks, sketches = equalize(graph, tasks, sketches)
 
     def error_of(task: Calibration) -> CalibrantError | None:
@@ -172,6 +180,7 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
         if task.output is not None:
             graph.quantize_output(task.output)
     unsettle_dependents(graph, {id(task.config) for task in tasks})
+    return sketches
 
 
 def _all_observe(observers: Sequence[BaseTensorObserver]) -> Callable[[NDArray[Any]], None]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from calibrant.graph import Graph
 from calibrant.graph.streams import Stream, find_inserted, find_streams
-from calibrant.quantizers.choice import nodes_meant
+from calibrant.quantizers.choice import nodes_of
 from calibrant.settings import QuantizationSetting
 from calibrant.settings.passes import OptimizationSetting
 
@@ -53,5 +53,5 @@ def _of_interest(graph: Graph, streams: list[Stream], asked: OptimizationSetting
     """The streams with a writer or reader among the layers that the setting names."""
     if not asked.interested_layers:
         return streams
-    layers = {name for p in asked.interested_layers for name in nodes_meant(graph, f"{what}.interested_layers", p)}
+    layers = {name for p in asked.interested_layers for name in nodes_of(graph, f"{what}.interested_layers", p)}
     return [stream for stream in streams if layers & {*stream.writers, *stream.readers}]

@@ -2,7 +2,7 @@
 
 from calibrant.settings.base import Setting
 from calibrant.settings.calibration import QuantizeActivationSetting, QuantizeParameterSetting
-from calibrant.settings.exceptions import DispatchingTable, check_override
+from calibrant.settings.exceptions import OVERRIDE_KEYS, DispatchingTable, check_override
 from calibrant.settings.passes import (
     BiasCorrectSetting,
     BlockwiseReconstructionSetting,
@@ -16,6 +16,7 @@ from calibrant.settings.whole import EFFORTS, QuantizationSetting, QuantizationS
 
 __all__ = [
     "EFFORTS",
+    "OVERRIDE_KEYS",
     "BiasCorrectSetting",
     "BlockwiseReconstructionSetting",
     "DispatchingTable",

@@ -37,7 +37,7 @@ class SmoothQuantSetting(OptimizationSetting):
 
 @dataclass
 class BlockwiseReconstructionSetting(OptimizationSetting):
-    """Rounding of weights, learned block by block."""
+    """Weights, their scales and biases, chosen by what they do to the output of their layer, on samples."""
 
 
 @dataclass
@@ -47,9 +47,19 @@ class LSQSetting(OptimizationSetting):
 
 @dataclass
 class OutputRefinementSetting(OptimizationSetting):
-    """Scales of activations, refined by what they do to the outputs of the operators that read them."""
+    """Scales of activations, chosen by what they do to the model's outputs.
+
+    interested_layers: names of values as well. steps: how many samples are looked at; half of them only check.
+    """
+
+    steps: int = 32
 
 
 @dataclass
 class BiasCorrectSetting(OptimizationSetting):
-    """Biases take up the mean of the error (Nagel et al., 2019)."""
+    """Biases take up the mean of the error (Nagel et al., 2019).
+
+    steps: how many samples are looked at; half of them only check.
+    """
+
+    steps: int = 32
