@@ -22,6 +22,7 @@ from calibrant.engines import Executor, OnnxruntimeExecutor, iterate_samples
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.graph.axes import channel_axis
+from calibrant.graph.graph import original
 from calibrant.passes.base import parameter_of
 
 Values = Mapping[str, NDArray[Any]]
@@ -250,7 +251,8 @@ def _weights(graph: Graph, operations: Sequence[Operation]) -> list[TensorError]
             if values is None or config.num_of_bits == 32 or _clips(node, index) or (name, id(config)) in found:
                 continue
             error = TensorError(name, config, GridUse(config, config.channel_axis), reader=operation.name)
-            error.add(values)
+            floats = original(node.inputs[index])  # type: ignore[arg-type]
+            error.difference.add(np.asarray(floats.numpy()), error.use.add(values))  # type: ignore[union-attr]
             found[name, id(config)] = error
     return list(found.values())
 

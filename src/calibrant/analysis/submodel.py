@@ -13,6 +13,7 @@ import onnxruntime as ort
 from calibrant.core import ModelError
 from calibrant.engines.session import reason
 from calibrant.graph.bodies import body_graphs
+from calibrant.graph.graph import original
 
 
 def reads(node: ir.Node) -> Iterator[ir.Value]:
@@ -34,10 +35,11 @@ def open_submodel(
 ) -> Any:
     """A session of these nodes. Constants that they read, and that are not among the inputs, come along.
 
+    The constants are those of the float model.
     nodes: in an order in which they can run. inputs: each with the dtype that it will be fed, or None: as the model
     has it. Raises ModelError where onnxruntime cannot run them.
     """
-    constants = {v: v.const_value for node in nodes for v in reads(node) if v.const_value is not None}
+    constants = {v: constant for node in nodes for v in reads(node) if (constant := original(v)) is not None}
     graph = onnx.GraphProto(
         name="submodel",
         node=[ir.to_proto(node) for node in nodes],

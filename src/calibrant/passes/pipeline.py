@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from calibrant.passes.base import QuantizationPass
 from calibrant.passes.exact_simulation import ExactSimulationPass
+from calibrant.passes.lsq import LearnedStepSizePass
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.parameter import ParameterQuantizePass
 from calibrant.passes.passive import PassiveParameterQuantizePass
@@ -29,6 +30,8 @@ def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[Quan
             passes.append(BalancedRoundingPass())
     if setting.wants("blockwise_reconstruction") and setting.quantize_parameter:
         passes.append(BlockwiseReconstructionPass(setting.blockwise_reconstruction_setting.interested_layers))
+    if setting.wants("lsq_optimization"):
+        passes.append(LearnedStepSizePass(**setting.lsq_optimization_setting.to_dict()))
     if setting.exact_simulation:
         passes.append(ExactSimulationPass())
     passes.append(PassiveParameterQuantizePass())

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from calibrant.analysis.findings import Grid, chosen, decibels_of, found_of, whole
@@ -21,6 +22,7 @@ from calibrant.core import (
     fake_quantize,
 )
 from calibrant.graph import Graph
+from calibrant.graph.graph import original
 from calibrant.observers import Distribution, squared_error
 from calibrant.passes.activations import activation_configs
 from calibrant.passes.base import SOLVED, parameter_of
@@ -230,10 +232,11 @@ def weight_error(graph: Graph, node: ir.Node) -> tuple[float | None, str]:
         config = graph.edges.get((node.name or "", index))
         if config is None or config.state not in SOLVED or config.num_of_bits > 16:
             continue
-        values = parameter_of(node, index)
-        if values is None:
+        values, value = parameter_of(node, index), node.inputs[index]
+        floats = None if value is None else original(value)
+        if values is None or floats is None:
             continue
-        exact.append(values)
+        exact.append(np.asarray(floats.numpy()))
         rounded.append(fake_quantize(values, config))
         method = method or config.observer_algorithm
     return (sqnr_db(exact, rounded), method) if exact else (None, "")
