@@ -70,9 +70,8 @@ def only(graph, name):
     for config in (*graph.configs.values(), *graph.edges.values()):
         if config not in kept:
             config.state = QuantizationStates.FP32
-    for constant, exact in graph.changed_constants.items():
-        if constant not in [value.name for value in node.inputs]:
-            graph.value(constant).const_value = exact
+    for constant in set(graph.changed_constants) - {value.name for value in node.inputs}:
+        graph.value(constant).const_value = original(graph.value(constant))
     readers = [use.node for use in node.inputs[0].uses() if use.node is not node]
     off = next(c for c in graph.edges.values() if c.state is QuantizationStates.FP32)
     for reader in readers:
