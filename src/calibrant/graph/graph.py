@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.core import ModelError, TargetPlatform, TensorQuantizationConfig
+from calibrant.core.notebook import html_table
 from calibrant.graph.axes import channel_axis
+from calibrant.graph.streams import Stream
 
 PROTOBUF_LIMIT = 2**31 - 2**26  # protobuf refuses messages of 2 GiB; the rest is room for the nodes
 
@@ -43,6 +46,8 @@ class Graph:
     edges: (node name, input index) -> what that reader has of its own: the config of a weight or a bias (always here,
         never on the value), an activation config that differs from the value's, or one in state FP32: it reads the
         float value. Edges of one value that hold the same object share one Q/DQ pair.
+    streams: whose channels are to be equalized before scales are found. undoing: what takes rescalings back, in order.
+    rescaled: first value of each stream whose channels were divided -> the factors.
     calibrated_samples: over how many samples its scales were found. provenance: what exporters write into metadata.
     operations: name of each node that runs on integers -> names of the activations that run inside of it.
     left_in_float: node name -> why. report: sentences on what was changed, raised or left out, for the summary.
@@ -60,16 +65,19 @@ class Graph:
         self.source_outputs = [v.name or "" for v in model.graph.outputs]
         self.report: list[str] = []
         self._notes: list[str] = []
+        self.undoing: list[Callable[[], None]] = []
         self._index: dict[str, ir.Value] = {}
         self._nodes: dict[str, ir.Node] = {}
         self._originals: dict[str, ir.TensorProtocol] = {}
         self.clear_quantization()
 
     def clear_quantization(self) -> None:
-        """Forget every config: the model is as it was loaded."""
+        """Forget every config, undo every change of a constant and every rescaling: the model is as it was loaded."""
         for name, tensor in self._originals.items():
             self.value(name).const_value = tensor
         self._originals = {}
+        while self.undoing:
+            self.undoing.pop()()
         self.platform = None
         self.report = [line for line in self.report if line not in self._notes]
         self._notes = []
@@ -79,6 +87,8 @@ class Graph:
         self.edges: dict[tuple[str, int], TensorQuantizationConfig] = {}
         self.operations: dict[str, list[str]] = {}
         self.left_in_float: dict[str, str] = {}
+        self.streams: list[Stream] = []
+        self.rescaled: dict[str, list[float]] = {}
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}
 
@@ -87,7 +97,7 @@ class Graph:
         self.report.append(sentence)
         self._notes.append(sentence)
 
-    def change_constant(self, name: str, array: NDArray[np.float32]) -> None:
+    def change_constant(self, name: str, array: NDArray[Any]) -> None:
         """What the quantized model reads instead of that constant, of the same shape: a weight that was rounded, say.
 
         The float model keeps what it has, in `original` and in every executor; `clear_quantization` puts it back.
@@ -127,6 +137,14 @@ class Graph:
         self.float_outputs.remove(group)
         self.groups.append(group)
         self.configs.update(dict.fromkeys(group.values, group.config))
+
+    def move_config(self, value_name: str, to: str) -> None:
+        """Give the config of a value, and its place in `groups`, to another value."""
+        if value_name in self.configs:
+            self.configs[to] = self.configs.pop(value_name)
+        for group in self.groups:
+            group.values = [to if name == value_name else name for name in group.values]
+            group.roots = [to if name == value_name else name for name in group.roots]
 
     def config_of(self, value_name: str) -> TensorQuantizationConfig | None:
         """The config with which that value is quantized after its producer; None: it stays as it is."""
@@ -198,6 +216,23 @@ class Graph:
     def outputs_of_type(self, op_type: str) -> list[str]:
         """The first output of every node of that type, in order."""
         return [n.outputs[0].name or "" for n in self.model.graph if n.op_type == op_type]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the operations in their order, and how each is quantized."""
+        name = self.path.name if self.path is not None else "a model"
+        caption = f"{name}, {f'for {self.platform.name}' if self.platform is not None else 'not quantized'}"
+        rows = ([node.name or "", node.op_type, *self._in_words(node)] for node in self.model.graph)
+        return html_table(caption, ["operation", "type", "what it makes", "in float because"], rows)
+
+    def _in_words(self, node: ir.Node) -> tuple[str, str]:
+        """How what the node makes is quantized, and why the node stays in float."""
+        words = []
+        for name in (value.name or "" for value in node.outputs):
+            config = self.config_of(name)
+            if config is not None:
+                kind = f"{'int' if config.is_signed else 'uint'}{config.num_of_bits}"
+                words.append(f"{name}: {kind} by {config.observer_algorithm}, {config.state.name}")
+        return "; ".join(words), self.left_in_float.get(node.name or "", "")
 
     def forget_index(self) -> None:
         """To be called after nodes or values were added, removed or renamed."""

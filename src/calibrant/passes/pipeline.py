@@ -9,6 +9,8 @@ from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.output_refinement import OutputRefinementPass
 from calibrant.passes.parameter import ParameterQuantizePass
 from calibrant.passes.passive import PassiveParameterQuantizePass
+from calibrant.passes.reconstruction import BlockwiseReconstructionPass
+from calibrant.passes.rounding import BalancedRoundingPass
 from calibrant.passes.runtime import RuntimeCalibrationPass
 from calibrant.settings import QuantizationSetting
 
@@ -25,6 +27,10 @@ def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[Quan
     if setting.quantize_parameter:
         baking = setting.quantize_parameter_setting.baking_parameter
         passes.append(ParameterQuantizePass(baking_parameter=baking))
+        if setting.quantize_parameter_setting.balanced_rounding:
+            passes.append(BalancedRoundingPass())
+    if setting.wants("blockwise_reconstruction") and setting.quantize_parameter:
+        passes.append(BlockwiseReconstructionPass(setting.blockwise_reconstruction_setting.interested_layers))
     if setting.quantize_activation and setting.wants("output_refinement"):
         refining = setting.output_refinement_setting
         passes.append(OutputRefinementPass(refining.interested_layers, refining.steps))

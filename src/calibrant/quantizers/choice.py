@@ -66,6 +66,7 @@ def kept_in_float(graph: Graph, table: Table, setting: QuantizationSetting) -> d
 
 
 def nodes_of(graph: Graph, what: str, pattern: str) -> list[str]:
+    """The names of the nodes that `pattern` means: see `matching`. Raises SettingError when it means none."""
     nodes = {n.name or "": n.op_type for n in graph.model.graph}
     found = matching(what, pattern, list(nodes), nodes.values())
     return [name for name, op_type in nodes.items() if op_type == found] if isinstance(found, str) else found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from calibrant.settings.base import Setting
 
@@ -19,7 +20,16 @@ class OptimizationSetting(Setting):
 
 @dataclass
 class EqualizationSetting(OptimizationSetting):
-    """Cross-layer equalization (Nagel et al., 2019)."""
+    """Cross-layer equalization (Nagel et al., 2019).
+
+    iterations: how often all streams are equalized, one after the other, each after what the others have become.
+    opt_level: 2, through sums as well, so that residual streams are equalized; 1, not through them.
+    """
+
+    _choices: ClassVar[dict[str, tuple[Any, ...]]] = {"opt_level": (1, 2), "iterations": tuple(range(1, 101))}
+
+    iterations: int = 1
+    opt_level: int = 2
 
 
 @dataclass
@@ -29,7 +39,7 @@ class SmoothQuantSetting(OptimizationSetting):
 
 @dataclass
 class BlockwiseReconstructionSetting(OptimizationSetting):
-    """Rounding of weights, learned block by block."""
+    """Weights, their scales and biases, chosen by what they do to the output of their layer, on samples."""
 
 
 @dataclass

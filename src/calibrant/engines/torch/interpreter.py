@@ -17,7 +17,8 @@ from calibrant.engines.torch.placement import HOST, Placement
 from calibrant.engines.torch.plan import Grids, OnGrid, Plan, Slot, Step, make_plan
 from calibrant.engines.torch.preparing import Prepared, prepare
 from calibrant.engines.torch.tensors import to_tensor
-from calibrant.engines.torch.values import constant_of, read_from_outside
+from calibrant.engines.torch.values import constant_of
+from calibrant.graph.bodies import read_from_outside
 
 Look = Callable[[torch.Tensor], None]
 Scope = dict[Slot, Any]

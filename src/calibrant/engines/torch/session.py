@@ -53,7 +53,7 @@ class TorchSession:
         inputs = {value: to_tensor(feed[value.name or ""]) for value in plan.inputs}
         with self._computing():
             uploaded = {v: x if v in plan.hosts else self._on_device(x) for v, x in inputs.items()}
-            found = self._interpreter.run(plan, uploaded)
+            found = self._interpreter.run(plan, uploaded, replaced=self._changed(as_floats=True))
         return [self._interpreter.array(value, x) for value, x in zip(self._values(names), found, strict=True)]
 
     def forward_quantized(
@@ -61,7 +61,8 @@ class TorchSession:
     ) -> list[torch.Tensor]:
         """See `TorchExecutor.forward_quantized`. The configs are read anew each time."""
         plan = self._interpreter.plan(self._values(names), grids=ConfiguredGrids(self._graph))
-        replaced = {self._constant(name): tensor for name, tensor in parameters.items()}
+        replaced = self._changed(as_floats=False)
+        replaced |= {self._constant(name): tensor for name, tensor in parameters.items()}
         with arithmetic(self._precision, self._threads):
             return self._interpreter.run(plan, self._tensors(inputs), replaced=replaced)
 
@@ -72,7 +73,8 @@ class TorchSession:
         once, that cannot be. on_step of what is returned is called once a step is on its way to the device.
         """
         statistics = statistics_on(self._device, wanted, self._threads, self._note)
-        step = Counting(self._graph, self._interpreter, statistics, wanted, raw)
+        replaced = self._changed(as_floats=True)
+        step = Counting(self._graph, self._interpreter, statistics, wanted, raw, replaced)
         run: Callable[[Inputs, int], None] = step
         if self._device.type == "cuda":
             run = Steps(step, step.plan.hosts, Cuda(self._device), self._note, capture and not raw)
@@ -114,6 +116,13 @@ class TorchSession:
 
     def _values(self, names: Sequence[str]) -> list[ir.Value]:
         return [self._graph.value(name) for name in names]
+
+    def _changed(self, as_floats: bool) -> dict[ir.Value, torch.Tensor]:
+        """The constants that the quantized model has otherwise than the float model, as one of them has them."""
+        originals = self._graph.changed_constants
+        values = [self._graph.value(name) for name in originals]
+        tensors = [self._graph.original(value) if as_floats else value.const_value for value in values]
+        return {v: to_tensor(t.numpy()) for v, t in zip(values, tensors, strict=True) if t is not None}
 
     def _constant(self, name: str) -> ir.Value:
         found = next((v for v in self._graph.values() if v.name == name and constant_of(v) is not None), None)
