@@ -1,5 +1,7 @@
 """Layer by layer: the one that does the damage comes first, whatever tool quantized; the arithmetic is the model's."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -59,7 +61,7 @@ def test_values_are_those_behind_a_relu_that_was_folded_away(networks, plain_sam
 @pytest.mark.parametrize("tool", TOOLS)
 def test_all_layers_switched_are_the_other_model(tool, networks, plain_samples):
     pair = OpenPair.open(networks["damaged"], networks[f"damaged {tool}"])
-    comparison = LayerComparison(pair)
+    comparison = LayerComparison(pair, ThreadPoolExecutor(2))
     feed = {"x": plain_samples[0]}
     comparison.take(feed)
     chain = comparison._chain

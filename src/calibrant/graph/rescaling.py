@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.graph.axes import channel_axis
-from calibrant.graph.streams import Stream
+from calibrant.graph.streams import Stream, find_streams
 
 if TYPE_CHECKING:
     from calibrant.graph.graph import Graph
@@ -36,30 +36,46 @@ def rescale(graph: Graph, chosen: Mapping[Stream, Factors]) -> None:
             _scale_weight(graph, graph.node(name), by_input(graph.node(name), factors))
         if stream.inserted:
             _insert_mul(graph, stream, factors)
+        else:
+            before = graph.rescaled.get(stream.values[0], 1.0)
+            graph.rescaled[stream.values[0]] = [float(factor) for factor in factors * before]
 
 
-def by_input(node: ir.Node, of_inputs: NDArray[np.generic]) -> NDArray[np.generic]:
+def rescale_as(graph: Graph, rescaled: Mapping[str, Sequence[float]]) -> None:
+    """Divide the streams of a float graph as another graph of the same model was; those it does not have are left."""
+    streams = {stream.values[0]: stream for stream in find_streams(graph.model.graph)}
+    known = {streams[name]: np.array(factors) for name, factors in rescaled.items() if name in streams}
+    rescale(graph, {stream: factors for stream, factors in known.items() if factors.shape == (stream.channels,)})
+
+
+def by_input(node: ir.Node, of_inputs: Factors) -> Factors:
     """What is given for each input channel, (channels,), in a shape that goes with the weight of the node."""
-    rank, outputs = len(node.inputs[1].shape), int(node.inputs[1].shape[0])  # type: ignore[union-attr,arg-type]
+    shape = _numbers(node.inputs[1]).shape
     if node.op_type == "Conv":
         group: int = node.attributes.get_int("group", 1)
-        each = np.repeat(of_inputs.reshape(group, -1), outputs // group, axis=0)
-        return each.reshape(*each.shape, *[1] * (rank - 2))
-    if node.op_type == "Gemm" and node.attributes.get_int("transB", 0):
+        each = np.repeat(of_inputs.reshape(group, -1), shape[0] // group, axis=0)
+        return each.reshape(*each.shape, *[1] * (len(shape) - 2))
+    if node.op_type == "Gemm" and is_transposed(node):
         return of_inputs[None, :]
-    return of_inputs.reshape(-1, *[1] * (rank - 1))
+    return of_inputs.reshape(-1, *[1] * (len(shape) - 1))
 
 
-def by_output(node: ir.Node, of_outputs: NDArray[np.generic]) -> NDArray[np.generic]:
+def by_output(node: ir.Node, of_outputs: Factors) -> Factors:
     """What is given for each output channel, (channels,), in a shape that goes with the weight of the node."""
-    rank, inputs = len(node.inputs[1].shape), int(node.inputs[1].shape[0])  # type: ignore[union-attr,arg-type]
+    shape = _numbers(node.inputs[1]).shape
     if node.op_type == "ConvTranspose":
         group: int = node.attributes.get_int("group", 1)
-        each = np.repeat(of_outputs.reshape(group, -1), inputs // group, axis=0)
-        return each.reshape(*each.shape, *[1] * (rank - 2))
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and node.attributes.get_int("transB", 0)):
-        return of_outputs.reshape(-1, *[1] * (rank - 1))
+        each = np.repeat(of_outputs.reshape(group, -1), shape[0] // group, axis=0)
+        return each.reshape(*each.shape, *[1] * (len(shape) - 2))
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and is_transposed(node)):
+        return of_outputs.reshape(-1, *[1] * (len(shape) - 1))
     return of_outputs
+
+
+def is_transposed(gemm: ir.Node) -> bool:
+    """Whether its weight is (outputs, inputs)."""
+    transposed: int = gemm.attributes.get_int("transB", 0)
+    return bool(transposed)
 
 
 def smoothed_name(value: str) -> str:
@@ -73,7 +89,7 @@ def _scale_outputs(graph: Graph, node: ir.Node, factors: Factors) -> None:
         _replace(graph, node.inputs[2], _numbers(node.inputs[2]) * factors)
 
 
-def _scale_weight(graph: Graph, node: ir.Node, factors: NDArray[np.generic]) -> None:
+def _scale_weight(graph: Graph, node: ir.Node, factors: Factors) -> None:
     weight = node.inputs[1]
     assert weight is not None
     _replace(graph, weight, _numbers(weight) * factors)
@@ -91,8 +107,8 @@ def _insert_mul(graph: Graph, stream: Stream, factors: Factors) -> None:
     """A Mul by 1 / factors between the value and its readers; the configs move along."""
     model, value = graph.model.graph, graph.value(stream.values[0])
     name = smoothed_name(stream.values[0])
-    factors = ir.tensor((1 / factors).astype(np.float32), name=f"{name}_factors")
-    constant = ir.Value(name=factors.name, type=value.type, shape=ir.Shape([stream.channels]), const_value=factors)
+    numbers = ir.tensor((1 / factors).astype(np.float32), name=f"{name}_factors")
+    constant = ir.Value(name=numbers.name, type=value.type, shape=ir.Shape([stream.channels]), const_value=numbers)
     node = ir.Node("", "Mul", [value, constant], name=name)
     node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, value.type, value.shape
     model.register_initializer(constant)
@@ -115,11 +131,11 @@ def _insert_mul(graph: Graph, stream: Stream, factors: Factors) -> None:
     graph.move_config(stream.values[0], name)
 
 
-def _numbers(value: ir.Value) -> Factors:
+def _numbers(value: ir.Value | None) -> Factors:
     return np.asarray(value.const_value.numpy(), np.float64)  # type: ignore[union-attr]
 
 
-def _replace(graph: Graph, constant: ir.Value | None, numbers: NDArray[np.generic]) -> None:
+def _replace(graph: Graph, constant: ir.Value | None, numbers: Factors) -> None:
     assert constant is not None
     before, shape = constant.const_value, constant.shape
 

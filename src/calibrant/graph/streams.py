@@ -95,9 +95,9 @@ def _writes_by_weights(node: ir.Node) -> bool:
         return False
     last = len(value.shape) - 1
     if node.op_type == "LayerNormalization":
-        axis: int = node.attributes.get_int("axis", -1)
+        place: int = node.attributes.get_int("axis", -1)
         made = [v for v in node.outputs if v.name]
-        at_end = axis in (-1, last) and len(made) == 1
+        at_end = place in (-1, last) and len(made) == 1
         return at_end and all(_own_constant(v, 1) for v in node.inputs[1:]) and _channels(value, last) is not None
     if node.op_type not in CONVOLUTIONS + PRODUCTS or not _has_weights(node):
         return False
@@ -109,7 +109,8 @@ def _writes_by_weights(node: ir.Node) -> bool:
 def _has_weights(node: ir.Node) -> bool:
     if node.op_type == "Gemm":
         numbers = [node.attributes.get_float(key, 1.0) for key in ("alpha", "beta")]
-        if numbers != [1.0, 1.0] or node.attributes.get_int("transA", 0):
+        transposed: int = node.attributes.get_int("transA", 0)
+        if numbers != [1.0, 1.0] or transposed:
             return False
     return len(node.inputs) > 1 and _own_constant(node.inputs[1], 2, 2 if node.op_type in PRODUCTS else 5)
 

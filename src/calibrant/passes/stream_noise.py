@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import TensorQuantizationConfig
 from calibrant.graph import Graph
+from calibrant.graph.rescaling import is_transposed
 from calibrant.graph.streams import Stream
 from calibrant.passes.calibration import Calibration
 from calibrant.sketches import Histogram, TensorSketch
@@ -48,10 +49,10 @@ class Activation:
         self.power: F64 = self._power(sketch)
 
     def _power(self, sketch: TensorSketch) -> F64:
-        squares = self.reach**2
+        squares: F64 = self.reach**2
         if sketch.histogram is None or not squares.any():
             return squares
-        return squares * (mean_square(sketch.histogram) / squares.mean())
+        return np.asarray(squares * (mean_square(sketch.histogram) / squares.mean()))
 
     def noise(self, factors: F64) -> float:
         """Mean squared error of x / factors on the grid, its whole range covered."""
@@ -121,7 +122,7 @@ class Weights:
 
     def energy_of_inputs(self, channels: int) -> F64:
         """The sum of w^2 of each input channel."""
-        return np.bincount(self.inputs.reshape(-1), self.energy.reshape(-1), channels)
+        return np.asarray(np.bincount(self.inputs.reshape(-1), self.energy.reshape(-1), channels), np.float64)
 
     def noise(self, factors: F64, power: F64) -> float:
         """Of the rounded weights times factors, at all outputs, for an input of that power per channel / factors."""
@@ -139,7 +140,7 @@ def seen_by_outputs(node: ir.Node) -> tuple[F64, I64]:
     if node.op_type == "ConvTranspose":
         array = array.reshape(group, array.shape[0] // group, array.shape[1], -1).transpose(0, 2, 1, 3)
         array = array.reshape(-1, *array.shape[2:])
-    elif node.op_type == "MatMul" or (node.op_type == "Gemm" and not node.attributes.get_int("transB", 0)):
+    elif node.op_type == "MatMul" or (node.op_type == "Gemm" and not is_transposed(node)):
         array = array.T[:, :, None]
     else:
         array = array.reshape(*array.shape[:2], -1)

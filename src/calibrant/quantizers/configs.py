@@ -51,7 +51,7 @@ def activation_config(
         raise SettingError(f"{table.platform.name} takes activations of 2 to {table.most_bits} bits, got {bits}")
     low, high = grid.limits(bits)
     own = changes.get("calib_algorithm") or _asked_method(setting)
-    detail = {"percentile": asked.percentile, "ignore_nonfinite": asked.ignore_nonfinite}
+    detail: dict[str, Any] = {"percentile": asked.percentile, "ignore_nonfinite": asked.ignore_nonfinite}
     if own is None or own.casefold() == "auto":
         detail["smoothed_method"] = table.smoothed_method
     return TensorQuantizationConfig(

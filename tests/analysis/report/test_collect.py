@@ -11,7 +11,6 @@ from calibrant.analysis.report import Subject, collect
 from calibrant.analysis.report.advice import WORST
 from calibrant.core import fake_quantize
 from calibrant.observers import squared_error
-from calibrant.passes.base import parameter_of
 from calibrant.sketches import Halves
 from calibrant.table.collecting import METHODS
 from tests.analysis.report.conftest import halves_of, report_on
@@ -54,7 +53,7 @@ def test_errors_are_those_of_values_and_weights(small_model, small_samples):
     assert operation.rounding == pytest.approx(in_decibels(power, error), abs=1e-6)
     initializers = {t.name: numpy_helper.to_array(t) for t in onnx.load(small_model).graph.initializer}
     weight = initializers["w2"].astype(np.float64)
-    noise = weight - fake_quantize(parameter_of(graph.node("conv2"), 1), graph.edges["conv2", 1])
+    noise = weight - fake_quantize(graph.value("w2").const_value.numpy(), graph.edges["conv2", 1])
     assert operation.weights == pytest.approx(in_decibels((weight**2).sum(), (noise**2).sum()), abs=1e-6)
     assert operation.worst == min(operation.rounding, operation.weights)
     first = report.operations[0]

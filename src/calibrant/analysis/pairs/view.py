@@ -10,9 +10,11 @@ from onnx_ir.passes import common
 from calibrant.analysis.pairs.expand import expand_integer_operators
 from calibrant.analysis.submodel import reads
 from calibrant.core import ModelError
+from calibrant.exporters.provenance import rescaled_in
 from calibrant.graph import load_onnx_graph
 from calibrant.graph.load import read_onnx
 from calibrant.graph.naming import name_nodes
+from calibrant.graph.rescaling import rescale_as
 from calibrant.graph.shapes import infer_shapes
 
 _ROUNDS = {"QuantizeLinear", "DequantizeLinear"}
@@ -20,12 +22,20 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataTy
 
 
 def read_pair(float_path: Path, other_path: Path) -> tuple[View, View]:
-    """Both models. The first is cleaned as for quantization if it is float; any model will do for either."""
+    """Both models. The first is cleaned as for quantization if it is float; any model will do for either.
+
+    Where channels of the other one were equalized, as its metadata say, so are those of the first: values that
+    correspond are alike then.
+    """
+    other = _as_it_is(other_path)
+    rescaled = rescaled_in(other.metadata_props)
     try:
-        first = load_onnx_graph(float_path).model
+        graph = load_onnx_graph(float_path)
+        rescale_as(graph, rescaled)
+        first = graph.model
     except ModelError:  # quantized itself, or of an old opset: as it is then
         first = _as_it_is(float_path)
-    return View(first), View(_as_it_is(other_path))
+    return View(first), View(other)
 
 
 def _as_it_is(path: Path) -> ir.Model:
@@ -87,6 +97,10 @@ class View:
     def origin(self, value: ir.Value) -> ir.Value | None:
         """What was computed, before it was quantized; None for a constant."""
         return self._origin.get(value)
+
+    def by_name(self) -> dict[str, ir.Value]:
+        """The origin of every value that is not constant, by the value's name."""
+        return {value.name or "": origin for value, origin in self._origin.items()}
 
     def aliases(self, origin: ir.Value) -> list[ir.Value]:
         """The origin, and every value that is nothing but its quantization, integers among them."""

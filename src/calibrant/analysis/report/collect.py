@@ -25,6 +25,7 @@ from calibrant.core import (
     fake_quantize,
 )
 from calibrant.graph import Graph
+from calibrant.graph.graph import original
 from calibrant.observers import Distribution, squared_error
 from calibrant.passes.activations import activation_configs
 from calibrant.passes.base import SOLVED, parameter_of
@@ -257,14 +258,15 @@ def weight_error(graph: Graph, node: ir.Node) -> tuple[float | None, str]:
     None where it has none.
     """
     exact, rounded, method = [], [], ""
-    for index, value in enumerate(node.inputs):
+    for index in range(len(node.inputs)):
         config = graph.edges.get((node.name or "", index))
-        if value is None or config is None or config.state not in SOLVED or config.num_of_bits > 16:
+        if config is None or config.state not in SOLVED or config.num_of_bits > 16:
             continue
-        values, original = parameter_of(node, index), graph.original(value)
-        if values is None or original is None:
+        values, value = parameter_of(node, index), node.inputs[index]
+        floats = None if value is None else original(value)
+        if values is None or floats is None:
             continue
-        exact.append(original.numpy())
+        exact.append(np.asarray(floats.numpy()))
         rounded.append(fake_quantize(values, config))
         method = method or config.observer_algorithm
     return (sqnr_db(exact, rounded), method) if exact else (None, "")
