@@ -17,6 +17,7 @@ from calibrant.engines.stepping import Slot, Stepping
 from calibrant.graph import Graph
 from calibrant.graph.graph import PROTOBUF_LIMIT
 
+BYTES = 1 << 29  # that the values of a model may take which are alive at a place, of all samples
 F64 = NDArray[np.float64]
 Array = NDArray[Any]
 Form = Callable[[int, int], Array]
@@ -57,6 +58,20 @@ class Ahead:
 
         found = np.array(stepping.map(one, chosen))
         return np.where(np.isfinite(found), found, np.inf)
+
+
+def affordable(graph: Graph, samples: Sequence[Feed]) -> list[Feed]:
+    """The first of the samples, as many as can be kept in BYTES while the graph runs node by node; two at least.
+
+    Found by running one of them.
+    """
+    stepping = Stepping(graph, samples[:1], False, 1)
+    most = 1
+    for node in graph.model.graph:
+        stepping.step(node)
+        most = max(most, stepping.bytes_alive)
+    stepping.close()
+    return list(samples[: max(2, BYTES // most)])
 
 
 def check_size(graph: Graph, name: str) -> None:

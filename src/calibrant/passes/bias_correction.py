@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import SettingError
 from calibrant.engines.stepping import Stepping
-from calibrant.passes.ahead import Ahead, check_size
+from calibrant.passes.ahead import Ahead, affordable, check_size
 from calibrant.passes.base import parameter_of, reader_config
 from calibrant.passes.fused import Ends, activation_ends
 from calibrant.passes.optimization import OptimizationPass
@@ -63,7 +63,7 @@ class BiasCorrectionPass(OptimizationPass):
 
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         check_size(graph, self.name)
-        feeds = samples[: self.steps]
+        feeds = affordable(graph, samples[: self.steps])
         found = {layer.node: layer for layer in biased_layers(graph, self.interested_layers)}
         ahead = Ahead(graph, feeds, executor)
         exact, quantized = (Stepping(graph, feeds, on, executor.threads) for on in (False, True))
@@ -80,7 +80,7 @@ class BiasCorrectionPass(OptimizationPass):
         finally:
             exact.close()
             quantized.close()
-        graph.note(f"bias correction: {corrected} of {len(found)} layers corrected, the others were better without")
+            graph.note(f"bias correction: {corrected} of {len(found)} layers corrected, the others were better without")
 
     def _correct(self, graph: Graph, layer: Layer, exact: Stepping, quantized: Stepping, ahead: Ahead) -> bool:
         """Correct the layer's bias where that is better on both halves of the samples; whether it was."""

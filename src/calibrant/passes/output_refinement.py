@@ -16,7 +16,7 @@ from calibrant.core import CalibrantError, QuantizationStates, affine, fake_quan
 from calibrant.engines.remainder import AS_IT_IS, key_of
 from calibrant.engines.stepping import Stepping
 from calibrant.passes.activations import activation_configs, unsettle_dependents
-from calibrant.passes.ahead import Ahead, check_size
+from calibrant.passes.ahead import Ahead, affordable, check_size
 from calibrant.passes.auto import candidates_for
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.runtime import wanted_by
@@ -54,7 +54,7 @@ class OutputRefinementPass(OptimizationPass):
     The error is taken on one half of the samples; on the other, it must be less than with the present range as well,
     or the present one stays.
 
-    Not for scales per channel, beyond 8 bits, or shared by several values that are not copies of one.
+    Not for scales per channel, beyond 8 bits, found by isotone, or shared by several values that are not copies of one.
     Runs after calibration and weights; biases and weights that depend on a scale are unsettled where it changes.
     """
 
@@ -66,32 +66,36 @@ class OutputRefinementPass(OptimizationPass):
 
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         check_size(graph, self.name)
-        feeds = samples[: self.steps]
         found = refinable(graph, self.interested_layers)
-        by_node = {value.node: value for value in found}
         if not found:
             return
+        feeds = affordable(graph, samples[: self.steps])
         solve_starts(graph, found, feeds, executor)
         ahead = Ahead(graph, feeds, executor)
-        changed: set[int] = set()
-        done = 0
+        made_by: dict[ir.Node | None, list[Refinable]] = {}
+        for value in found:
+            made_by.setdefault(value.node, []).append(value)
+        done = moved = 0
         stepping = Stepping(graph, feeds, True, executor.threads)
         try:
-            for node in graph.model.graph:
-                if node in by_node and self._refine(graph, by_node[node], stepping, ahead):
-                    changed.add(id(by_node[node].config))
-                    unsettle_dependents(graph, {id(by_node[node].config)})
-                stepping.step(node)
-                if node in by_node:
+            for node in (None, *graph.model.graph):
+                for value in made_by.get(node, []):
+                    made = stepping.look_ahead(node) if node else [feed[value.value.name or ""] for feed in feeds]
+                    if self._refine(value, made, stepping, ahead):
+                        moved += 1
+                        unsettle_dependents(graph, {id(value.config)})
+                        if node is None:
+                            stepping.put(value.value.name or "", made)
                     done += 1
                     yield done, len(found)
+                if node is not None:
+                    stepping.step(node)
         finally:
             stepping.close()
-        graph.note(f"output refinement: {len(changed)} of {len(found)} scales moved")
+            graph.note(f"output refinement: {moved} of {len(found)} scales moved")
 
-    def _refine(self, graph: Graph, value: Refinable, stepping: Stepping, ahead: Ahead) -> bool:
+    def _refine(self, value: Refinable, made: list[Array], stepping: Stepping, ahead: Ahead) -> bool:
         """Move the value's scale where that is better on both halves of the samples; whether it was moved."""
-        made = stepping.look_ahead(value.node)
         halves = [list(range(len(made)))[half::2] or [0] for half in (0, 1)]
         remainder = ahead.from_here(value.node, value.value)
         key = key_of(value.config)
@@ -116,7 +120,7 @@ class OutputRefinementPass(OptimizationPass):
 class Refinable:
     """A value whose config is to be refined, and what there is to start from."""
 
-    node: ir.Node
+    node: ir.Node | None  # that makes it; None: it is an input
     value: ir.Value
     config: TensorQuantizationConfig
     others: list[TensorQuantizationConfig]  # by which it is read as well
@@ -179,16 +183,16 @@ def refinable(graph: Graph, interested: Sequence[str] = ()) -> list[Refinable]:
     for config, roots in configs:
         value = graph.value(roots[0])
         node = value.producer()
-        if len(roots) != 1 or node is None or value is not node.outputs[0]:
+        if len(roots) != 1 or (node is not None and value is not node.outputs[0]):
             continue
-        if config.is_per_channel or config.num_of_bits > WIDEST:
+        if config.is_per_channel or config.num_of_bits > WIDEST or config.observer_algorithm.casefold() == "isotone":
             continue
         others = [c for c, names in configs if c is not config and roots[0] in names]
         found.append(Refinable(node, value, config, others, []))
     if interested:
         wanted = {name for pattern in interested for name in _meant(graph, pattern)}
-        found = [one for one in found if wanted & {one.value.name, one.node.name}]
-    order = {node: place for place, node in enumerate(graph.model.graph)}
+        found = [one for one in found if wanted & {one.value.name, one.node.name if one.node else None}]
+    order: dict[ir.Node | None, int] = {node: place for place, node in enumerate((None, *graph.model.graph))}
     return sorted(found, key=lambda one: order[one.node])
 
 

@@ -28,8 +28,8 @@ LINE = 128  # bytes of the cache, which channels that take turns are to fill sid
 TILE_OF_ROWS = 2048  # for margins
 TILE_OF_NAMES = 1024  # at least as many as a program has threads, or some would add twice
 PROGRAMS = 512  # at most so many for one tensor, unless it has more channels: all at work at once
-MOST_PARTS = 2048  # of one group
-PARTS_OF_MANY, LEAST_TILES = 32, 8  # of one group of many tensors; and tiles that are worth a program
+MOST_PARTS, MERGED = 2048, 1024  # of one group; and channels of all parts that are merged at once
+PARTS_OF_MANY, LEAST_TILES = 256, 8  # of one group of many tensors; and tiles that are worth a program
 
 FAST_BITS = 8  # mantissa bits of float32 for which `gpu_fast` has room in shared memory
 
@@ -172,7 +172,7 @@ def count_ends(tensors: Sequence[Grouped], half: Tensor, room: Room) -> None:
             ALIGNED=aligned,
             ROWS=rows,
             COLUMNS=columns,
-            PARTS=PARTS_OF_MANY,
+            PARTS=min(MERGED // columns, PARTS_OF_MANY),
             num_warps=4,
             maxnreg=96,
         )
@@ -223,7 +223,7 @@ def _count_portable(
         BITS=mantissa_bits or 0,
         ROWS=rows,
         COLUMNS=columns,
-        PARTS=triton.next_power_of_2(parts),
+        PARTS=min(triton.next_power_of_2(parts), MERGED // columns),
         WIDE=tiles >= 1 << 30 or tiles // parts >= 1 << 20,
         num_warps=4,
     )
@@ -237,7 +237,12 @@ def _shape_of_tiles(planes: Planes, bytes_each: int) -> tuple[int, int]:
     most = triton.next_power_of_2(planes.groups)
     shapes = [(rows, TILE // rows) for rows in (1024, 512, 256, 128, 64)]
     fitting = [(rows, columns) for rows, columns in shapes if columns <= most] or shapes[:1]
-    return min(fitting, key=lambda shape: -(-planes.inner // shape[0]) * shape[0])
+
+    def covered(shape: tuple[int, int]) -> int:
+        rows, columns = shape
+        return -(-planes.inner // rows) * rows * -(-planes.groups // columns) * columns
+
+    return min(fitting, key=covered)
 
 
 def _is_for_fast(x: Tensor, planes: Planes, mantissa_bits: int) -> bool:

@@ -12,7 +12,7 @@ promise. So `gpu` tries this file against `gpu_portable` before it is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -89,6 +89,7 @@ def _count(group, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr,
     in_vector = gl.arange(0, V, layout=gl.SliceLayout(0, tile_layout))[None, :]
     vectors = gl.arange(0, VECTORS, layout=gl.SliceLayout(1, tile_layout))
     count_asm: gl.constexpr = K.asm
+    count_constant: gl.constexpr = K.constant
     begin: gl.constexpr = K.begin
     empty_sums: gl.constexpr = K.empty_sums
     flush: gl.constexpr = K.flush
@@ -112,15 +113,23 @@ def _count(group, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr,
     full = length // (VECTORS * V)
     tile = part.to(gl.int64)
     redone = tile < 0
+    pairs = _word(address, _PAIRS, K)
     if K.may_pack:  # noqa: SIM102 (decided when it is compiled)
-        if (_word(address, _PAIRS, K) < K.most_pairs) & (length >= 32 * K.warps * V):
+        if (pairs < K.most_pairs) & (length >= 32 * K.warps * V):
             tile, redone = _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLANES, K)
     last = (full * (VECTORS * V) < length) & (full % parts == part)
     plain = (tile < full) | last
     if plain & (redone == 0):
         _once(empty_sums, each)
         _barrier()
-    _count_tiles(group, vectors, in_vector, tile, full, parts, into, count_asm, PLANES, K)
+    if K.may_pack:
+        if tile == part:  # values repeat: nothing was packed
+            tile = _count_pairs(group, in_vector, vectors, full, part, parts, into, PLANES, K)
+        _count_tiles(group, vectors, in_vector, tile, full, parts, into, count_asm, PLANES, K)
+    elif pairs > K.most_pairs:
+        _count_tiles(group, vectors, in_vector, tile, full, parts, into, count_constant, PLANES, K)
+    else:
+        _count_tiles(group, vectors, in_vector, tile, full, parts, into, count_asm, PLANES, K)
     padding = length * 0
     if last:
         x_bits = _load(group, vectors, in_vector, full * VECTORS, True, PLANES, True, K)
@@ -196,6 +205,33 @@ def _count_tiles(
         x_bits = ahead
         ahead = _load(group, vectors, in_vector, (t + parts) * VECTORS, t + parts < stop, PLANES, False, K)
         _asm(x_bits, address, table, low, ASM, K)
+
+
+@gluon.jit
+def _count_pairs(group, in_vector, vectors, full, part, parts, into, PLANES: gl.constexpr, K: gl.constexpr):
+    """Count all tiles before `full`, two that are neighbours as one: then fewer instructions make up for reading while
+    nothing is counted. Return `full`."""
+    _each, address, table, low = into
+    VECTORS: gl.constexpr = 32 * K.warps * K.elements // K.vector
+    both = gl.arange(0, 2 * VECTORS, layout=vectors.type.layout)
+    wide_asm: gl.constexpr = K.wide
+    pairs = full // 2
+    for t in range(part.to(gl.int64), pairs, parts):
+        x_bits = _load(group, both, in_vector, t * (2 * VECTORS), True, PLANES, False, K)
+        gl.inline_asm_elementwise(
+            wide_asm,
+            K.wide_constraints,
+            [x_bits, address, table, low],
+            x_bits.dtype,
+            is_pure=False,
+            pack=2 * K.elements,
+        )
+    alone = pairs * 2 + (part + parts - pairs % parts) % parts * (
+        full + 1
+    )  # the one without a neighbour is of one part
+    count_asm: gl.constexpr = K.asm
+    _count_tiles(group, vectors, in_vector, alone.to(gl.int64), full, parts, into, count_asm, PLANES, K)
+    return full.to(gl.int64)
 
 
 @gluon.jit
@@ -313,6 +349,9 @@ class Kernel:
     look: str
     look_constraints: str
     asm: str
+    wide: str
+    wide_constraints: str
+    constant: str
     packed: str
     again: str
     constraints: str
@@ -359,12 +398,14 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
             shared.misc // ptx.MISC_WORDS + 1,
             portable.FIELDS + (2 << (9 + bits)),
             kind == portable.FLOAT32,
-            int(warps * 32 * 31 * min(0.006 * 2 ** (8 - bits), 0.02)),
+            int(warps * 32 * 31 * (min(0.006 * 2 ** (8 - bits), 0.02) if kind == portable.FLOAT32 else 0.5)),
             ptx.begin(shared),
             ptx.empty(shared, counts=True),
             ptx.empty(shared, counts=False),
             *ptx.look(shared, vector),
             asm,
+            *ptx.count(replace(shared, elements=2 * elements)),
+            ptx.count(shared, constant=True)[0],
             ptx.count(shared, packed=True)[0],
             ptx.count(shared, again=True)[0],
             constraints,

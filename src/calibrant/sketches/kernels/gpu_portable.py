@@ -58,8 +58,9 @@ def count(
     x: of KIND. TOTALS: whether zeros and what is not finite are counted; else zeros are where they are an extreme, and
     nothing that is not finite. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells.
     N_LOW and N_HIGH mean nothing where the end is zero. A program counts COLUMNS groups, ROWS elements of each at a
-    time. scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS is a power of two >=
-    parts. WIDE: whether the number of tiles, or of what a program counts, may need 64 bits.
+    time. scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS: of so many, a power
+    of two, what they found is merged at once. WIDE: whether the number of tiles, or of what a program counts, may need
+    64 bits.
     """
     program = tl.program_id(0)
     group = program // parts * COLUMNS + tl.arange(0, COLUMNS)
@@ -281,9 +282,13 @@ def _publish(
     if tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
         tl.store(ticket, 0)
         row = tl.arange(0, PARTS)
-        first = scratch + (program - part).to(tl.int64) * (16 * COLUMNS)
-        found = first + row[:, None] * (16 * COLUMNS) + column[None, :]
-        _merge(found, (row < parts)[:, None], COLUMNS, own, known)
+        theirs = scratch + (program - part).to(tl.int64) * (16 * COLUMNS)
+        first = parts * 0
+        while first < parts:
+            found = theirs + (first + row)[:, None] * (16 * COLUMNS) + column[None, :]
+            _merge(found, (first + row < parts)[:, None], COLUMNS, own, known)
+            first += PARTS
+            tl.debug_barrier()
         tl.store(own + _SIZE, tl.load(own + _SIZE, mask=known, other=0) + size, mask=known)
 
 

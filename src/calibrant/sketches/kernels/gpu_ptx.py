@@ -88,12 +88,12 @@ def look(shared: Shared, vector: int) -> tuple[str, str]:
         "redux.sync.max.u32 largest, largest, 0xffffffff; setp.eq.u32 p, lanes, 0;",
         f"@p red.shared.max.u32 [{own} + {4 * (shared.misc + LARGEST)}], largest;",
     ]
-    if shared.kind == "f32":
-        lines += [
-            f"shr.u32 t, ${vector}, {23 - shared.mantissa_bits}; match.any.sync.b32 lanes, t, 0xffffffff;",
-            "popc.b32 t, lanes; add.u32 t, t, -1; redux.sync.add.u32 t, t, 0xffffffff;",
-            f"@p red.shared.add.u32 [{own} + {4 * (shared.misc + PAIRS)}], t;",
-        ]
+    lines += [
+        f"shr.u32 t, ${vector}, {23 - shared.mantissa_bits if shared.kind == 'f32' else 0};",
+        "match.any.sync.b32 lanes, t, 0xffffffff;",
+        "popc.b32 t, lanes; add.u32 t, t, -1; redux.sync.add.u32 t, t, 0xffffffff;",
+        f"@p red.shared.add.u32 [{own} + {4 * (shared.misc + PAIRS)}], t;",
+    ]
     constraints = ",".join(["=r"] * vector + ["r"] * (2 * vector))
     return "\n".join(["{", *lines, *(f"mov.b32 ${k}, 0;" for k in range(vector)), "}"]), constraints
 
@@ -263,12 +263,13 @@ def end(shared: Shared) -> str:
     return _block([*lines, "OTHERS:"])
 
 
-def count(shared: Shared, packed: bool = False, again: bool = False) -> tuple[str, str]:
+def count(shared: Shared, packed: bool = False, again: bool = False, constant: bool = False) -> tuple[str, str]:
     """Count some elements of a thread: the assembly and its constraints.
 
     Inputs: the elements, as int32 or int16; the addresses of shared memory and of the global table; the bits of the
-    window's lowest value, of float32 or in 16 bits. again: all that is not in words is counted already."""
-    return _float32(shared, packed, again) if shared.kind == "f32" else _sixteen_bits(shared)
+    window's lowest value, of float32 or in 16 bits. again: all that is not in words is counted already. constant: be
+    fast where a warp has one value, as unpacked float32 is anyway."""
+    return _float32(shared, packed, again) if shared.kind == "f32" else _sixteen_bits(shared, constant)
 
 
 def _float32(shared: Shared, packed: bool, again: bool) -> tuple[str, str]:
@@ -338,7 +339,7 @@ def _if_all_equal(x: str, magnitude: str) -> list[str]:
     ]
 
 
-def _sixteen_bits(shared: Shared) -> tuple[str, str]:
+def _sixteen_bits(shared: Shared, constant: bool) -> tuple[str, str]:
     half = shared.kind
     count, words = shared.elements, shared.elements // 2
     values = [f"${words + k}" for k in range(words)]
@@ -351,30 +352,32 @@ def _sixteen_bits(shared: Shared) -> tuple[str, str]:
         f"mov.b32 nearest, -1; mov.b32 ones, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
         f"mov.b32 ends, {shared.cells * 0x10001}; sub.u32 lows, 65536, {low}; mul.lo.u32 lows, lows, 65537;",
     ]
-    for k, x in enumerate(values):
-        lines += [
-            f"and.b32 a{k}, {x}, 0x7fff7fff; add.u16x2 u, a{k}, ones; min.u16x2 nearest, nearest, u;",
-            f"max.NaN.{half}x2 mx, mx, {x}; min.NaN.{half}x2 mn, mn, {x};" if k else "",
-        ]
     place = [
         "add.u16x2 u, $A, lows; min.u16x2 u, u, ends;",
         f"shr.u32 s, $X, 15; and.b32 s, s, 0x00010001; mad.lo.u32 u, s, {shared.stride}, u;",
     ]
-    lines += [
+    alike = [
         # If all elements of the warp are one finite value, all lanes would queue up for one word.
-        "setp.eq.u32 p, mx, mn; shfl.sync.idx.b32 t, mx, 0, 31, 0xffffffff; setp.eq.and.u32 p, t, mx, p;",
-        f"and.b32 s, t, 0x7fff; setp.lt.and.u32 p, s, {infinite}, p; prmt.b32 t, t, t, 0x1010;",
-        f"setp.eq.and.u32 p, t, {values[0]}, p; vote.sync.all.pred p, p, 0xffffffff;",
-        "@!p bra DIFFERENT; mov.u32 t, %laneid; setp.eq.u32 p, t, 0;",
+        f"shfl.sync.idx.b32 t, {values[0]}, 0, 31, 0xffffffff; setp.eq.u32 p, t, {values[0]};",
+        f"setp.eq.and.u32 p, t, {values[-1]}, p; vote.sync.all.pred p, p, 0xffffffff; @!p bra DIFFERENT;",
+        *(f"setp.eq.and.u32 p, t, {x}, p;" for x in values[1:-1]),
+        "prmt.b32 s, t, t, 0x1010; setp.eq.and.u32 p, s, t, p;",
+        f"and.b32 s, t, 0x7fff; setp.lt.and.u32 p, s, {infinite}, p;",
+        "vote.sync.all.pred p, p, 0xffffffff; @!p bra DIFFERENT; mov.u32 t, %laneid; setp.eq.u32 p, t, 0;",
+        f"and.b32 a0, {values[0]}, 0x7fff7fff; add.u16x2 nearest, a0, ones;",
         *(line.replace("$A", "a0").replace("$X", values[0]) for line in place),
         f"and.b32 t, u, 0xffff; mad.lo.u32 t, t, 4, {own}; @p red.shared.add.u32 [t], {32 * count}; bra COUNTED;",
         "DIFFERENT:",
     ]
+    lines += alike if constant else []
     for k, x in enumerate(values):
         lines += [
+            f"and.b32 a{k}, {x}, 0x7fff7fff;",
             *(line.replace("$A", f"a{k}").replace("$X", x) for line in place),
             f"and.b32 t, u, 0xffff; shr.u32 u, u, 16; mad.lo.u32 t, t, 4, {own}; mad.lo.u32 u, u, 4, {own};",
             "red.shared.add.u32 [t], 1; red.shared.add.u32 [u], 1;",
+            f"add.u16x2 u, a{k}, ones; min.u16x2 nearest, nearest, u;",
+            f"max.NaN.{half}x2 mx, mx, {x}; min.NaN.{half}x2 mn, mn, {x};" if k else "",
         ]
     lines.append("COUNTED:")
     lines += [
