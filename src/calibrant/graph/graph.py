@@ -76,8 +76,7 @@ class Graph:
         for name, tensor in self._originals.items():
             self.value(name).const_value = tensor
         self._originals = {}
-        while self.undoing:
-            self.undoing.pop()()
+        self.undo_rescaling()
         self.platform = None
         self.report = [line for line in self.report if line not in self._notes]
         self._notes = []
@@ -91,6 +90,11 @@ class Graph:
         self.rescaled: dict[str, list[float]] = {}
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}
+
+    def undo_rescaling(self) -> None:
+        """Give the weights what they had before `rescale`, to the last bit; its Muls go."""
+        while self.undoing:
+            self.undoing.pop()()
 
     def note(self, sentence: str) -> None:
         """Add to the report what holds for this quantization; `clear_quantization` takes it out again."""
