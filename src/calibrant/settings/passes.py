@@ -42,7 +42,21 @@ class BlockwiseReconstructionSetting(OptimizationSetting):
 
 @dataclass
 class LSQSetting(OptimizationSetting):
-    """Learned step sizes (Esser et al., 2020), block by block."""
+    """Learned step sizes (Esser et al., 2020), block by block, with torch.
+
+    steps: how often each block is trained on a sample. block_size: how many layers with weights make a block.
+    lr: the learning rate, in steps of the grid: of weights and biases, and by how much a scale moves the grid's end.
+    gamma: how much weights are pulled towards their grid, against the error of the block's output.
+    is_scale_trainable: whether scales are learned too, or weights and biases alone.
+    collecting_device: where the samples of a block lie while it is trained: "cpu", or "cuda" where there is room.
+    """
+
+    steps: int = 500
+    block_size: int = 4
+    lr: float = 1e-2
+    gamma: float = 0.0
+    is_scale_trainable: bool = True
+    collecting_device: str = "cpu"
 
 
 @dataclass
