@@ -69,6 +69,7 @@ class Graph:
         self.report: list[str] = []
         self._notes: list[str] = []
         self.undoing: list[Callable[[], None]] = []
+        self.rescaled: dict[str, list[float]] = {}
         self._index: dict[str, ir.Value] = {}
         self._nodes: dict[str, ir.Node] = {}
         self._changed: dict[str, ir.Value] = {}
@@ -79,8 +80,7 @@ class Graph:
         for value in self._changed.values():
             value.const_value = value.meta.pop(ORIGINAL)
         self._changed = {}
-        while self.undoing:
-            self.undoing.pop()()
+        self.undo_rescaling()
         self.platform = None
         self.report = [line for line in self.report if line not in self._notes]
         self._notes = []
@@ -91,9 +91,14 @@ class Graph:
         self.operations: dict[str, list[str]] = {}
         self.left_in_float: dict[str, str] = {}
         self.streams: list[Stream] = []
-        self.rescaled: dict[str, list[float]] = {}
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}
+
+    def undo_rescaling(self) -> None:
+        """Give the weights what they had before `rescale`, to the last bit; its Muls go."""
+        while self.undoing:
+            self.undoing.pop()()
+        self.rescaled = {}
 
     def note(self, sentence: str) -> None:
         """Add to the report what holds for this quantization; `clear_quantization` takes it out again."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import QuantizationStates
 from calibrant.graph import Graph
-from calibrant.graph.rescaling import rescale
+from calibrant.graph.rescaling import rescale, smoothed_name
 from calibrant.graph.streams import Stream
 from calibrant.passes.activations import activation_configs
 from calibrant.passes.calibration import Calibration
@@ -46,8 +46,8 @@ ABOUT = 1.2  # times the least noise: closer than that the measure does not tell
 def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tuple[list[Calibration], Halves]:
     """Rescale the streams of `graph` that profit; the tasks, and the sketches of their roots as they are then.
 
-    A value that a Mul divides keeps its name in tasks and sketches. Unless the user asked for a method, it is solved by
-    the one that its config names for this case, in `detail["smoothed_method"]`.
+    What a Mul makes of a value takes its place in the tasks, and has a sketch beside it. Unless the user asked for a
+    method, it is solved by the one that its config names for this case, in `detail["smoothed_method"]`.
     `graph.streams` is empty afterwards: a graph is equalized once. Weights whose scale was found wait for it again.
     """
     tasks = list(tasks)
@@ -64,8 +64,10 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tu
         if factors is None:
             continue
         rescale(graph, {stream: factors})
-        sketches = divided_halves(sketches, dict.fromkeys((root for task in concerned for root in task.roots), factors))
-        tasks = [next((c for c in concerned if c.config is task.config), task) for task in tasks]
+        names = {root: smoothed_name(root) if stream.inserted else root for task in concerned for root in task.roots}
+        sketches = divided_halves(sketches, factors, names)
+        moved = {id(task.config): _reading(task, names) for task in concerned}
+        tasks = [moved.get(id(task.config), task) for task in tasks]
         done.append(stream)
     graph.streams = []
     if done:
@@ -75,6 +77,11 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tu
         what = _counted(lacking)
         graph.note(f"not equalized, for want of statistics per channel: {what}; collect them with the same settings")
     return tasks, sketches
+
+
+def _reading(task: Calibration, names: Mapping[str, str]) -> Calibration:
+    """The task with its roots under other names."""
+    return type(task).of(task.config, [names[root] for root in task.roots], task.draft.observer_algorithm)
 
 
 def best(noise: StreamNoise) -> F64 | None:
@@ -120,6 +127,8 @@ def _concerned(
         if task is None or config.is_per_channel or not inside >= set(roots) or task.needs_raw_values:
             return []
         if stream.inserted and not _alone(graph, stream):
+            return []
+        if any(sketches[root].margins is not None for root in roots):  # they follow the order of the channels
             return []
         if stream.inserted and "smoothed_method" in config.detail:
             task = Calibration.of(config, roots, config.detail["smoothed_method"])

@@ -161,6 +161,7 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
 
     Returns the sketches that they are solved from: of equalized values, as these are now.
     """
+    streams = graph.streams
     tasks, sketches = equalize(graph, tasks, sketches)
 
     def error_of(task: Calibration) -> CalibrantError | None:
@@ -173,6 +174,8 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
     with ThreadPoolExecutor(threads, thread_name_prefix="calibrant-solve") as pool:
         errors = [error for error in pool.map(error_of, tasks) if error is not None]
     if errors:
+        graph.undo_rescaling()
+        graph.streams = streams
         more = f" (and {len(errors) - 1} more values)" if len(errors) > 1 else ""
         raise type(errors[0])(f"{errors[0]}{more}")
     for task in tasks:

@@ -31,8 +31,8 @@ PARTS = 32  # of a cell
 def divided(sketch: TensorSketch, factors: F64) -> TensorSketch:
     """The sketch of x / factors, channel by channel.
 
-    factors: (channels,), positive and finite. The extremes are exact. Where each channel has a histogram there is one of
-    the whole tensor, of bins as fine as `FINE` says; else there is none.
+    factors: (channels,), positive and finite. The extremes are exact. Where each channel has a histogram there is one
+    of the whole tensor, of bins as fine as `FINE` says; else there is none.
     Raises ObservationError for a sketch with margins, which tell nothing once channels move against each other.
     """
     if sketch.margins is not None:
@@ -45,12 +45,9 @@ def divided(sketch: TensorSketch, factors: F64) -> TensorSketch:
     return replace(sketch, spec=spec, extremes=extremes, histogram=whole, channel_histogram=None)
 
 
-def divided_halves(halves: Halves, factors: Mapping[str, F64]) -> Halves:
-    """The halves with the sketches of these values divided, the others as they are."""
-    even, odd = (
-        {name: divided(s, factors[name]) if name in factors else s for name, s in half.items()}
-        for half in (halves.even, halves.odd)
-    )
+def divided_halves(halves: Halves, factors: F64, names: Mapping[str, str]) -> Halves:
+    """The halves with the divided sketch of each of these values under its name in `names`; the others as they are."""
+    even, odd = (half | {names[n]: divided(half[n], factors) for n in names} for half in (halves.even, halves.odd))
     return Halves(even, odd)
 
 
@@ -61,8 +58,9 @@ def _moved(histogram: Histogram, extremes: Extremes, factors: F64) -> Histogram:
         return Histogram.empty(bins)
     limit = float(np.finfo(np.float32).max)
     x, counts = _spread(histogram, extremes)
-    x = np.clip(x / factors[histogram.channel], -limit, limit).astype(np.float32)[counts > 0]
-    keys, sub, counts = bins.keys(x), bins.sub(x), counts[counts > 0]
+    seen = counts > 0
+    values, counts = np.clip(x / factors[histogram.channel], -limit, limit).astype(np.float32)[seen], counts[seen]
+    keys, sub = bins.keys(values), bins.sub(values)
     cells = fold_cells([np.zeros_like(keys), keys], [counts, counts * sub])
     return Histogram.from_cells(bins, 1, cells)
 
