@@ -3,6 +3,7 @@
 # make test-all  the long tests. Together with `make test`: all of them
 # make test-gpu  the tests that need an NVIDIA GPU
 # make lint      ruff and mypy
+# make browser   Chromium from Debian's packages, for the tests of the report's page; they are skipped without it
 # make docs      the pages as a site, in build/docs
 # make bench     the benchmarks; PHOTOS, LINES, TEXT and MINILM say where their data are (benchmarks/README.md)
 # make clean     removes what the others made
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-gpu lint docs bench clean
+.PHONY: demo test test-all test-gpu lint browser docs bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m demo --output demo-output
@@ -39,6 +40,9 @@ lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+browser:
+	apt-get install --yes --no-install-recommends chromium chromium-driver
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

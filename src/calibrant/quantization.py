@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ class QuantizationSummary:
     moving: value name -> how far apart its scales are that two halves of the samples give, as a share of its scale;
         those of more than MOVES. They would profit from more samples.
     seconds: time by stage.
-    table, kept: where they are wanted (`keep` of `quantize`), the statistics, and some of the samples.
+    table, kept: where they are wanted (`keep` of `quantize`), the statistics, of equalized values as these are now; and
+        some of the samples.
     """
 
     platform: TargetPlatform
@@ -58,6 +59,17 @@ class QuantizationSummary:
     seconds: dict[str, float] = field(default_factory=dict)
     table: CalibrationTable | None = None
     kept: list[Feed] = field(default_factory=list)
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Label and text of what was done, in short."""
+        methods = ", ".join(f"{count} {method}" for method, count in self.methods.items())
+        return [
+            ("platform", self.platform.name),
+            ("samples", str(self.samples)),
+            ("scales", f"{self.values}, by {methods}" if methods else "none"),
+            ("in float", f"{len(self.left_in_float)} operations" if self.left_in_float else "nothing"),
+        ]
 
 
 def quantize(
@@ -109,7 +121,7 @@ def quantize(
     if executor is None and (again or (setting.quantize_activation and (table is None or measuring))):
         with _timed(summary, "plan"):
             executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
-    if executor is not None and (again or measuring or keep):
+    if executor is not None and samples is not None and (again or measuring or keep):
         samples, collate_fn = Kept(iterate_samples(samples, executor.input_specs, steps, collate_fn)), None
     if executor is not None and isinstance(samples, Kept) and (measuring or keep or table is not None):
         with _timed(summary, "calibrate"):
@@ -128,7 +140,10 @@ def quantize(
                         step.optimize(graph, samples.samples, executor, on_layer=layer)
                     interrupted = layer.stopped
             elif isinstance(step, RuntimeCalibrationPass) and table is not None:
-                table.apply(graph, step.method, threads or usable_processors())
+                solved_from = table.apply(graph, step.method, threads or usable_processors())
+                table = replace(table, sketches=solved_from)
+                if executor is not None:
+                    executor.load_graph(graph)  # as it is equalized
             else:
                 step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
     if interrupted:

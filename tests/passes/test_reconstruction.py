@@ -23,7 +23,8 @@ from calibrant.passes.moments import Moments
 
 def setting(high=True, **changes):
     made = QuantizationSetting()
-    made.effort = "high" if high else "default"
+    made.blockwise_reconstruction = high
+    made.equalization = False
     for name, value in changes.items():
         setattr(made.quantize_parameter_setting, name, value)
     return made

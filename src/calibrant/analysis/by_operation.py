@@ -22,8 +22,7 @@ from calibrant.engines import Executor, OnnxruntimeExecutor, iterate_samples
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.graph.axes import channel_axis
-from calibrant.graph.graph import original
-from calibrant.passes.base import parameter_of
+from calibrant.passes.base import original_of, parameter_of
 
 Values = Mapping[str, NDArray[Any]]
 
@@ -58,9 +57,9 @@ class TensorError:
     difference: Difference = field(default_factory=Difference)
     reader: str | None = None
 
-    def add(self, exact: NDArray[Any]) -> NDArray[Any]:
-        """Take in one array of it; returns it as its integers give it back."""
-        found = self.use.add(exact)
+    def add(self, exact: NDArray[Any], stored: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Take in one array of it; returns it as its integers give it back. stored: see `GridUse.add`."""
+        found = self.use.add(exact, stored)
         self.difference.add(exact, found)
         return found
 
@@ -247,12 +246,12 @@ def _weights(graph: Graph, operations: Sequence[Operation]) -> list[TensorError]
     for operation in operations:
         node = operation.nodes[0]
         for index, config in quantized_inputs(graph, operation).items():
-            values, name = parameter_of(node, index), node.inputs[index].name or ""  # type: ignore[union-attr]
-            if values is None or config.num_of_bits == 32 or _clips(node, index) or (name, id(config)) in found:
+            stored, value = parameter_of(node, index), node.inputs[index]
+            name = str(value.name) if value is not None else ""
+            if stored is None or config.num_of_bits == 32 or _clips(node, index) or (name, id(config)) in found:
                 continue
             error = TensorError(name, config, GridUse(config, config.channel_axis), reader=operation.name)
-            floats = original(node.inputs[index])  # type: ignore[arg-type]
-            error.difference.add(np.asarray(floats.numpy()), error.use.add(values))  # type: ignore[union-attr]
+            error.add(original_of(graph, node, index), stored)
             found[name, id(config)] = error
     return list(found.values())
 

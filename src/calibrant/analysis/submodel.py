@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import onnxruntime as ort
 from calibrant.core import ModelError
 from calibrant.engines.session import reason
 from calibrant.graph.bodies import body_graphs
-from calibrant.graph.graph import original
 
 
 def reads(node: ir.Node) -> Iterator[ir.Value]:
@@ -32,14 +31,16 @@ def open_submodel(
     inputs: Mapping[ir.Value, np.dtype[Any] | None],
     outputs: Iterable[ir.Value],
     opsets: Mapping[str, int],
+    constant_of: Callable[[ir.Value], ir.TensorProtocol | None] = lambda value: value.const_value,
 ) -> Any:
     """A session of these nodes. Constants that they read, and that are not among the inputs, come along.
 
-    The constants are those of the float model.
     nodes: in an order in which they can run. inputs: each with the dtype that it will be fed, or None: as the model
-    has it. Raises ModelError where onnxruntime cannot run them.
+    has it. constant_of: what a constant is, where that is not what the node has.
+
+    Raises ModelError where onnxruntime cannot run them.
     """
-    constants = {v: constant for node in nodes for v in reads(node) if (constant := original(v)) is not None}
+    constants = {v: constant for node in nodes for v in reads(node) if (constant := constant_of(v)) is not None}
     graph = onnx.GraphProto(
         name="submodel",
         node=[ir.to_proto(node) for node in nodes],
@@ -54,6 +55,7 @@ def open_submodel(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1  # hundreds of sessions, whose threads would spin while they wait
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # and whose arenas would keep what each once took
     # Every Q and DQ as it is written, the arithmetic between in float: integer kernels saturate on some processors.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:

@@ -30,6 +30,8 @@ class Choices:
     percentile: float | None = None
     ignore_nonfinite: bool = False
     effort: str | None = None
+    equalize: bool | None = None
+    smooth_quant: bool | None = None
     leave_in_float: list[str] = field(default_factory=list)
     only: list[str] = field(default_factory=list)
     overrides: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -57,6 +59,8 @@ class Choices:
             (weights, "per_channel", self.per_channel),
             (weights, "power_of_2", self.power_of_2 or None),
             (setting, "effort", self.effort),
+            (setting, "equalization", self.equalize),
+            (setting, "smooth_quant", self.smooth_quant),
             (setting, "quantize_activation", False if self.weights_only else None),
         ):
             if value is not None:
@@ -88,6 +92,8 @@ class Choices:
             ("--activation-type", self.activation_type),
             ("--per-channel-activations", self.per_channel_activations),
             ("--override", self.overrides),
+            ("--equalize", self.equalize),
+            ("--smooth-quant", self.smooth_quant),
         ):
             if value:
                 raise SettingError(f"{option} is about activations, and --weights-only leaves those in float")

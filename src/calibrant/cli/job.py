@@ -112,9 +112,7 @@ class Job:
         notes = ["--data was not read: weights alone need no samples"] if idle else []
         done = Finished(self.model, size, output, graph, setting, summary, samples, seconds, notes, source, self.report)
         if self.report is not None:
-            with Stages(console) as stages:
-                stages.begin("writing the report")
-                report_quantization(done, executor, self.report, self.running.threads)
+            report_quantization(console, done, executor, self.report, self.running.threads)
         show_summary(console, done)
 
     def _source(self, setting: QuantizationSetting) -> TableFile | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -17,9 +17,9 @@ from calibrant.engines.samples import Feed
 from calibrant.engines.session import Runtime, run
 from calibrant.graph import Graph
 from calibrant.graph.bodies import read_from_outside
-from calibrant.graph.graph import original
 
 WIDEST = 16  # bits of what is no bias
+T = TypeVar("T")
 Array = NDArray[Any]
 Config = TensorQuantizationConfig
 Slot = tuple[str, int]  # a value's name, and the id of the config it is read by; 0: as it is
@@ -103,6 +103,26 @@ class Stepping:
 
         list(self._pool.map(one, range(len(self._kept))))
 
+    def look_ahead(self, node: ir.Node) -> list[Array]:
+        """The node's first output, float, of each sample; as if the node had not run."""
+        reads = list(self._reads(node))
+        running = _OneNode(self._graph, node, dict(self._constants(node)), self._runtime)
+
+        def one(kept: dict[Slot, Array]) -> Array:
+            feed = {value.name or "": kept[value.name or "", _key(config)] for value, config in reads}
+            return running.run(feed, [node.outputs[0].name or ""])[0]
+
+        return list(self._pool.map(one, self._kept))
+
+    def put(self, name: str, arrays: Sequence[Array]) -> None:
+        """Keep a value anew, one array of each sample: for one whose configs have changed since it was made."""
+        for kept, array in zip(self._kept, arrays, strict=True):
+            self._put(kept, name, array)
+
+    def map(self, function: Callable[[int, dict[Slot, Array]], T], numbers: Sequence[int]) -> list[T]:
+        """What the function makes of these samples: of its number, and the values alive. Several at a time."""
+        return list(self._pool.map(lambda number: function(number, self._kept[number]), numbers))
+
     def close(self) -> None:
         """End its threads."""
         self._pool.shutdown()
@@ -145,7 +165,7 @@ class Stepping:
             yield value.name or "", array if stays or config is None else fake_quantize(array, config)
 
     def _constant(self, value: ir.Value) -> Array:
-        tensor = self._graph.as_read(value) if self._quantized else original(value)
+        tensor = self._graph.as_read(value) if self._quantized else self._graph.original(value)
         return np.asarray(tensor.numpy())  # type: ignore[union-attr]
 
     def _config(self, node: ir.Node, index: int) -> Config | None:

@@ -47,8 +47,12 @@ class Setting:
         return setting
 
 
-@cache
 def _hints(cls: type) -> dict[str, Any]:
+    return _read_hints(cls)
+
+
+@cache
+def _read_hints(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {f.name: hints[f.name] for f in fields(cls)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from calibrant.settings.base import Setting
 
@@ -19,7 +20,16 @@ class OptimizationSetting(Setting):
 
 @dataclass
 class EqualizationSetting(OptimizationSetting):
-    """Cross-layer equalization (Nagel et al., 2019)."""
+    """Cross-layer equalization (Nagel et al., 2019).
+
+    iterations: how often all streams are equalized, one after the other, each after what the others have become.
+    opt_level: 2, through sums as well, so that residual streams are equalized; 1, not through them.
+    """
+
+    _choices: ClassVar[dict[str, tuple[Any, ...]]] = {"opt_level": (1, 2), "iterations": tuple(range(1, 101))}
+
+    iterations: int = 1
+    opt_level: int = 2
 
 
 @dataclass
@@ -53,9 +63,19 @@ class LSQSetting(OptimizationSetting):
 
 @dataclass
 class OutputRefinementSetting(OptimizationSetting):
-    """Scales of activations, refined by what they do to the outputs of the operators that read them."""
+    """Scales of activations, chosen by what they do to the model's outputs.
+
+    interested_layers: names of values as well. steps: how many samples are looked at; half of them only check.
+    """
+
+    steps: int = 32
 
 
 @dataclass
 class BiasCorrectSetting(OptimizationSetting):
-    """Biases take up the mean of the error (Nagel et al., 2019)."""
+    """Biases take up the mean of the error (Nagel et al., 2019).
+
+    steps: how many samples are looked at; half of them only check.
+    """
+
+    steps: int = 32

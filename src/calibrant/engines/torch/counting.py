@@ -56,9 +56,6 @@ class Counting:
             self._waiting, self._bytes = {}, 0
             self._join()
 
-    def replayed(self) -> None:
-        self._statistics.replayed()
-
     def memory(self) -> Any:
         return self._interpreter.uploads()
 
