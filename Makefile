@@ -5,7 +5,7 @@
 # make lint      ruff and mypy
 # make browser   Chromium from Debian's packages, for the tests of the report's page; they are skipped without it
 # make docs      the pages as a site, in build/docs
-# make bench     the benchmarks; PHOTOS, LINES, TEXT and MINILM say where their data are (benchmarks/README.md)
+# make bench     the benchmarks; PHOTOS, LABELLED, LINES, TEXT and MINILM say where their data are (benchmarks/README.md)
 # make clean     removes what the others made
 #
 # Each makes the environment that it needs in .venv; Python 3.11 or newer (PYTHON=...) and make are all that must be there.
@@ -50,7 +50,7 @@ docs: $(VENV)/.docs
 bench: $(VENV)/.dev $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m benchmarks.calibration $(if $(PHOTOS),--photos $(PHOTOS))
 	$(BIN)/python -m benchmarks.integer_run $(if $(PHOTOS),--photos $(PHOTOS))
-	$(BIN)/python -m benchmarks.accuracy $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LINES),--lines $(LINES)) $(if $(TEXT),--text $(TEXT)) $(if $(MINILM),--minilm $(MINILM))
+	$(BIN)/python -m benchmarks.accuracy $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LABELLED),--labelled $(LABELLED)) $(if $(LINES),--lines $(LINES)) $(if $(TEXT),--text $(TEXT)) $(if $(MINILM),--minilm $(MINILM))
 	$(BIN)/python -m benchmarks.auto $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LINES),--lines $(LINES)) $(if $(TEXT),--text $(TEXT)) $(if $(MINILM),--minilm $(MINILM))
 
 clean:

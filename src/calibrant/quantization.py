@@ -123,11 +123,12 @@ def quantize(
             executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
     if executor is not None and samples is not None and (again or measuring or keep):
         samples, collate_fn = Kept(iterate_samples(samples, executor.input_specs, steps, collate_fn)), None
-    if executor is not None and isinstance(samples, Kept) and (measuring or keep or table is not None):
+    first = measuring or keep or table is not None or not setting.quantize_activation  # calibration reads them else
+    if executor is not None and isinstance(samples, Kept) and first:
         with _timed(summary, "calibrate"):
             if measuring:
                 table = choose_by_output(graph, platform, setting, samples, executor, table, on_step, on_run)
-            elif table is None:
+            elif table is None and keep:
                 table = _statistics(graph, platform, samples, executor, on_step)
             else:
                 samples.read(on_step)

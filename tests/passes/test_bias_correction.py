@@ -197,3 +197,12 @@ def test_a_few_huge_errors_do_not_make_the_trimmed_mean():
     fit = Fit([exact], [np.zeros_like(exact)], 1, ANYTHING)
     assert fit.mean()[0] > 5
     assert fit.trimmed_mean()[0] == pytest.approx(1.0)
+
+
+def test_weights_alone_are_corrected_too(shifted):
+    model, samples = shifted
+    exact = exact_outputs(model, samples)
+    plain, corrected = (
+        outputs(model, samples, setting_of(bias_correct=on, quantize_activation=False)) for on in (False, True)
+    )
+    assert sqnr_db(exact, corrected) > sqnr_db(exact, plain) + 6

@@ -17,6 +17,7 @@ from calibrant.engines.samples import Feed
 from calibrant.engines.session import Runtime, run
 from calibrant.graph import Graph
 from calibrant.graph.bodies import read_from_outside
+from calibrant.graph.graph import original
 
 WIDEST = 16  # bits of what is no bias
 T = TypeVar("T")
@@ -165,7 +166,7 @@ class Stepping:
             yield value.name or "", array if stays or config is None else fake_quantize(array, config)
 
     def _constant(self, value: ir.Value) -> Array:
-        tensor = self._graph.as_read(value) if self._quantized else self._graph.original(value)
+        tensor = self._graph.as_read(value) if self._quantized else original(value)
         return np.asarray(tensor.numpy())  # type: ignore[union-attr]
 
     def _config(self, node: ir.Node, index: int) -> Config | None:

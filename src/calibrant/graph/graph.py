@@ -16,8 +16,10 @@ from calibrant.core.notebook import html_table
 from calibrant.graph.axes import channel_axis
 from calibrant.graph.streams import Stream
 
-BIAS_BITS = 32
 PROTOBUF_LIMIT = 2**31 - 2**26  # protobuf refuses messages of 2 GiB; the rest is room for the nodes
+
+BIAS_BITS = 32
+ORIGINAL = "calibrant.original"  # where a value keeps the constant that it had in the float model
 
 
 @dataclass
@@ -69,14 +71,14 @@ class Graph:
         self.undoing: list[Callable[[], None]] = []
         self._index: dict[str, ir.Value] = {}
         self._nodes: dict[str, ir.Node] = {}
-        self._originals: dict[str, ir.TensorProtocol] = {}
+        self._changed: dict[str, ir.Value] = {}
         self.clear_quantization()
 
     def clear_quantization(self) -> None:
         """Forget every config, undo every change of a constant and every rescaling: the model is as it was loaded."""
-        for name, tensor in self._originals.items():
-            self.value(name).const_value = tensor
-        self._originals = {}
+        for value in self._changed.values():
+            value.const_value = value.meta.pop(ORIGINAL)
+        self._changed = {}
         while self.undoing:
             self.undoing.pop()()
         self.platform = None
@@ -107,30 +109,25 @@ class Graph:
         value = self.value(name)
         if value.const_value is None:
             raise ModelError(f"'{name}' is no constant of the model")
-        self._originals.setdefault(name, value.const_value)
+        value.meta.setdefault(ORIGINAL, value.const_value)
+        self._changed.setdefault(name, value)
         value.const_value = ir.Tensor(np.ascontiguousarray(array, value.const_value.dtype.numpy()), name=name)
 
     @property
-    def changed_constants(self) -> dict[str, ir.TensorProtocol]:
-        """The constants that `change_constant` was called for, as the float model has them."""
-        return dict(self._originals)
-
-    def original(self, value: ir.Value) -> ir.TensorProtocol | None:
-        """The constant as the float model has it; None for a value that is none."""
-        return self._originals.get(value.name or "", value.const_value)
+    def changed_constants(self) -> list[str]:
+        """The constants that `change_constant` was called for."""
+        return list(self._changed)
 
     def as_read(self, value: ir.Value) -> ir.TensorProtocol | None:
         """The constant as the quantized model reads it; where all who read it were put back into float, the original.
 
         None for a value that is no constant.
         """
-        if value.name not in self._originals:
-            return value.const_value
         readers = [use.node.name for use in value.uses()]
-        return self.original(value) if readers and all(map(self._is_in_float, readers)) else value.const_value
+        return original(value) if readers and all(map(self._has_float_weight, readers)) else value.const_value
 
-    def _is_in_float(self, node_name: str | None) -> bool:
-        """Whether a constant of that node, no bias, has a config that was put back into float."""
+    def _has_float_weight(self, node_name: str | None) -> bool:
+        """Whether a constant of that node has a config, other than a bias's, that was put back into float."""
         return any(
             name == node_name
             and config.state is QuantizationStates.FP32
@@ -143,17 +140,17 @@ class Graph:
     def quantized_model(self) -> ir.Model:
         """A copy of the working model, its constants as `as_read` has them."""
         model = self.model.clone()
-        for name in self._originals:
-            model.graph.initializers[name].const_value = self.as_read(self.value(name))
+        for name, value in self._changed.items():
+            model.graph.initializers[name].const_value = self.as_read(value)
         return model
 
     def float_model(self) -> ir.Model:
         """The working model with its constants as they were; the model itself where none was changed."""
-        if not self._originals:
+        if not self._changed:
             return self.model
         model = self.model.clone()
-        for name, tensor in self._originals.items():
-            model.graph.initializers[name].const_value = tensor
+        for name, value in self._changed.items():
+            model.graph.initializers[name].const_value = original(value)
         return model
 
     @property
@@ -283,6 +280,12 @@ class Graph:
     def weight_bytes(self) -> int:
         """The size of all initializers, those of subgraphs included."""
         return sum(tensor_bytes(g) for g in self.model.graphs())
+
+
+def original(value: ir.Value) -> ir.TensorProtocol | None:
+    """The constant as the float model has it: see `Graph.change_constant`. None for a value that is none."""
+    tensor: ir.TensorProtocol | None = value.meta.get(ORIGINAL, value.const_value)
+    return tensor
 
 
 def tensor_bytes(graph: ir.Graph) -> int:

@@ -17,7 +17,7 @@ from calibrant.engines.stepping import Slot, Stepping
 from calibrant.graph import Graph
 from calibrant.graph.graph import PROTOBUF_LIMIT
 
-BYTES = 1 << 30  # that the values of a model may take which are alive at a place, of all samples
+BYTES = 1 << 29  # that the values of a model may take which are alive at a place, of all samples
 F64 = NDArray[np.float64]
 Array = NDArray[Any]
 Form = Callable[[int, int], Array]

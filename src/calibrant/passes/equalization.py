@@ -40,6 +40,7 @@ STRENGTHS = (
     (0.0, 0.5, -0.5),
 )
 WORTH = 0.95  # of the noise before: a stream that keeps more is left alone
+ABOUT = 1.2  # times the least noise: closer than that the measure does not tell
 
 
 def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tuple[list[Calibration], Halves]:
@@ -51,8 +52,11 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tu
     """
     tasks = list(tasks)
     done: list[Stream] = []
+    lacking: list[Stream] = []
     for stream in graph.streams:
         concerned = _concerned(graph, stream, tasks, sketches)
+        if concerned is None:
+            lacking.append(stream)
         if not concerned:
             continue
         noise = StreamNoise(graph, stream, concerned, sketches)
@@ -66,18 +70,22 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tu
     graph.streams = []
     if done:
         _unsettle(graph, done)
-        count = len(dict.fromkeys(stream.values for stream in done))
-        graph.note(f"equalized: the channels of {count} streams of values")
+        graph.note(f"equalized: the channels of {_counted(done)}")
+    if lacking:
+        what = _counted(lacking)
+        graph.note(f"not equalized, for want of statistics per channel: {what}; collect them with the same settings")
     return tasks, sketches
 
 
 def best(noise: StreamNoise) -> F64 | None:
-    """The factors with the least noise; None where they save less than 1 - WORTH."""
-    nothing = noise(np.ones(noise.channels))
-    tried = [(noise(factors), number, factors) for number, factors in enumerate(candidates(noise))]
-    least, _, factors = min(tried, key=lambda entry: entry[:2])
+    """The factors that differ least of those that are ABOUT as good as the best; None where those save too little."""
+    tried = [(noise(factors), factors) for factors in candidates(noise)]
+    nothing, least = noise(np.ones(noise.channels)), min(found for found, _ in tried)
     log.debug("noise %.3g, equalized %.3g", nothing, least)
-    return factors if least < WORTH * nothing else None
+    if not least < WORTH * nothing:
+        return None
+    good = [factors for found, factors in tried if found <= ABOUT * least]
+    return min(good, key=lambda factors: float(np.log2(factors).std()))
 
 
 def candidates(noise: StreamNoise) -> Iterator[F64]:
@@ -96,8 +104,9 @@ def _lively(ranges: F64) -> F64:
 
 def _concerned(
     graph: Graph, stream: Stream, tasks: Sequence[Calibration], sketches: Mapping[str, TensorSketch]
-) -> list[Calibration]:
-    """The tasks for values of the stream, as they are to be solved once it is divided; none if it has to stay.
+) -> list[Calibration] | None:
+    """The tasks for values of the stream, as they are to be solved once it is divided; none if it has to stay, and None
+    if that is because too little is known of its channels.
 
     Each must be per tensor, of values of the stream alone, and by a method that can do with what is known.
     """
@@ -115,9 +124,14 @@ def _concerned(
         if stream.inserted and "smoothed_method" in config.detail:
             task = Calibration.of(config, roots, config.detail["smoothed_method"])
         if not task.by_extremes and any(sketches[root].channel_histogram is None for root in roots):
-            return []
+            return None
         found.append(task)
     return found
+
+
+def _counted(streams: Sequence[Stream]) -> str:
+    """`the stream of 'a'`, `3 streams of values`."""
+    return f"the stream of '{streams[0].values[0]}'" if len(streams) == 1 else f"{len(streams)} streams of values"
 
 
 def _alone(graph: Graph, stream: Stream) -> bool:

@@ -32,14 +32,14 @@ def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[Quan
             passes.append(BalancedRoundingPass())
     if setting.wants("blockwise_reconstruction") and setting.quantize_parameter:
         passes.append(BlockwiseReconstructionPass(setting.blockwise_reconstruction_setting.interested_layers))
-    if setting.wants("lsq_optimization"):
-        passes.append(LearnedStepSizePass(**setting.lsq_optimization_setting.to_dict()))
     if setting.quantize_activation and setting.wants("output_refinement"):
         refining = setting.output_refinement_setting
         passes.append(OutputRefinementPass(refining.interested_layers, refining.steps))
     if setting.wants("bias_correct"):
         correcting = setting.bias_correct_setting
         passes.append(BiasCorrectionPass(correcting.interested_layers, correcting.steps))
+    if setting.wants("lsq_optimization"):
+        passes.append(LearnedStepSizePass(**setting.lsq_optimization_setting.to_dict()))
     if setting.exact_simulation:
         passes.append(ExactSimulationPass())
     passes.append(PassiveParameterQuantizePass())

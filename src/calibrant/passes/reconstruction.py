@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from calibrant.core import fake_quantize
 from calibrant.core.arithmetic import SMALLEST_SCALE
 from calibrant.engines.stepping import Stepping
+from calibrant.graph.graph import original
 from calibrant.passes.base import parameter_of
 from calibrant.passes.grid_rounding import fitted
 from calibrant.passes.linear import Linear, linear_layers
@@ -216,7 +217,7 @@ class Choice:
 def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads: int = 1) -> None:
     """Change weight, bias and scale of the layer where that lessens the error on what is held out."""
     held = held if held.count else train  # of a few places alone
-    floats = layer.rows(np.asarray(graph.original(graph.value(layer.weight_name)).numpy(), np.float64))  # type: ignore[union-attr]
+    floats = layer.rows(np.asarray(original(graph.value(layer.weight_name)).numpy(), np.float64))  # type: ignore[union-attr]
     now = layer.rows(fake_quantize(_constant(graph, layer.weight_name), layer.config)).astype(np.float64)
     bias = _bias(layer, now.shape[:2])
     fixed = None if layer.bias_name else bias

@@ -31,7 +31,7 @@ from calibrant.sketches import Halves, SketchSpec
 log = logging.getLogger(__name__)
 
 FEW_SAMPLES = 16
-STREAM_BITS = 4  # mantissa bits of what is remembered of each channel of a stream
+STREAM_BITS = 1  # mantissa bits of what is remembered of each channel of a stream
 
 
 def plan(graph: Graph, method: str | None = None, override: bool = False) -> list[Calibration]:

@@ -22,13 +22,11 @@ class OptimizationSetting(Setting):
 class EqualizationSetting(OptimizationSetting):
     """Cross-layer equalization (Nagel et al., 2019).
 
-    iterations: how often all streams are equalized, one after the other, each after what the others have become.
     opt_level: 2, through sums as well, so that residual streams are equalized; 1, not through them.
     """
 
-    _choices: ClassVar[dict[str, tuple[Any, ...]]] = {"opt_level": (1, 2), "iterations": tuple(range(1, 101))}
+    _choices: ClassVar[dict[str, tuple[Any, ...]]] = {"opt_level": (1, 2)}
 
-    iterations: int = 1
     opt_level: int = 2
 
 

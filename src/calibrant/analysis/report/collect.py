@@ -25,9 +25,10 @@ from calibrant.core import (
     fake_quantize,
 )
 from calibrant.graph import Graph
+from calibrant.graph.graph import original
 from calibrant.observers import Distribution, squared_error
 from calibrant.passes.activations import activation_configs
-from calibrant.passes.base import SOLVED, original_of, parameter_of
+from calibrant.passes.base import SOLVED, parameter_of
 from calibrant.passes.calibration import merged
 from calibrant.sketches import Halves, TensorSketch
 
@@ -261,10 +262,11 @@ def weight_error(graph: Graph, node: ir.Node) -> tuple[float | None, str]:
         config = graph.edges.get((node.name or "", index))
         if config is None or config.state not in SOLVED or config.num_of_bits > 16:
             continue
-        stored = parameter_of(node, index)
-        if stored is None:
+        values, value = parameter_of(node, index), node.inputs[index]
+        floats = None if value is None else original(value)
+        if values is None or floats is None:
             continue
-        exact.append(original_of(graph, node, index))
-        rounded.append(fake_quantize(stored, config))
+        exact.append(np.asarray(floats.numpy()))
+        rounded.append(fake_quantize(values, config))
         method = method or config.observer_algorithm
     return (sqnr_db(exact, rounded), method) if exact else (None, "")

@@ -25,6 +25,7 @@ from calibrant.engines.torch.statistics import statistics_on
 from calibrant.engines.torch.tensors import to_tensor
 from calibrant.engines.torch.values import constant_of
 from calibrant.graph import Graph
+from calibrant.graph.graph import original
 from calibrant.sketches import Halves, SketchSpec
 
 
@@ -145,7 +146,7 @@ class TorchSession:
         """
         values = [self._graph.value(name) for name in self._graph.changed_constants]
         values = [value for value in values if of is None or value in of]
-        tensors = [self._graph.original(value) if as_floats else self._graph.as_read(value) for value in values]
+        tensors = [original(value) if as_floats else self._graph.as_read(value) for value in values]
         return {v: to_tensor(t.numpy()) for v, t in zip(values, tensors, strict=True) if t is not None}
 
     def _constant(self, name: str) -> ir.Value:
