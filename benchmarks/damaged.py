@@ -67,7 +67,16 @@ def main() -> None:
         spread = [subject.items[i * len(subject.items) // options.samples] for i in range(options.samples)]
         samples = [sample for item in spread for sample in subject.samples(item)]
         rows.append([name, *measure(subject.model, samples, DAMAGES[name])])
-    headings = ["model", "layers, both scaled", "healthy", "damaged", "named first", "with its fix", "seconds", "CPU seconds"]
+    headings = [
+        "model",
+        "layers, both scaled",
+        "healthy",
+        "damaged",
+        "named first",
+        "with its fix",
+        "seconds",
+        "CPU seconds",
+    ]
     console.print(f"{description()}\n{command()}\n", highlight=False)
     console.print(table(headings, rows), highlight=False, soft_wrap=True)
 
