@@ -46,8 +46,7 @@ class Damage:
 DAMAGES = {
     "EfficientNet-Lite0": Damage("_blocks.0._project_conv", 3, "_blocks.1._expand_conv", 3),
     "MobileNetV2": Damage("features.17.conv.2", 3, "features.18.0", 3),
-    # of the values of the first attention, behind queries and keys of 120 channels each; softmax weighs them linearly
-    "PP-OCRv4 recogniser": Damage("p2o.MatMul.0", 2 * 120 + 5, "p2o.MatMul.6", 5),
+    "PP-OCRv4 recogniser": Damage("p2o.Conv.22", 42, "p2o.Conv.23", 42),  # a Relu between; the channel that is largest
 }
 
 
@@ -68,7 +67,16 @@ def main() -> None:
         spread = [subject.items[i * len(subject.items) // options.samples] for i in range(options.samples)]
         samples = [sample for item in spread for sample in subject.samples(item)]
         rows.append([name, *measure(subject.model, samples, DAMAGES[name])])
-    headings = ["model", "layer", "healthy", "damaged", "named first", "with its fix", "seconds", "CPU seconds"]
+    headings = [
+        "model",
+        "layers, both scaled",
+        "healthy",
+        "damaged",
+        "named first",
+        "with its fix",
+        "seconds",
+        "CPU seconds",
+    ]
     console.print(f"{description()}\n{command()}\n", highlight=False)
     console.print(table(headings, rows), highlight=False, soft_wrap=True)
 
@@ -93,7 +101,7 @@ def measure(model: Path, samples: Sequence[Any], damage: Damage) -> list[str]:
     if layers["healthy"] is None or layers["damaged"] is None:
         raise RuntimeError(f"{model}: the layers were not compared: {found['damaged'].comparison.notes}")
     return [
-        damage.node,
+        f"{damage.node}, {damage.reader}",
         in_db(layers["healthy"].base_db),
         in_db(layers["damaged"].base_db),
         layers["damaged"].worst[0].name,
