@@ -50,7 +50,7 @@ def choose_by_output(
     table: of statistics collected before; None: they are collected from the samples.
     on_run: called while models are compared, with the number of runs done and of all.
 
-    The weights of the graph are solved as well.
+    The graph is equalized, and its weights are solved as well.
     """
     if table is None:
         methods = sorted({config.observer_algorithm.casefold() for config, _ in activation_configs(graph)})
@@ -64,7 +64,7 @@ def choose_by_output(
     trials.prepare(choice)
     others = ", ".join(f"{other} {db:.1f}" for other, db in found.items() if other != name)
     graph.note(f"auto chose '{name}': {found[name]:.1f} dB at the outputs on {len(measured)} samples ({others})")
-    return table
+    return trials.table
 
 
 def choose(

@@ -16,6 +16,7 @@ from calibrant.graph import Graph
 from calibrant.passes import ParameterQuantizePass, pipeline
 from calibrant.passes.auto import AUTO, CANDIDATES, AutoCalibration, candidates_for
 from calibrant.passes.calibration import Calibration
+from calibrant.passes.equalization import equalize, equalize_again
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.parameter import keep_weights, solved_weights
 from calibrant.passes.runtime import RuntimeCalibrationPass
@@ -34,7 +35,7 @@ OWN = "the platform's own"
 
 
 class Trials:
-    """The graph with one choice of methods after another.
+    """The graph with one choice of methods after another. table: its statistics, equalized as the graph is.
 
     What the models have in common is found once: the scale of every value by every method, and the weights.
     Raises as `CalibrationTable.check` does, and the method's own error where none at all serves a value.
@@ -49,15 +50,20 @@ class Trials:
         executor: Executor,
     ) -> None:
         self.graph, self.executor = graph, executor
-        self._platform, self._setting, self._table = platform, setting, table
+        self._platform, self._setting = platform, setting
         self._weights: dict[tuple[str, int], TensorQuantizationConfig] = {}
         own = replace(
             setting, quantize_activation_setting=replace(setting.quantize_activation_setting, calib_algorithm=None)
         )
         quantize_graph(graph, platform, own)
-        self._methods = [task.config.observer_algorithm.casefold() for task in table.check(graph)]
+        equalized = equalize(graph, table.check(graph), table.sketches)
+        self.table = replace(table, sketches=equalized.sketches)
+        self._factors = equalized.factors
+        self._anew(own)
+        self._methods = [task.config.observer_algorithm.casefold() for task in self.table.check(graph)]
         self._anew()
-        self._tasks = table.check(graph)
+        executor.load_graph(graph)
+        self._tasks = self.table.check(graph)
         self._ways = self._solved()
 
     def choices(self) -> dict[str, Choice]:
@@ -92,7 +98,7 @@ class Trials:
         """
         self._anew()
         methods = iter(choice)
-        for task, ways in zip(self._table.check(self.graph), self._ways, strict=True):
+        for task, ways in zip(self.table.check(self.graph), self._ways, strict=True):
             way = ways[next(methods)] if isinstance(task, AutoCalibration) else next(iter(ways.values()))
             replace(way, config=task.config).commit()
         for step in pipeline(self._setting, None):
@@ -105,11 +111,12 @@ class Trials:
     def prepare(self, choice: Choice) -> None:
         """Leave the graph as `quantize_graph` does, with these methods instead of `auto`, and its weights solved."""
         self._anew()
-        for task, method in zip(self._open(self._table.check(self.graph)), choice, strict=True):
+        for task, method in zip(self._open(self.table.check(self.graph)), choice, strict=True):
             task.config.observer_algorithm = method
 
-    def _anew(self) -> None:
-        quantize_graph(self.graph, self._platform, self._setting)
+    def _anew(self, setting: QuantizationSetting | None = None) -> None:
+        quantize_graph(self.graph, self._platform, setting or self._setting)
+        equalize_again(self.graph, self._factors)
         keep_weights(self.graph, self._weights)
 
     def _open(self, each: Sequence[T]) -> list[T]:
@@ -120,7 +127,7 @@ class Trials:
         """For each value the method that errs least on the half of the statistics that its scale is not found on."""
 
         def best(task: Calibration) -> str:
-            chosen = task.chosen(self._table.sketches) if isinstance(task, AutoCalibration) else task
+            chosen = task.chosen(self.table.sketches) if isinstance(task, AutoCalibration) else task
             return chosen.draft.observer_algorithm
 
         with self._pool() as pool:
@@ -139,7 +146,7 @@ class Trials:
             for task, method in zip(self._tasks, self._methods, strict=True)
         ]
         with self._pool() as pool:
-            return list(pool.map(lambda ways: _served(ways, self._table.sketches), tried))
+            return list(pool.map(lambda ways: _served(ways, self.table.sketches), tried))
 
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.executor.threads, thread_name_prefix="calibrant-solve")

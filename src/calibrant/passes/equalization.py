@@ -13,7 +13,8 @@ sketches of the divided values are, so the model does not run again; and a table
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,16 @@ WORTH = 0.95  # of the noise before: a stream that keeps more is left alone
 ABOUT = 1.2  # times the least noise: closer than that the measure does not tell
 
 
-def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tuple[list[Calibration], Halves]:
+@dataclass(frozen=True)
+class Equalized:
+    """tasks: what is to be solved, and sketches: from what, now. factors: by which the streams were divided."""
+
+    tasks: list[Calibration]
+    sketches: Halves
+    factors: Mapping[Stream, F64]
+
+
+def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> Equalized:
     """Rescale the streams of `graph` that profit; the tasks, and the sketches of their roots as they are then.
 
     What a Mul makes of a value takes its place in the tasks, and has a sketch beside it. Unless the user asked for a
@@ -51,7 +61,7 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tu
     `graph.streams` is empty afterwards: a graph is equalized once. Weights whose scale was found wait for it again.
     """
     tasks = list(tasks)
-    done: list[Stream] = []
+    done: dict[Stream, F64] = {}
     lacking: list[Stream] = []
     for stream in graph.streams:
         concerned = _concerned(graph, stream, tasks, sketches)
@@ -68,15 +78,27 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tu
         sketches = divided_halves(sketches, factors, names)
         moved = {id(task.config): _reading(task, names) for task in concerned}
         tasks = [moved.get(id(task.config), task) for task in tasks]
-        done.append(stream)
+        done[stream] = factors
     graph.streams = []
     if done:
         _unsettle(graph, done)
-        graph.note(f"equalized: the channels of {_counted(done)}")
+        graph.note(f"equalized: the channels of {_counted([*done])}")
     if lacking:
         what = _counted(lacking)
         graph.note(f"not equalized, for want of statistics per channel: {what}; collect them with the same settings")
-    return tasks, sketches
+    return Equalized(tasks, sketches, done)
+
+
+def equalize_again(graph: Graph, factors: Mapping[Stream, F64]) -> None:
+    """What `equalize` did to a graph, done to it again after `quantize_graph`; each config has the method for that."""
+    rescale(graph, factors)
+    divided = {smoothed_name(stream.values[0]) for stream in factors if stream.inserted}
+    for config, roots in activation_configs(graph):
+        if divided & set(roots):
+            config.observer_algorithm = config.detail.get("smoothed_method", config.observer_algorithm)
+    graph.streams = []
+    if factors:
+        graph.note(f"equalized: the channels of {_counted([*factors])}")
 
 
 def _reading(task: Calibration, names: Mapping[str, str]) -> Calibration:
@@ -153,7 +175,7 @@ def _alone(graph: Graph, stream: Stream) -> bool:
     return producer is not None and producer.name in graph.left_in_float and (not placed or all(in_float))
 
 
-def _unsettle(graph: Graph, done: Sequence[Stream]) -> None:
+def _unsettle(graph: Graph, done: Iterable[Stream]) -> None:
     """The weights that were rescaled wait for their scales, if they had them."""
     for stream in done:
         for edge in ((name, 1) for name in (*stream.writers, *stream.readers)):

@@ -162,7 +162,8 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
     Returns the sketches that they are solved from: of equalized values, as these are now.
     """
     streams = graph.streams
-    tasks, sketches = equalize(graph, tasks, sketches)
+    equalized = equalize(graph, tasks, sketches)
+    tasks, sketches = equalized.tasks, equalized.sketches
 
     def error_of(task: Calibration) -> CalibrantError | None:
         try:

@@ -38,7 +38,7 @@ def _cross_layer(graph: Graph, whole: Sequence[Stream], setting: QuantizationSet
 
 
 def _smoothed(graph: Graph, whole: Sequence[Stream], setting: QuantizationSetting) -> list[Stream]:
-    named = setting.quantize_activation_setting.calib_algorithm is not None
+    named = setting.quantize_activation_setting.calib_algorithm not in (None, "auto")
     if setting.smooth_quant is False or (named and not setting.wants("smooth_quant")):
         return []
     quantized = {name for (name, index) in graph.edges if index == 1}
