@@ -39,7 +39,7 @@ F64 = NDArray[np.float64]
 HEAD = """# The method `auto` beside every single method
 
 Output SQNR on samples that were not calibrated on, in dB: the power of the FP32 outputs over that of the error, in
-onnxruntime; where there are several outputs, the mean. The data are split {splits} times, from split {first} on;
+onnxruntime; where there are several outputs, the mean. The data are split anew a few times, from split {first} on;
 numbers are means over the splits. (How `auto` chooses was decided on other splits of the same data, 100 to 105.) `auto`
 is given the samples that were calibrated on. Behind: how far `auto` is behind the single method that is best in the
 mean, and the standard error of that (jackknife over the samples measured on); at worst: behind the best of one split.
@@ -62,8 +62,8 @@ def main() -> None:
             console.print(f"[yellow]{name}: left out, its data are not given[/] (see --help)")
             continue
         rows.append(row(subject.name, [of_split(subject, seed, console) for seed in seeds]))
-    head = HEAD.format(splits=options.splits, first=options.first, description=description(), command=command())
-    headings = ["", "calibrated on", "measured on", *METHODS, "behind", "at worst", "chose", "seconds"]
+    head = HEAD.format(first=options.first, description=description(), command=command())
+    headings = ["", "splits", "calibrated on", "measured on", *METHODS, "behind", "at worst", "chose", "seconds"]
     page = f"{head}\n{table(headings, rows)}\n"
     options.output.write_text(page, encoding="utf-8")
     Console(soft_wrap=True).print(page, markup=False, highlight=False)
@@ -157,6 +157,7 @@ def row(name: str, splits: Sequence[Split]) -> list[str]:
     errors = [standard_error(s.powers[best], s.powers["auto"]) for s in splits]
     return [
         name,
+        str(len(splits)),
         str(splits[0].calibrated),
         str(splits[0].measured),
         *(f"{means[m]:.2f}" if m in means else "" for m in METHODS),

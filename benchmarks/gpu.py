@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from rich.console import Console
 
+from benchmarks.gpu_collect import models
 from benchmarks.machine import command, description
 from calibrant.sketches import Collector, SketchSpec
 from calibrant.sketches.device import DeviceCollectors
@@ -54,8 +55,7 @@ def main() -> None:
         *(__doc__ or "").split("\n\n", 1)[1].strip().split("\n"),
         "",
     ]
-    # Whole models through a captured step would be one more section.
-    for section in (whole_tensors, per_channel, many_tensors, rows):
+    for section in (whole_tensors, per_channel, many_tensors, rows, models):
         for line in section():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
             lines.append(line)

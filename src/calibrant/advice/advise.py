@@ -98,7 +98,7 @@ def advise(
     known = {node.name for node in graph.model.graph}
     worst = [layer.name for layer in errors.worst if layer.kind != "input" and layer.name in known]
     try:
-        trials = Trials(executor, platform, table.found, found.kept)
+        trials = Trials(float_model, executor, platform, table.found, found.kept)
         advice.fixes, advice.refused = find_fixes(trials, errors.base_db, worst, on_trial)
     except CalibrantError as error:
         advice.why_none = f"{float_model} cannot be quantized anew: {error}"

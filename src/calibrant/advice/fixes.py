@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,9 +15,7 @@ from calibrant.core import CalibrantError, TargetPlatform
 from calibrant.engines import Executor
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import usable_processors
-from calibrant.passes import ParameterQuantizePass, RuntimeCalibrationPass, pipeline
-from calibrant.passes.parameter import keep_weights, solved_weights
-from calibrant.quantizers import quantize_graph
+from calibrant.quantization import quantize
 from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
 
@@ -40,32 +39,28 @@ class Fix:
 
 
 class Trials:
-    """The float model, quantized in one way after another from one table, and run.
+    """The float model, quantized in one way after another from one table, and run: as `calibrant quantize` does it.
 
-    What the ways have in common is found once: the weights.
+    model: its file. executor: runs it.
     """
 
     def __init__(
-        self, executor: Executor, platform: TargetPlatform, table: CalibrationTable, samples: Sequence[Feed]
+        self,
+        model: str | Path,
+        executor: Executor,
+        platform: TargetPlatform,
+        table: CalibrationTable,
+        samples: Sequence[Feed],
     ) -> None:
-        self._graph, self._platform, self._table, self._samples = executor.graph, platform, table, samples
+        self._model, self._platform, self._table, self._samples = model, platform, table, samples
         self._exact = [executor.forward(feed) for feed in samples]
-        self._weights: dict[Any, Any] = {}
 
     def sqnr_db(self, method: str | None, leave_in_float: Sequence[str]) -> float:
-        """Of the outputs of the model that is quantized so. Raises as the passes do."""
+        """Of the outputs of the model that is quantized so. Raises as `quantize` does."""
         setting = QuantizationSetting(leave_in_float=list(leave_in_float))
-        setting.quantize_activation_setting = replace(setting.quantize_activation_setting, calib_algorithm=method)
-        quantize_graph(self._graph, self._platform, setting)
-        keep_weights(self._graph, self._weights)
-        for step in pipeline(setting, None):
-            if isinstance(step, RuntimeCalibrationPass):
-                self._table.apply(self._graph, step.method, usable_processors())
-            else:
-                step.optimize(self._graph)
-            if isinstance(step, ParameterQuantizePass):
-                self._weights = self._weights or solved_weights(self._graph)
-        model, difference = Simulation(self._graph, threads=1), Difference()
+        setting.quantize_activation_setting.calib_algorithm = method
+        graph, _ = quantize(self._model, None, platform=self._platform, setting=setting, table=self._table)
+        model, difference = Simulation(graph, threads=1), Difference()
         with ThreadPoolExecutor(usable_processors(), thread_name_prefix="calibrant-trials") as pool:
             for exact, outputs in zip(self._exact, pool.map(model.run, self._samples), strict=True):
                 for one, other in _floats(exact, outputs):

@@ -22,7 +22,8 @@ from calibrant.engines import Executor, OnnxruntimeExecutor, iterate_samples
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.graph.axes import channel_axis
-from calibrant.passes.base import original_of, parameter_of
+from calibrant.graph.graph import original
+from calibrant.passes.base import parameter_of
 
 Values = Mapping[str, NDArray[Any]]
 
@@ -251,7 +252,8 @@ def _weights(graph: Graph, operations: Sequence[Operation]) -> list[TensorError]
             if stored is None or config.num_of_bits == 32 or _clips(node, index) or (name, id(config)) in found:
                 continue
             error = TensorError(name, config, GridUse(config, config.channel_axis), reader=operation.name)
-            error.add(original_of(graph, node, index), stored)
+            floats = original(value)  # type: ignore[arg-type]
+            error.add(np.asarray(floats.numpy()), stored)  # type: ignore[union-attr]
             found[name, id(config)] = error
     return list(found.values())
 

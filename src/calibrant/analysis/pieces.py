@@ -43,8 +43,7 @@ class Piece:
         self.inputs = [value.name or "" for value in inputs]
         self.outputs = [value.name or "" for value in outputs]
         self.floats = {value.name or "" for value in inputs if self._in_float(graph, value)}
-        opsets = graph.model.opset_imports
-        self._session = open_submodel(self.nodes, inputs, outputs, opsets, graph.original) if outputs else None
+        self._session = open_submodel(self.nodes, inputs, outputs, graph.model.opset_imports) if outputs else None
 
     def run(self, feed: Values) -> dict[str, NDArray[Any]]:
         """Its outputs."""

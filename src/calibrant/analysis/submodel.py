@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import onnxruntime as ort
 from calibrant.core import ModelError
 from calibrant.engines.session import reason
 from calibrant.graph.bodies import body_graphs
+from calibrant.graph.graph import original
 
 
 def reads(node: ir.Node) -> Iterator[ir.Value]:
@@ -31,16 +32,14 @@ def open_submodel(
     inputs: Mapping[ir.Value, np.dtype[Any] | None],
     outputs: Iterable[ir.Value],
     opsets: Mapping[str, int],
-    constant_of: Callable[[ir.Value], ir.TensorProtocol | None] = lambda value: value.const_value,
 ) -> Any:
     """A session of these nodes. Constants that they read, and that are not among the inputs, come along.
 
+    The constants are those of the float model.
     nodes: in an order in which they can run. inputs: each with the dtype that it will be fed, or None: as the model
-    has it. constant_of: what a constant is, where that is not what the node has.
-
-    Raises ModelError where onnxruntime cannot run them.
+    has it. Raises ModelError where onnxruntime cannot run them.
     """
-    constants = {v: constant for node in nodes for v in reads(node) if (constant := constant_of(v)) is not None}
+    constants = {v: constant for node in nodes for v in reads(node) if (constant := original(v)) is not None}
     graph = onnx.GraphProto(
         name="submodel",
         node=[ir.to_proto(node) for node in nodes],

@@ -13,6 +13,7 @@ from calibrant.engines.session import Runtime, run
 from calibrant.engines.stepping import Array, Slot
 from calibrant.graph import Graph
 from calibrant.graph.bodies import read_from_outside
+from calibrant.graph.graph import original
 
 AS_IT_IS = 0  # the key of the slot of a value that is not quantized: see `Slot`
 
@@ -85,7 +86,7 @@ class Remainder:
     def _read(self, value: ir.Value, key: int, constants: dict[str, ir.TensorProtocol]) -> str:
         """The name under which a node reads that value."""
         name = value.name or ""
-        tensor = self._graph.original(value)
+        tensor = original(value)
         if tensor is not None and value.is_initializer():
             constants[name] = tensor
         elif value not in self._made:

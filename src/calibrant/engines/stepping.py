@@ -17,6 +17,7 @@ from calibrant.engines.samples import Feed
 from calibrant.engines.session import Runtime, run
 from calibrant.graph import Graph
 from calibrant.graph.bodies import read_from_outside
+from calibrant.graph.graph import original
 
 WIDEST = 16  # bits of what is no bias
 T = TypeVar("T")
@@ -30,7 +31,7 @@ class Stepping:
     """The graph over `feeds`, one node after the other; values live until their last reader has run.
 
     quantized: whether values are put on the grids by which their readers read them; configs that are not solved do
-        nothing. Outputs of the graph are nobody's input, and stay as they are.
+        nothing. Outputs of the graph stay as they are.
     Constants are read when their node runs: who changed them before, for later nodes, is heard.
 
     The samples run side by side, each on one thread, so that what is computed does not depend on their number.
@@ -49,6 +50,9 @@ class Stepping:
             for value, config in self._reads(node):
                 self._wanted.setdefault(value.name or "", {})[id(config) if config else 0] = config
                 self._last[value.name or "", id(config) if config else 0] = place
+        for value in graph.model.graph.outputs:  # kept to the end, as they are
+            self._wanted.setdefault(value.name or "", {})[0] = None
+            self._last[value.name or "", 0] = len(self._nodes)
         self._kept: list[dict[Slot, Array]] = [{} for _ in feeds]
         for kept, feed in zip(self._kept, feeds, strict=True):
             for name, array in feed.items():
@@ -66,6 +70,14 @@ class Stepping:
             raise ValueError(f"{node.name} has no input {index}")
         slot = value.name or "", _key(self._config(node, index))
         return [kept[slot] for kept in self._kept]
+
+    def known(self, names: Iterable[str]) -> list[dict[str, Array]]:
+        """Those of the values that are there, of each sample: as they are if somebody reads them so, else on a grid."""
+        wanted = [(name, sorted(self._wanted.get(name, {}))) for name in names]
+        return [
+            {name: kept[name, keys[0]] for name, keys in wanted if keys and (name, keys[0]) in kept}
+            for kept in self._kept
+        ]
 
     def step(self, node: ir.Node, look: Callable[[int, Array], None] | None = None) -> None:
         """Run the node over all samples, and forget what nobody reads any more.
@@ -154,7 +166,7 @@ class Stepping:
             yield value.name or "", array if stays or config is None else fake_quantize(array, config)
 
     def _constant(self, value: ir.Value) -> Array:
-        tensor = value.const_value if self._quantized else self._graph.original(value)
+        tensor = self._graph.as_read(value) if self._quantized else original(value)
         return np.asarray(tensor.numpy())  # type: ignore[union-attr]
 
     def _config(self, node: ir.Node, index: int) -> Config | None:

@@ -11,12 +11,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibrant.core import ModelError, TargetPlatform, TensorQuantizationConfig
+from calibrant.core import ModelError, QuantizationStates, TargetPlatform, TensorQuantizationConfig
 from calibrant.core.notebook import html_table
 from calibrant.graph.axes import channel_axis
 from calibrant.graph.streams import Stream
 
 PROTOBUF_LIMIT = 2**31 - 2**26  # protobuf refuses messages of 2 GiB; the rest is room for the nodes
+
+BIAS_BITS = 32
+ORIGINAL = "calibrant.original"  # where a value keeps the constant that it had in the float model
 
 
 @dataclass
@@ -66,18 +69,18 @@ class Graph:
         self.report: list[str] = []
         self._notes: list[str] = []
         self.undoing: list[Callable[[], None]] = []
+        self.rescaled: dict[str, list[float]] = {}
         self._index: dict[str, ir.Value] = {}
         self._nodes: dict[str, ir.Node] = {}
-        self._originals: dict[str, ir.TensorProtocol] = {}
+        self._changed: dict[str, ir.Value] = {}
         self.clear_quantization()
 
     def clear_quantization(self) -> None:
         """Forget every config, undo every change of a constant and every rescaling: the model is as it was loaded."""
-        for name, tensor in self._originals.items():
-            self.value(name).const_value = tensor
-        self._originals = {}
-        while self.undoing:
-            self.undoing.pop()()
+        for value in self._changed.values():
+            value.const_value = value.meta.pop(ORIGINAL)
+        self._changed = {}
+        self.undo_rescaling()
         self.platform = None
         self.report = [line for line in self.report if line not in self._notes]
         self._notes = []
@@ -88,9 +91,14 @@ class Graph:
         self.operations: dict[str, list[str]] = {}
         self.left_in_float: dict[str, str] = {}
         self.streams: list[Stream] = []
-        self.rescaled: dict[str, list[float]] = {}
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}
+
+    def undo_rescaling(self) -> None:
+        """Give the weights what they had before `rescale`, to the last bit; its Muls go."""
+        while self.undoing:
+            self.undoing.pop()()
+        self.rescaled = {}
 
     def note(self, sentence: str) -> None:
         """Add to the report what holds for this quantization; `clear_quantization` takes it out again."""
@@ -106,25 +114,48 @@ class Graph:
         value = self.value(name)
         if value.const_value is None:
             raise ModelError(f"'{name}' is no constant of the model")
-        self._originals.setdefault(name, value.const_value)
+        value.meta.setdefault(ORIGINAL, value.const_value)
+        self._changed.setdefault(name, value)
         value.const_value = ir.Tensor(np.ascontiguousarray(array, value.const_value.dtype.numpy()), name=name)
 
     @property
-    def changed_constants(self) -> dict[str, ir.TensorProtocol]:
-        """The constants that `change_constant` was called for, as the float model has them."""
-        return dict(self._originals)
+    def changed_constants(self) -> list[str]:
+        """The constants that `change_constant` was called for."""
+        return list(self._changed)
 
-    def original(self, value: ir.Value) -> ir.TensorProtocol | None:
-        """The constant as the float model has it; None for a value that is none."""
-        return self._originals.get(value.name or "", value.const_value)
+    def as_read(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """The constant as the quantized model reads it; where all who read it were put back into float, the original.
+
+        None for a value that is no constant.
+        """
+        readers = [use.node.name for use in value.uses()]
+        return original(value) if readers and all(map(self._has_float_weight, readers)) else value.const_value
+
+    def _has_float_weight(self, node_name: str | None) -> bool:
+        """Whether a constant of that node has a config, other than a bias's, that was put back into float."""
+        return any(
+            name == node_name
+            and config.state is QuantizationStates.FP32
+            and config.num_of_bits < BIAS_BITS
+            and (value := self.node(name).inputs[index]) is not None
+            and value.const_value is not None
+            for (name, index), config in self.edges.items()
+        )
+
+    def quantized_model(self) -> ir.Model:
+        """A copy of the working model, its constants as `as_read` has them."""
+        model = self.model.clone()
+        for name, value in self._changed.items():
+            model.graph.initializers[name].const_value = self.as_read(value)
+        return model
 
     def float_model(self) -> ir.Model:
         """The working model with its constants as they were; the model itself where none was changed."""
-        if not self._originals:
+        if not self._changed:
             return self.model
         model = self.model.clone()
-        for name, tensor in self._originals.items():
-            model.graph.initializers[name].const_value = tensor
+        for name, value in self._changed.items():
+            model.graph.initializers[name].const_value = original(value)
         return model
 
     @property
@@ -254,6 +285,12 @@ class Graph:
     def weight_bytes(self) -> int:
         """The size of all initializers, those of subgraphs included."""
         return sum(tensor_bytes(g) for g in self.model.graphs())
+
+
+def original(value: ir.Value) -> ir.TensorProtocol | None:
+    """The constant as the float model has it: see `Graph.change_constant`. None for a value that is none."""
+    tensor: ir.TensorProtocol | None = value.meta.get(ORIGINAL, value.const_value)
+    return tensor
 
 
 def tensor_bytes(graph: ir.Graph) -> int:

@@ -24,7 +24,7 @@ def rescale(graph: Graph, chosen: Mapping[Stream, Factors]) -> None:
 
     chosen: of each stream its factors, (channels,), positive and finite. Up to the rounding of floats, that is; with
     powers of two bit for bit, while nothing becomes subnormal. An inserted stream gets a Mul, whose output takes the
-    place of the value in the configs of `graph`. `graph.clear_quantization` takes all of it back.
+    place of the value in the configs of `graph`. `graph.undo_rescaling` takes all of it back.
     """
     for stream, factors in chosen.items():
         for name in stream.writers:
@@ -125,6 +125,7 @@ def _insert_mul(graph: Graph, stream: Stream, factors: Factors) -> None:
         model.remove(node, safe=True)
         del model.initializers[str(constant.name)]
         graph.forget_index()
+        graph.move_config(name, value.name or "")
 
     graph.forget_index()
     graph.undoing.append(undo)

@@ -62,12 +62,6 @@ def parameter_of(node: ir.Node, index: int) -> NDArray[Any] | None:
     return np.asarray(value.const_value.numpy())
 
 
-def original_of(graph: Graph, node: ir.Node, index: int) -> NDArray[Any]:
-    """The constant that `node` reads there, as the float model has it: see `Graph.change_constant`."""
-    tensor = graph.original(node.inputs[index])  # type: ignore[arg-type]
-    return np.asarray(tensor.numpy())  # type: ignore[union-attr]
-
-
 def reader_config(graph: Graph, node: ir.Node, index: int) -> TensorQuantizationConfig | None:
     """What `node` reads at input `index` with: its own config on that edge, else the value's; None for float.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import QuantizationStates
 from calibrant.graph import Graph
-from calibrant.graph.rescaling import rescale
+from calibrant.graph.rescaling import rescale, smoothed_name
 from calibrant.graph.streams import Stream
 from calibrant.passes.activations import activation_configs
 from calibrant.passes.calibration import Calibration
@@ -40,19 +40,23 @@ STRENGTHS = (
     (0.0, 0.5, -0.5),
 )
 WORTH = 0.95  # of the noise before: a stream that keeps more is left alone
+ABOUT = 1.2  # times the least noise: closer than that the measure does not tell
 
 
 def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tuple[list[Calibration], Halves]:
     """Rescale the streams of `graph` that profit; the tasks, and the sketches of their roots as they are then.
 
-    A value that a Mul divides keeps its name in tasks and sketches. Unless the user asked for a method, it is solved by
-    the one that its config names for this case, in `detail["smoothed_method"]`.
+    What a Mul makes of a value takes its place in the tasks, and has a sketch beside it. Unless the user asked for a
+    method, it is solved by the one that its config names for this case, in `detail["smoothed_method"]`.
     `graph.streams` is empty afterwards: a graph is equalized once. Weights whose scale was found wait for it again.
     """
     tasks = list(tasks)
     done: list[Stream] = []
+    lacking: list[Stream] = []
     for stream in graph.streams:
         concerned = _concerned(graph, stream, tasks, sketches)
+        if concerned is None:
+            lacking.append(stream)
         if not concerned:
             continue
         noise = StreamNoise(graph, stream, concerned, sketches)
@@ -60,24 +64,35 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tu
         if factors is None:
             continue
         rescale(graph, {stream: factors})
-        sketches = divided_halves(sketches, dict.fromkeys((root for task in concerned for root in task.roots), factors))
-        tasks = [next((c for c in concerned if c.config is task.config), task) for task in tasks]
+        names = {root: smoothed_name(root) if stream.inserted else root for task in concerned for root in task.roots}
+        sketches = divided_halves(sketches, factors, names)
+        moved = {id(task.config): _reading(task, names) for task in concerned}
+        tasks = [moved.get(id(task.config), task) for task in tasks]
         done.append(stream)
     graph.streams = []
     if done:
         _unsettle(graph, done)
-        count = len(dict.fromkeys(stream.values for stream in done))
-        graph.note(f"equalized: the channels of {count} streams of values")
+        graph.note(f"equalized: the channels of {_counted(done)}")
+    if lacking:
+        what = _counted(lacking)
+        graph.note(f"not equalized, for want of statistics per channel: {what}; collect them with the same settings")
     return tasks, sketches
 
 
+def _reading(task: Calibration, names: Mapping[str, str]) -> Calibration:
+    """The task with its roots under other names."""
+    return type(task).of(task.config, [names[root] for root in task.roots], task.draft.observer_algorithm)
+
+
 def best(noise: StreamNoise) -> F64 | None:
-    """The factors with the least noise; None where they save less than 1 - WORTH."""
-    nothing = noise(np.ones(noise.channels))
-    tried = [(noise(factors), number, factors) for number, factors in enumerate(candidates(noise))]
-    least, _, factors = min(tried, key=lambda entry: entry[:2])
+    """The factors that differ least of those that are ABOUT as good as the best; None where those save too little."""
+    tried = [(noise(factors), factors) for factors in candidates(noise)]
+    nothing, least = noise(np.ones(noise.channels)), min(found for found, _ in tried)
     log.debug("noise %.3g, equalized %.3g", nothing, least)
-    return factors if least < WORTH * nothing else None
+    if not least < WORTH * nothing:
+        return None
+    good = [factors for found, factors in tried if found <= ABOUT * least]
+    return min(good, key=lambda factors: float(np.log2(factors).std()))
 
 
 def candidates(noise: StreamNoise) -> Iterator[F64]:
@@ -96,8 +111,9 @@ def _lively(ranges: F64) -> F64:
 
 def _concerned(
     graph: Graph, stream: Stream, tasks: Sequence[Calibration], sketches: Mapping[str, TensorSketch]
-) -> list[Calibration]:
-    """The tasks for values of the stream, as they are to be solved once it is divided; none if it has to stay.
+) -> list[Calibration] | None:
+    """The tasks for values of the stream, as they are to be solved once it is divided; none if it has to stay, and None
+    if that is because too little is known of its channels.
 
     Each must be per tensor, of values of the stream alone, and by a method that can do with what is known.
     """
@@ -112,12 +128,19 @@ def _concerned(
             return []
         if stream.inserted and not _alone(graph, stream):
             return []
+        if any(sketches[root].margins is not None for root in roots):  # they follow the order of the channels
+            return []
         if stream.inserted and "smoothed_method" in config.detail:
             task = Calibration.of(config, roots, config.detail["smoothed_method"])
         if not task.by_extremes and any(sketches[root].channel_histogram is None for root in roots):
-            return []
+            return None
         found.append(task)
     return found
+
+
+def _counted(streams: Sequence[Stream]) -> str:
+    """`the stream of 'a'`, `3 streams of values`."""
+    return f"the stream of '{streams[0].values[0]}'" if len(streams) == 1 else f"{len(streams)} streams of values"
 
 
 def _alone(graph: Graph, stream: Stream) -> bool:

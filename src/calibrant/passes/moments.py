@@ -18,13 +18,13 @@ class Moments:
 
     For rows W and bias b the sum of |y - W x - b|^2 follows from them. Of each group:
     gram: x x^T, with a 1 below each x: (groups, K + 1, K + 1). cross: y x^T: (groups, outputs, K + 1).
-    power: y^2: (groups, outputs). count: places.
+    power: y^2: (groups, outputs). count: places, each as often as its weight says.
     """
 
     gram: F64
     cross: F64
     power: F64
-    count: int = 0
+    count: float = 0.0
 
     @classmethod
     def zero(cls, groups: int, outputs: int, size: int) -> Self:
@@ -33,15 +33,15 @@ class Moments:
             np.zeros((groups, size + 1, size + 1)), np.zeros((groups, outputs, size + 1)), np.zeros((groups, outputs))
         )
 
-    def add(self, columns: Array, outputs: Array) -> None:
-        """Take in (groups, K, places) and (groups, outputs, places)."""
+    def add(self, columns: Array, outputs: Array, weight: float = 1.0) -> None:
+        """Take in (groups, K, places) and (groups, outputs, places), each place `weight` times."""
         ones = np.ones((columns.shape[0], 1, columns.shape[2]), columns.dtype)
         x = np.concatenate([columns, ones], axis=1)
         transposed = np.ascontiguousarray(x.transpose(0, 2, 1))
-        self.gram += x @ transposed
-        self.cross += outputs @ transposed
-        self.power += (outputs.astype(np.float64) ** 2).sum(axis=2)
-        self.count += columns.shape[2]
+        self.gram += weight * (x @ transposed).astype(np.float64)
+        self.cross += weight * (outputs @ transposed).astype(np.float64)
+        self.power += weight * (outputs.astype(np.float64) ** 2).sum(axis=2)
+        self.count += weight * columns.shape[2]
 
     def __add__(self, other: Self) -> Self:
         """Those of both together."""
@@ -53,7 +53,7 @@ class Moments:
         """The mean squared error of each output, (groups, outputs), with these rows and this bias."""
         v = np.concatenate([rows, bias[..., None]], axis=2)
         squares = np.einsum("gok,gok->go", v @ self.gram, v) - 2 * (v * self.cross).sum(axis=2) + self.power
-        return np.asarray(np.maximum(squares, 0) / max(1, self.count))
+        return np.asarray(np.maximum(squares, 0) / self.count)
 
     def best_bias(self, rows: F64) -> F64:
         """The bias of least error beside these rows: it makes the mean of the output right."""

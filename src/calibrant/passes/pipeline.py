@@ -5,6 +5,7 @@ from __future__ import annotations
 from calibrant.passes.base import QuantizationPass
 from calibrant.passes.bias_correction import BiasCorrectionPass
 from calibrant.passes.exact_simulation import ExactSimulationPass
+from calibrant.passes.lsq import LearnedStepSizePass
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.output_refinement import OutputRefinementPass
 from calibrant.passes.parameter import ParameterQuantizePass
@@ -37,6 +38,8 @@ def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[Quan
     if setting.wants("bias_correct"):
         correcting = setting.bias_correct_setting
         passes.append(BiasCorrectionPass(correcting.interested_layers, correcting.steps))
+    if setting.wants("lsq_optimization"):
+        passes.append(LearnedStepSizePass(**setting.lsq_optimization_setting.to_dict()))
     if setting.exact_simulation:
         passes.append(ExactSimulationPass())
     passes.append(PassiveParameterQuantizePass())

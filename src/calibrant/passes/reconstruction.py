@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from calibrant.core import fake_quantize
 from calibrant.core.arithmetic import SMALLEST_SCALE
 from calibrant.engines.stepping import Stepping
+from calibrant.graph.graph import original
 from calibrant.passes.base import parameter_of
 from calibrant.passes.grid_rounding import fitted
 from calibrant.passes.linear import Linear, linear_layers
@@ -35,6 +37,8 @@ Array = NDArray[Any]
 PLACES = 1024  # of each sample's output: more hardly tell more
 MEMORY = 1 << 30  # bytes that the values of all samples may take
 RIDGES = (1e-2, 1e-1, 1.0, 10.0)  # of the mean diagonal element of H
+NOTHING, BIAS_ALONE = 0.0, np.inf  # what stands for these where a ridge is chosen: none at all, and an endless one
+EXACT = 1e-6  # of the power of an output: an error that needs no lessening
 HOLD_OUT = 4  # every so manieth sample is for the check
 
 
@@ -53,8 +57,11 @@ class BlockwiseReconstructionPass(OptimizationPass):
        near W as far as samples are too few to tell.
     2. W* goes onto the grid by GPTQ and coordinate descent, its scale by least squares (`fitted`).
     3. The bias makes the mean right.
-    4. Every fourth sample is held out. The r that errs least on those is taken, and solved for on all samples. What
+    4. Samples weigh by the inverse of their error before: a few of huge values would decide for all others.
+    5. Every fourth sample is held out. The r that errs least on those is taken, and solved for on all samples. What
        errs more on those than the weight as it was is dropped; then a bias alone is tried.
+    6. At the end the outputs of the model are looked at on what was held out: where they are further off than before
+       the pass, all of it is dropped, which the report says.
 
     Frantar et al., 2022 (arXiv 2210.17323); Behdin et al., 2023 (QuantEase, arXiv 2309.01885, coordinate descent);
     Li et al., 2025 (GPTAQ, arXiv 2504.02692, quantized inputs and float outputs).
@@ -71,12 +78,12 @@ class BlockwiseReconstructionPass(OptimizationPass):
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         layers = {layer.node: layer for layer in linear_layers(graph, self.interested_layers)}
         feeds = samples[: affordable(graph, samples[0])]
+        held = [number for number in range(len(feeds)) if is_held(number, len(feeds))] or list(range(len(feeds)))
+        before = Before(graph, layers.values(), [feeds[number] for number in held], executor.threads)
         exact = Stepping(graph, feeds, quantized=False, threads=executor.threads)
         rough = Stepping(graph, feeds, quantized=True, threads=executor.threads)
         done = 0
         for node in graph.model.graph:
-            if done == len(layers):
-                break
             layer = layers.get(node)
             if layer is None:
                 exact.step(node)
@@ -85,8 +92,54 @@ class BlockwiseReconstructionPass(OptimizationPass):
                 exact.step(node, seen.look)
                 improve(graph, layer, seen.train, seen.held, executor.threads)
                 done += 1
-                yield done, len(layers)
+                if done < len(layers):
+                    yield done, len(layers)
             rough.step(node)
+        if layers:
+            wanted, found = (running.known(graph.output_names) for running in (exact, rough))
+            before.restore_if_worse(graph, [wanted[number] for number in held], [found[number] for number in held])
+            yield done, len(layers)
+
+
+class Before:
+    """The layers as they were, and what the quantized model made of some samples."""
+
+    def __init__(self, graph: Graph, layers: Iterable[Linear], feeds: Sequence[Feed], threads: int) -> None:
+        names = [name for layer in layers for name in (layer.weight_name, layer.bias_name) if name]
+        self._constants = {name: _constant(graph, name) for name in names}
+        self._scales = [(layer.config, layer.config.scale) for layer in layers]
+        running = Stepping(graph, feeds, quantized=True, threads=threads)
+        for node in graph.model.graph:
+            running.step(node)
+        self._outputs = running.known(graph.output_names)
+
+    def restore_if_worse(self, graph: Graph, wanted: Sequence[Feed], found: Sequence[Feed]) -> None:
+        """Put the layers back where the model's outputs are further from `wanted` than they were."""
+        now, then = (relative_error(wanted, outputs) for outputs in (found, self._outputs))
+        log.info("error of the outputs on what was held out: %.3g, before %.3g", now, then)
+        if now <= then:
+            return
+        for config, scale in self._scales:
+            config.scale = scale
+        for name, array in self._constants.items():
+            graph.change_constant(name, array)
+        graph.note("weights chosen layer by layer made the outputs worse on held-out samples: they stay as they were")
+
+
+def relative_error(wanted: Sequence[Feed], found: Sequence[Feed]) -> float:
+    """The power of what floating outputs are off, over their own, added up over outputs."""
+    total = 0.0
+    for name in wanted[0]:
+        exact = [feed[name].astype(np.float64) for feed in wanted if feed[name].dtype.kind == "f"]
+        if exact:
+            off = sum(float(((a - feed[name]) ** 2).sum()) for a, feed in zip(exact, found, strict=True))
+            total += off / max(sum(float((a**2).sum()) for a in exact), SMALLEST_SCALE)
+    return total
+
+
+def is_held(number: int, count: int) -> bool:
+    """Whether that sample is held out: every fourth, of less than four none."""
+    return count >= HOLD_OUT and number % HOLD_OUT == HOLD_OUT - 1
 
 
 def affordable(graph: Graph, feed: Feed) -> int:
@@ -118,7 +171,10 @@ class Seen:
     def __init__(self, graph: Graph, layer: Linear, data: Sequence[Array], missing: Sequence[Array] | None) -> None:
         self._layer, self._data, self._missing = layer, data, missing
         self._lock = threading.Lock()
-        groups, outputs, size = layer.rows(_constant(graph, layer.weight_name)).shape
+        weight = fake_quantize(_constant(graph, layer.weight_name), layer.config)
+        self._rows = layer.rows(weight)
+        groups, outputs, size = self._rows.shape
+        self._bias = _bias(layer, (groups, outputs)).astype(np.float32)
         self.train, self.held = (Moments.zero(groups, outputs, size) for _ in range(2))
 
     def look(self, number: int, output: Array) -> None:
@@ -132,13 +188,19 @@ class Seen:
         for moments, some in self._parts(number, places):
             columns = self._layer.columns(self._data[number], output, some)
             values = self._layer.values(output, some)
+            weight = 1 / self._error(columns, values)
             with self._lock:
-                moments.add(columns, values)
+                moments.add(columns, values, weight)
+
+    def _error(self, columns: Array, values: Array) -> float:
+        """The mean squared error as it is. Samples weigh by its inverse: not one, of huge values, for all others."""
+        off = values - self._rows @ columns - self._bias[..., None]
+        return float((off**2).mean() + EXACT * (values**2).mean()) + SMALLEST_SCALE
 
     def _parts(self, number: int, places: NDArray[np.int64]) -> list[tuple[Moments, NDArray[np.int64]]]:
         """Whole samples are held out; of less than HOLD_OUT samples, which may be batches, the last part of each."""
         if len(self._data) >= HOLD_OUT:
-            return [(self.held if number % HOLD_OUT == HOLD_OUT - 1 else self.train, places)]
+            return [(self.held if is_held(number, len(self._data)) else self.train, places)]
         cut = places.size - places.size // HOLD_OUT
         return [(self.train, places[:cut]), (self.held, places[cut:])]
 
@@ -154,7 +216,8 @@ class Choice:
 
 def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads: int = 1) -> None:
     """Change weight, bias and scale of the layer where that lessens the error on what is held out."""
-    floats = layer.rows(np.asarray(graph.original(graph.value(layer.weight_name)).numpy(), np.float64))  # type: ignore[union-attr]
+    held = held if held.count else train  # of a few places alone
+    floats = layer.rows(np.asarray(original(graph.value(layer.weight_name)).numpy(), np.float64))  # type: ignore[union-attr]
     now = layer.rows(fake_quantize(_constant(graph, layer.weight_name), layer.config)).astype(np.float64)
     bias = _bias(layer, now.shape[:2])
     fixed = None if layer.bias_name else bias
@@ -171,17 +234,18 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
         return float(held.error(choice.rows, choice.bias).sum())
 
     old = np.asarray(layer.config.scale)
-    tried = {ridge: error(solved(train, ridge)) for ridge in RIDGES}
-    tried[-1.0] = error(Choice(now, beside(train, now), old))
-    tried[0.0] = error(Choice(now, bias, old))
+    tried: dict[float, float] = {}
+    for ridge in RIDGES:
+        with suppress(np.linalg.LinAlgError):  # H of inputs that hardly vary, which r does not outweigh
+            tried[ridge] = error(solved(train, ridge))
+    tried[BIAS_ALONE] = error(Choice(now, beside(train, now), old))
+    tried[NOTHING] = error(Choice(now, bias, old))
     best = min(tried, key=tried.__getitem__)
-    log.info(
-        "%s: %s", layer.node.name, {k: f"{10 * np.log10(tried[0.0] / max(v, 1e-30)):.2f} dB" for k, v in tried.items()}
-    )
-    if best == 0:
+    log.info("%s: ridge %s, error %.3g of %.3g", layer.node.name, best, tried[best], tried[NOTHING])
+    if best == NOTHING:
         return
     everything = train + held
-    choice = Choice(now, beside(everything, now), old) if best < 0 else solved(everything, best)
+    choice = Choice(now, beside(everything, now), old) if best == BIAS_ALONE else solved(everything, best)
     layer.config.scale = choice.scale
     graph.change_constant(layer.weight_name, layer.weight(choice.rows))
     if layer.bias_name:

@@ -31,7 +31,7 @@ from calibrant.sketches import Halves, SketchSpec
 log = logging.getLogger(__name__)
 
 FEW_SAMPLES = 16
-STREAM_BITS = 4  # mantissa bits of what is remembered of each channel of a stream
+STREAM_BITS = 1  # mantissa bits of what is remembered of each channel of a stream
 
 
 def plan(graph: Graph, method: str | None = None, override: bool = False) -> list[Calibration]:
@@ -161,6 +161,7 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
 
     Returns the sketches that they are solved from: of equalized values, as these are now.
     """
+    streams = graph.streams
     tasks, sketches = equalize(graph, tasks, sketches)
 
     def error_of(task: Calibration) -> CalibrantError | None:
@@ -173,6 +174,8 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
     with ThreadPoolExecutor(threads, thread_name_prefix="calibrant-solve") as pool:
         errors = [error for error in pool.map(error_of, tasks) if error is not None]
     if errors:
+        graph.undo_rescaling()
+        graph.streams = streams
         more = f" (and {len(errors) - 1} more values)" if len(errors) > 1 else ""
         raise type(errors[0])(f"{errors[0]}{more}")
     for task in tasks:

@@ -25,20 +25,21 @@ from calibrant.graph import Graph
 from calibrant.graph.rescaling import is_transposed
 from calibrant.graph.streams import Stream
 from calibrant.passes.calibration import Calibration
-from calibrant.sketches import Histogram, TensorSketch
+from calibrant.sketches import TensorSketch
 from calibrant.sketches.scaling import middles
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 FINENESS = 16  # ends of ranges that are tried in an octave
+REACH = 4  # standard deviations: as far as some ten thousand numbers of a normal distribution go
 LOWEST = 12  # octaves below the largest value
 
 
 class Activation:
     """A quantized value of a stream. reach: the largest |x| of each channel. power: E[x^2] of each.
 
-    Where there are no histograms per channel, the power of the tensor is shared out as the squares of the reaches are.
+    Of a channel without a histogram, the largest |x| is taken as REACH standard deviations.
     """
 
     def __init__(self, sketch: TensorSketch, config: TensorQuantizationConfig) -> None:
@@ -49,10 +50,7 @@ class Activation:
         self.power: F64 = self._power(sketch)
 
     def _power(self, sketch: TensorSketch) -> F64:
-        squares: F64 = self.reach**2
-        if sketch.histogram is None or not squares.any():
-            return squares
-        return np.asarray(squares * (mean_square(sketch.histogram) / squares.mean()))
+        return np.asarray((self.reach / REACH) ** 2)
 
     def noise(self, factors: F64) -> float:
         """Mean squared error of x / factors on the grid, its whole range covered."""
@@ -165,20 +163,15 @@ class Writer:
         """None where rounding does not depend on how its outputs are scaled, or its input is not known."""
         config = graph.edges.get((node.name or "", 1))
         sketch = sketches.get(node.inputs[0].name or "") if node.inputs[0] is not None else None
-        if config is None or config.is_per_channel or sketch is None or sketch.histogram is None:
+        if config is None or config.is_per_channel or sketch is None or not sketch.extremes.finite:
             return None
         weight, _ = seen_by_outputs(node)
-        power = mean_square(sketch.histogram) * weight[0].size
+        power = float(np.mean(Activation(sketch, config).power)) * weight[0].size
         return cls(np.abs(weight).max(axis=(1, 2)), power, config.quant_max)
 
     def noise(self, factors: F64) -> float:
         """Of what it makes, divided by factors; the same in each channel."""
         return float((self.largest / factors).max() / self.levels) ** 2 / 12 * self.power
-
-
-def mean_square(histogram: Histogram) -> float:
-    """E[x^2] of what a histogram holds."""
-    return float((histogram.counts * middles(histogram) ** 2).sum() / max(histogram.size, 1))
 
 
 class StreamNoise:

@@ -34,7 +34,7 @@ def _cross_layer(graph: Graph, whole: Sequence[Stream], setting: QuantizationSet
     if not setting.wants("equalization"):
         return [stream for stream in whole if not stream.activations]
     found = [stream for stream in whole if asked.opt_level == 2 or not stream.sums]
-    return _of_interest(graph, found, asked, "equalization_setting") * asked.iterations
+    return _of_interest(graph, found, asked, "equalization_setting")
 
 
 def _smoothed(graph: Graph, whole: Sequence[Stream], setting: QuantizationSetting) -> list[Stream]:

@@ -22,13 +22,11 @@ class OptimizationSetting(Setting):
 class EqualizationSetting(OptimizationSetting):
     """Cross-layer equalization (Nagel et al., 2019).
 
-    iterations: how often all streams are equalized, one after the other, each after what the others have become.
     opt_level: 2, through sums as well, so that residual streams are equalized; 1, not through them.
     """
 
-    _choices: ClassVar[dict[str, tuple[Any, ...]]] = {"opt_level": (1, 2), "iterations": tuple(range(1, 101))}
+    _choices: ClassVar[dict[str, tuple[Any, ...]]] = {"opt_level": (1, 2)}
 
-    iterations: int = 1
     opt_level: int = 2
 
 
@@ -44,7 +42,21 @@ class BlockwiseReconstructionSetting(OptimizationSetting):
 
 @dataclass
 class LSQSetting(OptimizationSetting):
-    """Learned step sizes (Esser et al., 2020), block by block."""
+    """Learned step sizes (Esser et al., 2020), block by block, with torch.
+
+    steps: how often each block is trained on a sample. block_size: how many layers with weights make a block.
+    lr: the learning rate, in steps of the grid: of weights and biases, and by how much a scale moves the grid's end.
+    gamma: how much weights are pulled towards their grid, against the error of the block's output.
+    is_scale_trainable: whether scales are learned too, or weights and biases alone.
+    collecting_device: where the samples of a block lie while it is trained: "cpu", or "cuda" where there is room.
+    """
+
+    steps: int = 500
+    block_size: int = 4
+    lr: float = 1e-2
+    gamma: float = 0.0
+    is_scale_trainable: bool = True
+    collecting_device: str = "cpu"
 
 
 @dataclass
