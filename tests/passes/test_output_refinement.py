@@ -31,7 +31,8 @@ def unread(tmp_path):
 
 
 def refining(on=True, **fields):
-    setting = QuantizationSetting(output_refinement=on)
+    """Without equalization, which would take away what these cases are built for."""
+    setting = QuantizationSetting(output_refinement=on, equalization=False, smooth_quant=False)
     for name, value in fields.items():
         setattr(setting.output_refinement_setting, name, value)
     return setting
