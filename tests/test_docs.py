@@ -9,6 +9,8 @@ How a page is read, in this order from top to bottom, in a folder that has `mode
     ```json       is read as a setting
 """
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from calibrant.quantizers.tables import TABLES
 from calibrant.settings import OVERRIDE_KEYS, QuantizationSetting, QuantizeActivationSetting, QuantizeParameterSetting
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PRELUDE = """
 import shlex, subprocess, sys
@@ -71,15 +73,32 @@ def folder(tmp_path, small_model, small_samples):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_what_a_page_shows_runs(page, folder):
     for extra in re.findall(r"^(?:import|from) (torch\w*)", page.read_text(encoding="utf-8"), re.MULTILINE):
         pytest.importorskip(extra, reason=f"{extra} is not installed")
+    for extra, shown in (("bokeh", r"^calibrant .*report|write_report\("), ("matplotlib", r"\.plot\(")):
+        if re.search(shown, page.read_text(encoding="utf-8"), re.MULTILINE):
+            pytest.importorskip(extra, reason=f"{extra} (the extra report) is not installed")
     script = folder / "page.py"
     script.write_text(program(page.read_text(encoding="utf-8")), encoding="utf-8")
     strict = ["-W", "error", "-W", "ignore::DeprecationWarning:ray.data.context"]  # Ray warns of its own defaults
     done = subprocess.run([sys.executable, *strict, script.name], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("notebook", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook, tmp_path):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    script = tmp_path / "notebook.py"
+    script.write_text(
+        "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), encoding="utf-8"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # the demo is no part of the package
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout
 
 
 def test_a_broken_block_fails(folder):
@@ -93,6 +112,12 @@ def test_links_between_pages_lead_somewhere():
     for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_every_page_is_in_the_contents_of_the_site():
+    contents = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"- (\S+\.md)$", contents, re.MULTILINE)
+    assert sorted(listed) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:])
 
 
 def test_every_key_of_a_setting_is_explained():

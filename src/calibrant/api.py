@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibrant import __version__
-from calibrant.auto import choose_by_output, has_open_methods
+from calibrant.analysis import analyse
+from calibrant.analysis import report as pages
 from calibrant.core import (
     DataError,
-    QuantizationStates,
     SettingError,
     StateError,
     TargetPlatform,
@@ -28,12 +24,10 @@ from calibrant.exporters import EXPORTERS
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.modules import example_of, import_torch, load_torch_module
 from calibrant.observers import BaseTensorObserver, build_observer, register_calibration_observer
-from calibrant.observers.registry import known
-from calibrant.passes import RuntimeCalibrationPass, pipeline
-from calibrant.passes.activations import activation_configs
-from calibrant.passes.auto import AUTO
+from calibrant.quantization import OnStep, QuantizationSummary, Samples, check_methods, quantize
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting, QuantizationSettingFactory
+from calibrant.sketches import Halves
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import METHODS, Checkpoint, collect_table, empty_table
 
@@ -57,116 +51,10 @@ __all__ = [
     "quantize_onnx_model",
     "quantize_torch_model",
     "register_calibration_observer",
+    "write_report",
 ]
 
 log = logging.getLogger(__name__)
-
-MOVES = 0.1  # of a scale: less is no more than another choice of samples does
-
-Samples = Iterable[Any]
-OnStep = Callable[[int], None]
-OnRun = Callable[[int, int], None]
-
-
-@dataclass
-class QuantizationSummary:
-    """What a quantization did, for people.
-
-    values: how many activation scales were found. methods: by how many of them each method was used.
-    samples: how many the model ran over. left_in_float: node name -> reason. notes: what was reported on the way.
-    moving: value name -> how far apart its scales are that two halves of the samples give, as a share of its scale;
-        those of more than MOVES. They would profit from more samples.
-    seconds: time by stage.
-    """
-
-    platform: TargetPlatform
-    values: int = 0
-    methods: dict[str, int] = field(default_factory=dict)
-    samples: int = 0
-    left_in_float: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    moving: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-def quantize(
-    model: str | Path | Graph,
-    samples: Samples | None,
-    *,
-    platform: TargetPlatform | str = TargetPlatform.ONNXRUNTIME,
-    setting: QuantizationSetting | None = None,
-    steps: int | None = None,
-    collate_fn: Callable[[Any], Any] | None = None,
-    executor: Executor | None = None,
-    table: CalibrationTable | None = None,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
-    memory_budget: int = 1 << 30,
-    on_step: OnStep | None = None,
-    on_run: OnRun | None = None,
-) -> tuple[Graph, QuantizationSummary]:
-    """Quantize a float ONNX model by the samples; `export_graph` writes the result.
-
-    samples: any iterable of samples (an array, a tuple or list in input order, a dict by input name), or onnxruntime's
-        CalibrationDataReader; read once. Not needed where the setting leaves activations in float.
-    steps: at most so many items of it; None: all.
-    table: statistics that were collected before, instead of samples: the model does not run, and the result is what
-        it would be with the samples of the table. With the method `auto`, samples beside it are measured on.
-    on_step: called with the number of samples done, for a progress bar. on_run: the same while the method `auto`
-        compares models, with the number of runs done and of all.
-
-    Raises the errors of `calibrant.core.errors`; nothing is written to disk.
-    """
-    platform, setting = TargetPlatform.of(platform), setting or QuantizationSetting()
-    check_methods(setting)
-    summary = QuantizationSummary(platform)
-    with _timed(summary, "load"):
-        graph = model if isinstance(model, Graph) else load_onnx_graph(model)
-    with _timed(summary, "plan"):
-        quantize_graph(graph, platform, setting)
-    measuring = samples is not None and has_open_methods(graph)
-    if setting.quantize_activation and executor is None and (table is None or measuring):
-        with _timed(summary, "plan"):
-            executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
-    if executor is not None and measuring:
-        with _timed(summary, "calibrate"):
-            feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
-            table = choose_by_output(graph, platform, setting, feeds, executor, table, on_step, on_run)
-    for step in pipeline(setting, steps):
-        with _timed(summary, "calibrate" if isinstance(step, RuntimeCalibrationPass) else "weights"):
-            if isinstance(step, RuntimeCalibrationPass) and table is not None:
-                table.apply(graph, step.method, threads or usable_processors())
-            else:
-                step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
-    _tell(summary, graph, executor)
-    graph.provenance = {
-        "version": __version__,
-        "platform": platform.name,
-        "method": ",".join(sorted(summary.methods)),
-        "samples": str(summary.samples),
-        "setting": setting.to_json(),
-        "fingerprint": graph.fingerprint,
-    }
-    return graph, summary
-
-
-def _tell(summary: QuantizationSummary, graph: Graph, executor: Executor | None) -> None:
-    """Write into the summary what became of the graph."""
-    configs = [config for config, _ in activation_configs(graph) if config.state is QuantizationStates.ACTIVATED]
-    summary.values = len(configs)
-    summary.methods = dict(Counter(config.observer_algorithm for config in configs))
-    summary.samples = graph.calibrated_samples
-    summary.moving = dict(moving(graph))
-    summary.left_in_float = dict(graph.left_in_float)
-    summary.notes = [*graph.report, *(executor.report if executor else [])]
-
-
-def moving(graph: Graph) -> Iterator[tuple[str, float]]:
-    """The values of a calibrated graph whose scales move by more than MOVES between two halves of the samples."""
-    for config, roots in activation_configs(graph):
-        moved = config.detail.get("moved", 0.0)
-        if config.state is QuantizationStates.ACTIVATED and moved > MOVES:
-            yield roots[0], moved
 
 
 def quantize_onnx_model(
@@ -294,6 +182,40 @@ def export_graph(
 export_ppq_graph = export_graph
 
 
+def write_report(
+    graph: Graph,
+    summary: QuantizationSummary,
+    path: str | Path,
+    *,
+    title: str | None = None,
+    facts: Sequence[tuple[str, str]] | None = None,
+    samples: int = 8,
+    executor: Executor | None = None,
+    threads: int | None = None,
+    on_step: OnStep | None = None,
+) -> None:
+    """Write a page, one HTML file, about a quantization: graph and summary as `quantize(..., keep=True)` returns them.
+
+    title, facts: what stands at its top, by default the model's name and what the summary tells. samples: on so many
+    of those that the summary keeps each layer is quantized alone, and what that does to the outputs is measured.
+    executor: runs the float model; None: onnxruntime. on_step: called with the number of samples measured on.
+    Raises SettingError without the extra `calibrant[report]`, ExportError where the file cannot be written.
+    """
+    pages.require_bokeh()
+    analysis = None
+    if summary.kept and samples:
+        analysis = analyse(graph, summary.kept[:samples], executor=executor, at_outputs=True, on_step=on_step)
+    about = pages.Subject(
+        title or (graph.path.name if graph.path is not None else "model"),
+        summary.table.sketches if summary.table is not None else Halves({}, {}),
+        list(dict.fromkeys([*METHODS, *(method.casefold() for method in summary.methods)])),
+        summary.facts if facts is None else facts,
+        graph,
+        analysis=analysis,
+    )
+    pages.write_report(pages.collect(about, threads or usable_processors()), path)
+
+
 def calibrate(
     model: str | Path | Graph,
     samples: Samples,
@@ -332,15 +254,6 @@ def calibrate(
         return collect_on_ray(ray, graph, empty, samples, executor, steps, collate_fn, on_step)
     feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
     return collect_table(empty, feeds, executor, kept, on_step)
-
-
-def check_methods(setting: QuantizationSetting) -> None:
-    """Raise SettingError, with the nearest known name, for a method that is not registered."""
-    named = [setting.quantize_activation_setting.calib_algorithm]
-    named += [changes.get("calib_algorithm") for changes in setting.overrides.values()]
-    for method in named:
-        if method is not None and method.casefold() not in (*known(), AUTO):
-            raise SettingError(unknown("method", method, [*known(), AUTO]))
 
 
 def _providers(device: str | None) -> list[str] | None:
@@ -388,16 +301,3 @@ def _check_inputs(executor: Executor, shape: Sequence[int] | None, dtype: Any, i
 def _dtype_name(dtype: Any) -> str:
     text = getattr(dtype, "__name__", None) or str(dtype)
     return text.removeprefix("torch.")
-
-
-class _timed:
-    """Adds the seconds of a `with` block to a stage of the summary."""
-
-    def __init__(self, summary: QuantizationSummary, stage: str) -> None:
-        self.seconds, self.stage = summary.seconds, stage
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.start

@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from calibrant import QuantizationSetting, api
+from calibrant.analysis.bars import Bars
+from calibrant.analysis.findings import Grid, find
 from calibrant.cli.columns import Column, print_columns
-from calibrant.cli.findings import Grid, find
-from calibrant.cli.histogram import Bars, lines
+from calibrant.cli.histogram import lines
 from calibrant.core import QuantizationProperty, TensorQuantizationConfig
 from calibrant.core.arithmetic import fake_quantize
 from calibrant.sketches import TensorSketch
@@ -49,7 +50,7 @@ def test_values_kept_per_channel_are_told_as_whole_tensors(here):
     setting.quantize_activation_setting.per_channel = True
     tables = [api.calibrate(here / "model.onnx", [ROWS], setting=s) for s in (setting, None)]
     assert tables[0].sketches["x"].histogram is None
-    per_channel, per_tensor = (find(table, ["x"], METHODS, METHODS, Grid())[0] for table in tables)
+    per_channel, per_tensor = (find(table.sketches, ["x"], METHODS, METHODS, Grid())[0] for table in tables)
     assert per_channel.choices["minmax"].scale == per_tensor.choices["minmax"].scale
     for method in METHODS:
         choice, other = per_channel.choices[method], per_tensor.choices[method]

@@ -16,7 +16,7 @@ from calibrant.core import (
     fake_quantize,
 )
 from calibrant.core import QuantizationProperty as P
-from calibrant.passes.least_error import least_error
+from calibrant.passes.least_error import MORE, least_error
 
 RNG = np.random.default_rng(5)
 SHAPES = {
@@ -94,6 +94,12 @@ def test_mse_of_many_values():
     values, config = np.float32(np.random.default_rng(1).normal(0, 1, 100_000)), config_for(4)
     scale, offset = least_error(values, config)
     assert error(values, config, scale, offset) <= brute_force(values, config, 300) * 1.0002
+
+
+def test_mse_of_more_values_than_are_searched_beside():
+    values, config = np.float32(np.random.default_rng(2).normal(0, 1, MORE + 1)), config_for(8)
+    scale, offset = least_error(values, config)
+    assert error(values, config, scale, offset) <= brute_force(values, config, 20) * 1.0002
 
 
 @pytest.mark.parametrize("shape", ["normal", "heavy tails", "one sign", "uniform"])

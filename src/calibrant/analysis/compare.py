@@ -1,73 +1,46 @@
-"""Two models on the same samples: how far their outputs are apart, and what each costs."""
+"""Two models on the same samples: how far their outputs are apart, which layer does it, and what each model costs."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime as ort
-from numpy.typing import NDArray
-
-from calibrant.core import DataError, ModelError
+from calibrant.analysis.layers import LayerComparison, LayerErrors, OnRun
+from calibrant.analysis.models import OpenPair
+from calibrant.analysis.outputs import Metric, OutputDifference, Outputs
+from calibrant.core import CalibrantError
 from calibrant.engines import InputSpec, iterate_samples
-from calibrant.engines.session import reason
+from calibrant.engines.kept import Kept
+from calibrant.engines.samples import Feed, items_of
+from calibrant.engines.session import usable_processors
 
-_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-_OTHERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_, "tensor(uint8)": np.uint8}
-_OTHERS |= {"tensor(int8)": np.int8, "tensor(string)": np.object_}
-
-
-@dataclass
-class OutputDifference:
-    """How far one output of the second model is from that of the first, over all samples.
-
-    signal, noise: sums of squares of the first and of the difference. largest: of the absolute differences.
-    rows, agreeing: of an output of rank 2, how many rows there were and in how many the largest value is in the same
-    place; 0 rows otherwise.
-    """
-
-    signal: float = 0.0
-    noise: float = 0.0
-    largest: float = 0.0
-    rows: int = 0
-    agreeing: int = 0
-
-    @property
-    def sqnr_db(self) -> float:
-        """Signal to quantization noise ratio in dB; inf where nothing differs."""
-        if self.noise == 0:
-            return float("inf")
-        return float(10 * np.log10(self.signal / self.noise)) if self.signal else float("-inf")
-
-    @property
-    def agreement(self) -> float | None:
-        """The share of rows whose largest value is in the same place; None where the output has no rows."""
-        return self.agreeing / self.rows if self.rows else None
-
-    def add(self, one: NDArray[Any], other: NDArray[Any]) -> None:
-        """Take in one sample's outputs, of equal shape."""
-        exact = one.astype(np.float64)
-        difference = exact - other.astype(np.float64)
-        self.signal += float((exact**2).sum())
-        self.noise += float((difference**2).sum())
-        self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
-        if one.ndim == 2 and one.shape[1] > 1:
-            self.rows += len(one)
-            self.agreeing += int((one.argmax(axis=1) == other.argmax(axis=1)).sum())
+MEASURED = 8  # samples on which every layer is tried by itself
+SATURATED_DB = 3.0  # by so much the integer kernels may be worse than the arithmetic they stand for
 
 
 @dataclass
 class Comparison:
-    """Of two models: outputs by name, over how many samples, milliseconds for each sample, and bytes of the files."""
+    """What two models make of the same samples.
+
+    samples: how many. outputs: by the name in the first model. unmatched: outputs of either model without counterpart.
+    milliseconds: for each sample, the median. size: bytes of the files. metric: the user's, the mean over samples.
+    layers: which layer does what; None where that was not asked for, or could not be found out. notes: sentences on
+        what else should be known.
+    kept: the few samples on which layers were tried one by one.
+    """
 
     samples: int = 0
     outputs: dict[str, OutputDifference] = field(default_factory=dict)
+    unmatched: list[str] = field(default_factory=list)
     milliseconds: tuple[float, float] = (0.0, 0.0)
     size: tuple[int, int] = (0, 0)
+    metric: tuple[float, float] | None = None
+    layers: LayerErrors | None = None
+    notes: list[str] = field(default_factory=list)
+    kept: list[Feed] = field(default_factory=list, repr=False, compare=False)
 
 
 def compare(
@@ -76,89 +49,94 @@ def compare(
     samples: Iterable[Any],
     collate_fn: Callable[[Any], Any] | None = None,
     on_step: Callable[[int], None] | None = None,
+    *,
+    metric: Metric | None = None,
+    layers: bool = True,
+    on_run: OnRun | None = None,
+    on_feed: Callable[[Feed], None] | None = None,
 ) -> Comparison:
-    """Run both models over the samples in onnxruntime, on the CPU, in turn.
+    """Run both models over the samples in onnxruntime, on the CPU, in turn; then find the layers that differ.
 
-    The models may come from any tool; the outputs are matched by name, and where no name is in both, by their order.
-    Milliseconds are the median over samples; the first sample warms up. on_step: called with the samples done.
+    The models may come from any tool: see `calibrant.analysis.pairs`. Their inputs and outputs are matched by name,
+    and where no name is in both, by their order. The loader is read once; memory does not grow with its length.
+    metric: called for either model with its outputs, a list of arrays in the order of the first model's, and with what
+        the sample is: the label where the loader gives one more array than the model has inputs, else the sample's
+        number from 0. Returns a number; larger is taken to be better.
+    layers: compare layer by layer as well, which takes several times as long.
+    on_step: called with the samples done. on_run: with the runs done, and of all, while layers are tried one by one.
+    on_feed: called with each sample, as checked arrays by input name.
+
     Raises ModelError for a model that onnxruntime cannot run, or whose inputs or outputs do not correspond; DataError
     for samples that do not fit.
     """
-    paths = Path(float_model), Path(other_model)
-    one, other = (open_model(path) for path in paths)
-    specs = input_specs(one)
-    if [spec.name for spec in specs] != [spec.name for spec in input_specs(other)]:
-        names = f"{_names(specs)} and {_names(input_specs(other))}"
-        raise ModelError(f"{paths[0]} and {paths[1]} have different inputs: {names}")
-    pairs = _pairs(one, other, paths)
-    found = Comparison(size=(_bytes(paths[0]), _bytes(paths[1])))
-    found.outputs = {name: OutputDifference() for name, _ in pairs}
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for feed in iterate_samples(samples, specs, None, collate_fn):
-        exact = _run(one, feed, [name for name, _ in pairs], seconds[0])
-        quantized = _run(other, feed, [name for _, name in pairs], seconds[1])
-        for name, a, b in zip(found.outputs, exact, quantized, strict=True):
-            if a.shape != b.shape:
-                raise ModelError(f"output '{name}' is {a.shape} in {paths[0]}, {b.shape} in {paths[1]}")
-            found.outputs[name].add(a, b)
-        found.samples += 1
-        if on_step is not None:
-            on_step(found.samples)
-    found.milliseconds = _median(seconds[0]), _median(seconds[1])
+    pair = OpenPair.open(float_model, other_model)
+    labels: list[Any] = []
+    outputs = Outputs(pair, metric)
+    found = Comparison(outputs=outputs.found, unmatched=pair.unmatched, size=pair.sizes)
+    loader = _unlabelled(samples, pair.specs, collate_fn, labels) if metric is not None else samples
+    feeds = Kept(iterate_samples(loader, pair.specs, None, None if metric is not None else collate_fn), MEASURED)
+    with ThreadPoolExecutor(usable_processors(), thread_name_prefix="calibrant-layers") as pool:
+        by_layer = _by_layer(pair, pool, found) if layers else None
+        for number, feed in enumerate(feeds):
+            outputs.take(feed, labels[-1] if labels and labels[-1] is not None else number)
+            if by_layer is not None:
+                by_layer = _taken(by_layer, feed, found)
+            if on_feed is not None:
+                on_feed(feed)
+            if on_step is not None:
+                on_step(number + 1)
+        outputs.check()
+        found.kept = feeds.samples
+        if by_layer is not None:
+            by_layer.measure(found.kept, on_run)
+            found.layers = by_layer.found
+    found.samples, found.milliseconds = outputs.samples, outputs.milliseconds
+    if metric is not None:
+        found.metric = outputs.metrics[0] / outputs.samples, outputs.metrics[1] / outputs.samples
+    found.notes += _saturation(found)
     return found
 
 
-def input_specs(session: Any) -> list[InputSpec]:
-    """What the inputs of an onnxruntime session take."""
-    known = _FLOATS | _OTHERS
-    specs = []
-    for value in session.get_inputs():
-        if value.type not in known:
-            raise ModelError(f"input '{value.name}' is {value.type}, which samples cannot be")
-        shape = tuple(d if isinstance(d, int) and d >= 0 else str(d) if d else None for d in value.shape)
-        specs.append(InputSpec(value.name, np.dtype(known[value.type]), shape))
-    return specs
-
-
-def open_model(path: Path) -> Any:
-    """A session of that file. DataError where there is none, ModelError where onnxruntime cannot run it."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+def _by_layer(pair: OpenPair, pool: ThreadPoolExecutor, found: Comparison) -> LayerComparison | None:
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own types share no base but Exception
-        raise ModelError(f"onnxruntime cannot run {path}: {reason(error)}") from error
+        return LayerComparison(pair, pool)
+    except CalibrantError as error:
+        found.notes.append(f"the layers were not compared: {error}")
+        return None
 
 
-def _pairs(one: Any, other: Any, paths: Sequence[Path]) -> list[tuple[str, str]]:
-    """Names of the floating outputs that correspond."""
-    first, second = ([o.name for o in session.get_outputs() if o.type in _FLOATS] for session in (one, other))
-    common = [name for name in first if name in second]
-    pairs = [(name, name) for name in common] or list(zip(first, second, strict=False))
-    if not pairs:
-        raise ModelError(f"{paths[0]} and {paths[1]} have no floating output to compare")
-    return pairs
+def _taken(by_layer: LayerComparison, feed: Feed, found: Comparison) -> LayerComparison | None:
+    """The layer comparison, with one more sample; None, noted, where it cannot go on."""
+    try:
+        by_layer.take(feed)
+        return by_layer
+    except CalibrantError as error:
+        found.notes.append(f"the layers were not compared: {error}")
+        return None
 
 
-def _run(session: Any, feed: Mapping[str, Any], names: Sequence[str], seconds: list[float]) -> list[NDArray[Any]]:
-    start = time.perf_counter()
-    made: list[NDArray[Any]] = session.run(list(names), feed)
-    seconds.append(time.perf_counter() - start)
-    return made
+def _unlabelled(
+    loader: Any, specs: Sequence[InputSpec], collate_fn: Callable[[Any], Any] | None, labels: list[Any]
+) -> Iterator[Any]:
+    """The samples without the label that stands behind the inputs; `labels` holds that of the last one, or None."""
+    for item in items_of(loader):
+        sample = item if collate_fn is None else collate_fn(item)
+        labelled = isinstance(sample, tuple | list) and len(sample) == len(specs) + 1
+        labels[:] = [sample[-1] if labelled else None]
+        yield sample[:-1] if labelled else sample
 
 
-def _median(seconds: list[float]) -> float:
-    """In milliseconds, without the first run, which warms up."""
-    return 1000 * float(np.median(seconds[1:] or seconds))
-
-
-def _bytes(path: Path) -> int:
-    """Of the file, and of the tensors beside it that exporters put into `<name>.data`."""
-    beside = path.with_name(path.name + ".data")
-    return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
-
-
-def _names(specs: Sequence[InputSpec]) -> str:
-    return ", ".join(spec.name for spec in specs)
+def _saturation(found: Comparison) -> list[str]:
+    """A sentence where the model as it ran is much worse than the arithmetic that it describes."""
+    simulated = found.layers.simulated if found.layers is not None else None
+    floats = [output.difference for output in found.outputs.values() if output.is_float]
+    if simulated is None or not floats or not simulated.signal:
+        return []
+    noise, signal = sum(one.noise for one in floats), sum(one.signal for one in floats)
+    if noise <= simulated.noise * 10 ** (SATURATED_DB / 10) or not signal:
+        return []
+    note = (
+        f"on this processor the integer kernels give {floats[0].sqnr_db:.1f} dB where the model describes "
+        f"{simulated.sqnr_db:.1f} dB: their sums saturate, as on x86 without VNNI; quantize with --reduce-range"
+    )
+    return [note]

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from calibrant.analysis.submodel import open_submodel
 from calibrant.core import QuantizationStates, TensorQuantizationConfig, fake_quantize
 from calibrant.engines import Executor
 from calibrant.engines.samples import Feed
@@ -93,36 +92,13 @@ class Reader:
         inner = {value for one in nodes for value in one.outputs}
         read = [value for one in nodes for value in one.inputs if value is not None and value not in inner]
         self.inputs = list(dict.fromkeys(value.name or "" for value in read if value.const_value is None))
-        self._session = ort.InferenceSession(_model(graph, nodes, read), _options(), providers=["CPUExecutionProvider"])
+        inputs = {value: None for value in read if value.const_value is None}
+        self._session = open_submodel(nodes, inputs, nodes[-1].outputs, graph.model.opset_imports)
 
     def run(self, seen: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Its floating outputs."""
         made = self._session.run(None, {name: seen[name] for name in self.inputs})
         return [array for array in made if array.dtype.kind == "f"]
-
-
-def _model(graph: Graph, nodes: Sequence[ir.Node], read: Sequence[ir.Value]) -> bytes:
-    constants = {value.name: value.const_value for value in read if value.const_value is not None}
-    inputs = {value.name: value for value in read if value.const_value is None}
-    proto = onnx.GraphProto(
-        name="reader",
-        node=[ir.to_proto(node) for node in nodes],
-        input=[ir.to_proto(value) for value in inputs.values()],
-        output=[onnx.ValueInfoProto(name=value.name) for value in nodes[-1].outputs if value.name],
-    )
-    for name, constant in constants.items():
-        tensor = ir.to_proto(constant)
-        tensor.name = name
-        proto.initializer.append(tensor)
-    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in graph.model.opset_imports.items()]
-    return bytes(onnx.helper.make_model(proto, opset_imports=opsets, ir_version=10).SerializeToString())
-
-
-def _options() -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1  # hundreds of sessions, whose threads would spin while they wait
-    return options
 
 
 def _outputs(readers: Sequence[Reader], seen: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:

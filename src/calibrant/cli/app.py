@@ -20,6 +20,7 @@ from calibrant.cli.exits import INTERRUPTED, TERMINATED, USAGE
 from calibrant.cli.inspect import INSPECT_HELP, inspect
 from calibrant.cli.merge import MERGE_HELP, merge
 from calibrant.cli.quantize import QUANTIZE_HELP, quantize
+from calibrant.cli.report import REPORT_HELP, report
 from calibrant.core import closest
 
 
@@ -78,7 +79,7 @@ def complete_address(args: list[str], option: str, default: str = "local") -> li
     (['--ray', 'local', 'm.onnx'], ['--ray', 'head:6379'])
     """
     completed: list[str] = []
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip(args, [*args, ""][1:], strict=True):
         completed.append(arg)
         if arg == option and following not in ("auto", default) and re.search(r":\d+$", following) is None:
             completed.append(default)
@@ -159,6 +160,7 @@ for body, text in (
     (calibrate, CALIBRATE_HELP),
     (merge, MERGE_HELP),
     (inspect, INSPECT_HELP),
+    (report, REPORT_HELP),
     (compare, COMPARE_HELP),
 ):
     app.command(cls=Command, no_args_is_help=True, help=text)(body)

@@ -29,6 +29,11 @@ class Choices:
     weights_only: bool = False
     percentile: float | None = None
     ignore_nonfinite: bool = False
+    effort: str | None = None
+    equalize: bool | None = None
+    smooth_quant: bool | None = None
+    reconstruct: bool | None = None
+    lsq: bool = False
     leave_in_float: list[str] = field(default_factory=list)
     only: list[str] = field(default_factory=list)
     overrides: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -55,6 +60,11 @@ class Choices:
             (weights, "calib_algorithm", self.weight_method),
             (weights, "per_channel", self.per_channel),
             (weights, "power_of_2", self.power_of_2 or None),
+            (setting, "effort", self.effort),
+            (setting, "equalization", self.equalize),
+            (setting, "smooth_quant", self.smooth_quant),
+            (setting, "blockwise_reconstruction", self.reconstruct),
+            (setting, "lsq_optimization", self.lsq or None),
             (setting, "quantize_activation", False if self.weights_only else None),
         ):
             if value is not None:
@@ -86,6 +96,8 @@ class Choices:
             ("--activation-type", self.activation_type),
             ("--per-channel-activations", self.per_channel_activations),
             ("--override", self.overrides),
+            ("--equalize", self.equalize),
+            ("--smooth-quant", self.smooth_quant),
         ):
             if value:
                 raise SettingError(f"{option} is about activations, and --weights-only leaves those in float")

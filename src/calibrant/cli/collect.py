@@ -15,7 +15,6 @@ from calibrant.cli.console import Console, Stages, shortened
 from calibrant.cli.output import check_model, check_output, check_writable
 from calibrant.cli.reading import Reading, Running, naming_the_file
 from calibrant.cli.summary import LABEL, alike, samples_in_words
-from calibrant.cli.tables import warn_of_few
 from calibrant.cli.words import left_in_float, megabytes
 from calibrant.core import ModelError, SettingError, TargetPlatform
 from calibrant.data import Samples
@@ -24,6 +23,7 @@ from calibrant.data.paths import count
 from calibrant.distributed import BLOCK_SIZE, RayCluster
 from calibrant.graph import Graph
 from calibrant.passes.activations import activation_configs
+from calibrant.passes.runtime import warn_of_few
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
@@ -138,7 +138,7 @@ class Collecting:
             raise KeyboardInterrupt(self.keeping.interruption()) from None
         if self.keeping.checkpoint is not None:
             self.keeping.checkpoint.unlink(missing_ok=True)
-        warn_of_few(table)
+        warn_of_few(table.samples)
         seconds = {"load": loaded - started, "calibrate": collected - loaded, "write": time.perf_counter() - collected}
         notes = [*graph.report, *executor.report]
         show_collected(console, Collected(self.model, output, self.platform, table, samples, seconds, notes))

@@ -41,7 +41,7 @@ def inspect(
         raise typer.BadParameter("--json contradicts --csv")
     console = Console(verbose, debug=debug)
     with console.logging(), one_line_errors(console):
-        from calibrant.cli.findings import Grid
+        from calibrant.analysis.findings import Grid
         from calibrant.cli.inspection import Inspection, Order
 
         grid = Grid(bits or 8, symmetric, percentile)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from rich.text import Text
 
-from calibrant.api import MOVES
+from calibrant.analysis.bars import Bars
+from calibrant.analysis.findings import Finding, Grid, find, whole
 from calibrant.cli.columns import Column, print_columns
 from calibrant.cli.console import Console
-from calibrant.cli.findings import Finding, Grid, find, whole
-from calibrant.cli.histogram import Bars, lines
+from calibrant.cli.histogram import lines
 from calibrant.cli.machine import as_csv, as_json
 from calibrant.cli.numbers import decibels, large, percent, printable, short
 from calibrant.cli.tables import TableFile
@@ -23,6 +23,7 @@ from calibrant.data.functions import load_module
 from calibrant.data.paths import count
 from calibrant.engines.session import usable_processors
 from calibrant.observers.registry import known
+from calibrant.quantization import MOVES
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import METHODS
 
@@ -81,7 +82,7 @@ class Inspection:
         in_full = form != "text" or self.value is not None
         with source.named():
             found = find(
-                source.table,
+                source.table.sketches,
                 names,
                 methods,
                 methods if in_full else [lead],

@@ -7,26 +7,30 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibrant.api import check_methods, export_graph, load_onnx_graph, quantize
+from calibrant.api import export_graph, load_onnx_graph, quantize
 from calibrant.cli.choices import Choices
 from calibrant.cli.console import Console, Stages
 from calibrant.cli.dry_run import show_plan
 from calibrant.cli.output import beside, check_model, check_output, size_of
 from calibrant.cli.reading import Reading, Running, naming_the_file
+from calibrant.cli.reporting import check_report, report_quantization
 from calibrant.cli.summary import Finished, show_summary
-from calibrant.cli.tables import TableFile, warn_of_few
+from calibrant.cli.tables import TableFile
 from calibrant.cli.words import left_in_float
 from calibrant.core import ModelError, QuantizationStates, SettingError, TargetPlatform
 from calibrant.data.functions import load_module
 from calibrant.graph import Graph
 from calibrant.passes.auto import AUTO
+from calibrant.passes.pipeline import runs_again
+from calibrant.passes.runtime import warn_of_few
+from calibrant.quantization import check_methods
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 
 
 @dataclass(frozen=True)
 class Job:
-    """A model, what becomes of it, and where it goes."""
+    """A model, what becomes of it, and where it goes. report: where the page about it goes."""
 
     model: Path
     output: Path | None
@@ -36,6 +40,7 @@ class Job:
     running: Running
     force: bool = False
     table: Path | None = None
+    report: Path | None = None
 
     def show(self, console: Console) -> None:
         """Print what would be quantized, and how. Reads no samples and writes nothing."""
@@ -60,14 +65,19 @@ class Job:
         source = self._source(setting)
         platform = self._platform(source)
         output = check_output(self.output, self.force, self.model, beside(self.output, platform))
+        if self.report is not None:
+            check_report(self.report, self.force, self.model, output)
         if setting.quantize_activation and self.reading.data is None and source is None:
             raise SettingError("--data is missing: calibration needs samples (or a --table, or --weights-only)")
+        if runs_again(setting) and self.reading.data is None:
+            raise SettingError("--data is missing: what is optimized after calibration is measured on samples")
         with Stages(console) as stages:
             stages.begin("loading the model")
             graph = load_onnx_graph(self.model)
             size = size_of(self.model, graph)
             executor, samples = None, None
-            if setting.quantize_activation and (source is None or self.reading.data is not None):
+            calibrates = setting.quantize_activation and (source is None or self.reading.data is not None)
+            if calibrates or runs_again(setting):
                 executor = self.running.executor(graph)
                 samples = self.reading.open(executor.input_specs)
                 stages.begin("calibrating", samples.expected)
@@ -82,8 +92,10 @@ class Job:
                     executor=executor,
                     table=source.table if source else None,
                     threads=self.running.threads,
+                    keep=self.report is not None,
                     on_step=lambda _: stages.done(samples.given if samples is not None else 0),
                     on_run=stages.comparing,
+                    on_layer=stages.optimizing,
                 )
             refuse_nothing(graph, platform)
             exporting = time.perf_counter()
@@ -95,18 +107,20 @@ class Job:
             "export": time.perf_counter() - exporting,
         }
         if source is not None:
-            warn_of_few(source.table)
+            warn_of_few(source.table.samples)
         idle = self.reading.data is not None and samples is None
         notes = ["--data was not read: weights alone need no samples"] if idle else []
-        done = Finished(self.model, size, output, graph, setting, summary, samples, seconds, notes, source)
+        done = Finished(self.model, size, output, graph, setting, summary, samples, seconds, notes, source, self.report)
+        if self.report is not None:
+            report_quantization(console, done, executor, self.report, self.running.threads)
         show_summary(console, done)
 
     def _source(self, setting: QuantizationSetting) -> TableFile | None:
         """The table that stands in for samples. SettingError for options that contradict it."""
         if self.table is None:
             return None
-        measuring = setting.quantize_activation_setting.calib_algorithm == AUTO and self.reading.data is not None
-        if not measuring:
+        measuring = setting.quantize_activation_setting.calib_algorithm == AUTO or runs_again(setting)
+        if not (measuring and self.reading.data is not None):
             self.reading.refuse_beside(str(self.table))
         if not setting.quantize_activation:
             raise SettingError("--table is about activations, and --weights-only leaves those in float")

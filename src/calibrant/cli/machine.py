@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from calibrant.cli.findings import Choice, Finding, Grid
+from calibrant.analysis.findings import Choice, Finding, Grid
 from calibrant.table import CalibrationTable
 
 SEEN = ("name", "elements", "min", "max", "zeros", "nan", "pos_inf", "neg_inf")

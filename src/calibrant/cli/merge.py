@@ -45,9 +45,9 @@ def merge(
 def merge_files(console: Console, paths: Sequence[Path], output: Path | None, force: bool) -> None:
     """Merge and write, and say so. What can be refused is refused before the work starts."""
     from calibrant.cli.output import check_output
-    from calibrant.cli.tables import warn_of_few
     from calibrant.cli.words import megabytes
     from calibrant.data.paths import count
+    from calibrant.passes.runtime import warn_of_few
 
     if output is None:
         raise SettingError("--output is missing: say where the merged table goes")
@@ -55,7 +55,7 @@ def merge_files(console: Console, paths: Sequence[Path], output: Path | None, fo
     refuse_twice(paths)
     merged = merged_files(paths)
     merged.save(output)
-    warn_of_few(merged)
+    warn_of_few(merged.samples)
     if console.quiet:
         return
     numbers = f"{count(len(merged), 'value')}, {count(merged.samples, 'sample')}"

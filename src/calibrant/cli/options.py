@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from calibrant.cli import parse
+from calibrant.settings import EFFORTS
 
 DATA, IMAGES, ACTIVATIONS, WEIGHTS = "Samples", "Images", "Activations", "Weights"
 METHOD, LAYERS, RUNNING, OUTPUT, MESSAGES = "Quantization", "Layers", "Running", "Output", "Messages"
@@ -149,6 +150,51 @@ Platform = Annotated[
         parser=parse.platform,
         metavar="NAME",
         help="The runtime: ONNXRUNTIME (the default), TRT_INT8, OPENVINO_INT8, PPL_CUDA_INT8.",
+    ),
+]
+Effort = Annotated[
+    Any,
+    option(
+        "--effort",
+        panel=METHOD,
+        parser=parse.one_of("effort", EFFORTS),
+        metavar="default|high",
+        help="high: more accurate, slower. Layers are optimized one by one, measured on the samples; Ctrl-C keeps "
+        "what is done.",
+    ),
+]
+Equalize = Annotated[
+    bool | None,
+    flag(
+        "--equalize/--no-equalize",
+        panel=METHOD,
+        help="Bring the channels of values to like ranges, through activations as well, or never. By default in "
+        "residual streams alone. For a table: collect what that takes.",
+    ),
+]
+Reconstruct = Annotated[
+    bool | None,
+    flag(
+        "--reconstruct/--no-reconstruct",
+        panel=WEIGHTS,
+        help="Choose the integers of weights by what they do to the output of their layer, or not. By default with "
+        "--effort high.",
+    ),
+]
+Lsq = Annotated[
+    bool,
+    flag(
+        "--lsq",
+        panel=WEIGHTS,
+        help="Train weights, biases and scales block by block; needs PyTorch, and takes its time.",
+    ),
+]
+SmoothQuant = Annotated[
+    bool | None,
+    flag(
+        "--smooth-quant/--no-smooth-quant",
+        panel=METHOD,
+        help="The same for what MatMul and Gemm read, by a Mul before them. By default where no --method is given.",
     ),
 ]
 Method = Annotated[
@@ -300,6 +346,15 @@ MemoryBudget = Annotated[
 
 Output = Annotated[
     Path | None, option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Where the quantized model goes.")
+]
+Report = Annotated[
+    Path | None,
+    option(
+        "--report",
+        panel=OUTPUT,
+        metavar="FILE.html",
+        help="Also write a page about it: every value's histogram, the error of each layer, the worst and what to do.",
+    ),
 ]
 Force = Annotated[bool, flag("--force", "-f", panel=OUTPUT, help="Replace the output file if there is one.")]
 DryRun = Annotated[

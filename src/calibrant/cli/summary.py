@@ -37,6 +37,7 @@ class Finished:
     seconds: dict[str, float]
     notes: list[str]
     source: TableFile | None = None  # instead of samples
+    report: Path | None = None  # the page about it
 
 
 def show_summary(console: Console, done: Finished) -> None:
@@ -50,6 +51,7 @@ def show_summary(console: Console, done: Finished) -> None:
     for text in warnings:
         console.out.print(Text.assemble((f"  {'warning':<{LABEL}}", "yellow"), text), soft_wrap=True)
     files = [done.output, *(path for path in beside(done.output, done.summary.platform) if path.exists())]
+    files += [done.report] if done.report is not None else []
     for label, text in (("written to", ", ".join(map(str, files))), ("next", next_step(done))):
         console.out.print(Text.assemble((f"  {label:<{LABEL}}", "bold green"), text), soft_wrap=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +15,7 @@ from calibrant.core import (
     TargetPlatform,
 )
 from calibrant.data.paths import missing
-from calibrant.passes.runtime import FEW_SAMPLES
 from calibrant.table import CalibrationTable
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,9 +47,3 @@ class TableFile:
             yield
         except (IncompatibleSketches, ObservationError) as error:
             raise type(error)(f"{self.path}: {error}") from error
-
-
-def warn_of_few(table: CalibrationTable) -> None:
-    """Log a warning where the table is of few samples."""
-    if table.samples < FEW_SAMPLES:
-        log.warning("few samples to calibrate on: %d; 32 to 512 representative ones are usual", table.samples)

@@ -24,7 +24,7 @@ def load_onnx_graph(path_or_model: str | Path | onnx.ModelProto | ir.Model, simp
     Raises ModelError for a file that is missing, damaged or not ONNX, and for a model that is quantized already.
     """
     path = Path(path_or_model) if isinstance(path_or_model, str | Path) else None
-    model = _copy(path_or_model) if path is None else _read(path)
+    model = _copy(path_or_model) if path is None else read_onnx(path)
     where = "the model" if path is None else str(path)
     try:
         check_external_data(model, where)
@@ -36,7 +36,8 @@ def load_onnx_graph(path_or_model: str | Path | onnx.ModelProto | ir.Model, simp
     return graph
 
 
-def _read(path: Path) -> ir.Model:
+def read_onnx(path: Path) -> ir.Model:
+    """The file as it is, quantized or not. Raises ModelError where it cannot be read."""
     if not path.exists():
         raise ModelError(f"no model at {path}: there is no such file")
     if path.is_dir():

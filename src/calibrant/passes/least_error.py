@@ -63,6 +63,8 @@ class _Search:
 
     def along(self, ratios: F64, low: bool = True, high: bool = True, anew: bool = False) -> None:
         """Try each ratio on the low end, the high end or both; times the best so far, or, `anew`, of the full range."""
+        if not ratios.size:  # a row of very many values is searched at no more ratios
+            return
         one = np.ones_like(self.low)
         lows = (one if anew else self.low)[:, None] * ratios if low else np.repeat(self.low[:, None], ratios.size, 1)
         highs = (

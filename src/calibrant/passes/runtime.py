@@ -25,11 +25,13 @@ from calibrant.passes.activations import activation_configs, order_carrying, uns
 from calibrant.passes.auto import AUTO, AutoCalibration
 from calibrant.passes.base import QuantizationPass
 from calibrant.passes.calibration import Calibration
+from calibrant.passes.equalization import equalize
 from calibrant.sketches import Halves, SketchSpec
 
 log = logging.getLogger(__name__)
 
 FEW_SAMPLES = 16
+STREAM_BITS = 1  # mantissa bits of what is remembered of each channel of a stream
 
 
 def plan(graph: Graph, method: str | None = None, override: bool = False) -> list[Calibration]:
@@ -98,10 +100,16 @@ class RuntimeCalibrationPass(QuantizationPass):
         samples = iterate_samples(dataloader, executor.input_specs, steps, collate_fn)
         counted = SampleCount(samples)
         sketches = run(tasks, counted, executor, on_step)
-        if counted.samples < FEW_SAMPLES:
-            log.warning("few samples to calibrate on: %d; 32 to 512 representative ones are usual", counted.samples)
+        warn_of_few(counted.samples)
         graph.calibrated_samples = counted.samples
         settle(graph, tasks, sketches, executor.threads)
+        executor.load_graph(graph)  # as it is equalized
+
+
+def warn_of_few(samples: int) -> None:
+    """Log a warning where these are few samples."""
+    if samples < FEW_SAMPLES:
+        log.warning("few samples to calibrate on: %d; 32 to 512 representative ones are usual", samples)
 
 
 class SampleCount:
@@ -142,11 +150,19 @@ def wanted_by(tasks: Sequence[Calibration], graph: Graph) -> dict[str, SketchSpe
             for root in task.roots:
                 spec = task.spec(graph.channel_axis_of(root))
                 wanted[root] = wanted[root].union(spec) if root in wanted else spec
+    for name in (name for stream in graph.streams if stream.sketched for name in stream.values):
+        if name in wanted and wanted[name].histogram and wanted[name].isotone_axis is None:
+            wanted[name] = replace(wanted[name], per_channel=True, channel_mantissa_bits=STREAM_BITS)
     return wanted
 
 
-def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads: int) -> None:
-    """Solve every task, several at a time, then write them all: an error leaves every config as it was."""
+def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads: int) -> Halves:
+    """Solve every task, several at a time, then write them all: an error leaves every config as it was.
+
+    Returns the sketches that they are solved from: of equalized values, as these are now.
+    """
+    streams = graph.streams
+    tasks, sketches = equalize(graph, tasks, sketches)
 
     def error_of(task: Calibration) -> CalibrantError | None:
         try:
@@ -158,6 +174,8 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
     with ThreadPoolExecutor(threads, thread_name_prefix="calibrant-solve") as pool:
         errors = [error for error in pool.map(error_of, tasks) if error is not None]
     if errors:
+        graph.undo_rescaling()
+        graph.streams = streams
         more = f" (and {len(errors) - 1} more values)" if len(errors) > 1 else ""
         raise type(errors[0])(f"{errors[0]}{more}")
     for task in tasks:
@@ -165,6 +183,7 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
         if task.output is not None:
             graph.quantize_output(task.output)
     unsettle_dependents(graph, {id(task.config) for task in tasks})
+    return sketches
 
 
 def _all_observe(observers: Sequence[BaseTensorObserver]) -> Callable[[NDArray[Any]], None]:

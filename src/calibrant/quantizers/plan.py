@@ -29,7 +29,7 @@ class Scale:
 
 @dataclass
 class Plan:
-    """rows: operators that run on integers. inside: activations that run within one of them.
+    """rows: operators that run on integers. inside: activations that run within one of them; fused: behind which one.
 
     home: values quantized where they are made. read: float values, quantized for the integer operators that read them.
     reasons: operators left in float -> why.
@@ -37,6 +37,7 @@ class Plan:
 
     rows: dict[ir.Node, Row] = field(default_factory=dict)
     inside: set[ir.Node] = field(default_factory=set)
+    fused: dict[ir.Node, list[ir.Node]] = field(default_factory=dict)
     home: dict[ir.Value, Scale] = field(default_factory=dict)
     read: dict[ir.Value, Scale] = field(default_factory=dict)
     reasons: dict[ir.Node, str] = field(default_factory=dict)
@@ -170,6 +171,7 @@ class _Walk:
         made = node.outputs[0]
         fused = self._fused(made, row)
         self.plan.inside.update(fused)
+        self.plan.fused[node] = fused
         tail = fused[-1].outputs[0] if fused else made
         if tail not in self._not_numbers:
             self.plan.home[tail] = Scale([tail], [tail])

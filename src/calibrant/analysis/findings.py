@@ -1,4 +1,4 @@
-"""What a table tells of each value: what was seen, and what each method makes of it."""
+"""What sketches tell of each value: what was seen, and what each method makes of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from calibrant.core import (
 from calibrant.observers import squared_error
 from calibrant.passes.calibration import Calibration
 from calibrant.sketches import Halves, TensorSketch
-from calibrant.table import CalibrationTable
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Finding:
-    """A value of a table. lo, hi: of the finite elements, None while there are none; zeros: their share of all.
+    """A value that was observed. lo, hi: of the finite elements, None while there are none; zeros: their share of all.
 
     choices: by method, of those that serve the value; refused: by method, why it does not.
     """
@@ -87,7 +86,7 @@ class Finding:
 
 
 def find(
-    table: CalibrationTable,
+    sketches: Halves,
     names: Iterable[str],
     methods: Sequence[str],
     moving: Sequence[str],
@@ -101,21 +100,23 @@ def find(
     """
 
     def finding(name: str) -> Finding:
-        halves = Halves({name: whole(table.sketches.even[name])}, {name: whole(table.sketches.odd[name])})
-        return found_of(name, halves, methods, moving, grid)
+        halves = Halves({name: whole(sketches.even[name])}, {name: whole(sketches.odd[name])})
+        return found_of(name, halves, methods, moving, grid.config)
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="calibrant-inspect") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="calibrant-find") as pool:
         return list(pool.map(finding, names))
 
 
-def found_of(name: str, halves: Halves, methods: Sequence[str], moving: Sequence[str], grid: Grid) -> Finding:
-    """What is found of one value."""
+def found_of(
+    name: str, halves: Halves, methods: Sequence[str], moving: Sequence[str], config: TensorQuantizationConfig
+) -> Finding:
+    """What is found of one value. config: of the grid, per tensor."""
     seen = halves[name].extremes.per_tensor()
     choices: dict[str, Choice] = {}
     refused: dict[str, str] = {}
     for method in methods:
         try:
-            task = Calibration.of(grid.config, [name], method)
+            task = Calibration.of(config, [name], method)
             if task.needs_raw_values:
                 raise ObservationError(f"method '{method}' looks at raw values, which a table does not hold")
             if method in moving:
@@ -146,8 +147,15 @@ def chosen(config: TensorQuantizationConfig, sketch: TensorSketch, move: float |
     error, sqnr = None, None
     if sketch.histogram is not None:
         error, power = squared_error(config, sketch)
-        sqnr = 10 * math.log10(power / error) if error > 0 and power > 0 else math.inf if not error else -math.inf
+        sqnr = decibels_of(error, power)
     return Choice(scale, offset, low, high, error, sqnr, move)
+
+
+def decibels_of(error: float, power: float) -> float:
+    """The ratio of power to error in dB; inf without error, -inf where nothing but error is."""
+    if error == 0:
+        return math.inf
+    return 10 * math.log10(power / error) if power > 0 and error < math.inf else -math.inf
 
 
 def whole(sketch: TensorSketch) -> TensorSketch:

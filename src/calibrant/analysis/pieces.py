@@ -1,0 +1,99 @@
+"""The float model in pieces: a changed value is carried to the outputs, and what it does not touch is not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calibrant.analysis.operations import Operation
+from calibrant.analysis.submodel import open_submodel, reads
+from calibrant.core import QuantizationStates
+from calibrant.graph import Graph
+
+Values = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A value that is not what it is in the float model. made: what float readers take; read: what integer ones do."""
+
+    made: NDArray[Any]
+    read: NDArray[Any]
+
+
+class Piece:
+    """Some nodes as a model of their own.
+
+    inputs, outputs: names of what they read, and of what others need of them. floats: inputs that all of them read in
+    float, although others read them quantized.
+    """
+
+    def __init__(self, graph: Graph, nodes: Iterable[ir.Node]) -> None:
+        self.nodes = list(nodes)
+        made = {value: None for node in self.nodes for value in node.outputs if value.name}
+        read = {value: None for node in self.nodes for value in reads(node) if value not in made}
+        inputs = {value: None for value in read if value.const_value is None}
+        outputs = [
+            value for value in made if value.is_graph_output() or any(u.node not in self.nodes for u in value.uses())
+        ]
+        self.inputs = [value.name or "" for value in inputs]
+        self.outputs = [value.name or "" for value in outputs]
+        self.floats = {value.name or "" for value in inputs if self._in_float(graph, value)}
+        self._session = open_submodel(self.nodes, inputs, outputs, graph.model.opset_imports) if outputs else None
+
+    def run(self, feed: Values) -> dict[str, NDArray[Any]]:
+        """Its outputs."""
+        if self._session is None:
+            return {}
+        return dict(zip(self.outputs, self._session.run(self.outputs, {n: feed[n] for n in self.inputs}), strict=True))
+
+    def _in_float(self, graph: Graph, value: ir.Value) -> bool:
+        edges = [graph.edges.get((u.node.name or "", u.idx)) for u in value.uses() if u.node in self.nodes]
+        return bool(edges) and all(edge is not None and edge.state is QuantizationStates.FP32 for edge in edges)
+
+
+class Pieces:
+    """The float model of a quantized graph, cut before and after each of its operations.
+
+    Holds every weight once. boundaries: names of the values between the pieces, which whoever carries a change has to
+    know of the float model, outputs and inputs among them.
+    """
+
+    def __init__(self, graph: Graph, operations: Iterable[Operation]) -> None:
+        self._graph = graph
+        self._pieces = [Piece(graph, nodes) for nodes in _cut(graph, operations)]
+        self.outputs = graph.output_names
+        between = [name for piece in self._pieces for name in (*piece.inputs, *piece.outputs)]
+        self.boundaries = list(dict.fromkeys([*between, *self.outputs]))
+
+    def carry(self, changed: Mapping[str, Changed], seen: Values) -> list[NDArray[Any]]:
+        """The model's outputs where these values, none of which follows from another, are not what they were.
+
+        seen: the `boundaries` of the float model, for one sample.
+        """
+        other: dict[str, NDArray[Any]] = {}
+        for piece in self._pieces:
+            own = {n: c.made if n in piece.floats else c.read for n, c in changed.items() if n in piece.inputs}
+            if own or not other.keys().isdisjoint(piece.inputs):
+                known = {**seen, **other, **own}
+                other |= piece.run(known)
+        for name, one in changed.items():
+            other[name] = one.read if self._graph.config_of(name) is not None else one.made
+        return [other.get(output, seen[output]) for output in self.outputs]
+
+
+def _cut(graph: Graph, operations: Iterable[Operation]) -> list[list[ir.Node]]:
+    """The nodes of the main graph: each operation, and what lies between two of them."""
+    heads = {operation.nodes[0]: operation.nodes for operation in operations}
+    fused = {node for nodes in heads.values() for node in nodes[1:]}
+    cut: list[list[ir.Node]] = [[]]
+    for node in graph.model.graph:
+        if node in heads:
+            cut += [list(heads[node]), []]
+        elif node not in fused:
+            cut[-1].append(node)
+    return [nodes for nodes in cut if nodes]

@@ -1,0 +1,221 @@
+"""The road of one quantization: from a float model and samples, or a table, to a quantized graph and its summary."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from calibrant import __version__
+from calibrant.auto import choose_by_output, has_open_methods
+from calibrant.core import QuantizationStates, SettingError, TargetPlatform, unknown
+from calibrant.engines import Executor, OnnxruntimeExecutor
+from calibrant.engines.kept import Kept
+from calibrant.engines.samples import Feed, iterate_samples
+from calibrant.engines.session import usable_processors
+from calibrant.graph import Graph, load_onnx_graph
+from calibrant.observers.registry import known
+from calibrant.passes import RuntimeCalibrationPass, pipeline
+from calibrant.passes.activations import activation_configs
+from calibrant.passes.auto import AUTO
+from calibrant.passes.base import QuantizationPass
+from calibrant.passes.optimization import OnLayer, OptimizationPass, StopsBetweenLayers
+from calibrant.passes.runtime import warn_of_few
+from calibrant.quantizers import quantize_graph
+from calibrant.settings import QuantizationSetting
+from calibrant.table import CalibrationTable
+from calibrant.table.collecting import METHODS, collect_table, empty_table
+
+MOVES = 0.1  # of a scale: less is no more than another choice of samples does
+
+Samples = Iterable[Any]
+OnStep = Callable[[int], None]
+OnRun = Callable[[int, int], None]
+
+
+@dataclass
+class QuantizationSummary:
+    """What a quantization did, for people.
+
+    values: how many activation scales were found. methods: by how many of them each method was used.
+    samples: how many the model ran over. left_in_float: node name -> reason. notes: what was reported on the way.
+    moving: value name -> how far apart its scales are that two halves of the samples give, as a share of its scale;
+        those of more than MOVES. They would profit from more samples.
+    seconds: time by stage.
+    table, kept: where they are wanted (`keep` of `quantize`), the statistics, of equalized values as these are now; and
+        some of the samples.
+    """
+
+    platform: TargetPlatform
+    values: int = 0
+    methods: dict[str, int] = field(default_factory=dict)
+    samples: int = 0
+    left_in_float: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    moving: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    table: CalibrationTable | None = None
+    kept: list[Feed] = field(default_factory=list)
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Label and text of what was done, in short."""
+        methods = ", ".join(f"{count} {method}" for method, count in self.methods.items())
+        return [
+            ("platform", self.platform.name),
+            ("samples", str(self.samples)),
+            ("scales", f"{self.values}, by {methods}" if methods else "none"),
+            ("in float", f"{len(self.left_in_float)} operations" if self.left_in_float else "nothing"),
+        ]
+
+
+def quantize(
+    model: str | Path | Graph,
+    samples: Samples | None,
+    *,
+    platform: TargetPlatform | str = TargetPlatform.ONNXRUNTIME,
+    setting: QuantizationSetting | None = None,
+    steps: int | None = None,
+    collate_fn: Callable[[Any], Any] | None = None,
+    executor: Executor | None = None,
+    table: CalibrationTable | None = None,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    memory_budget: int = 1 << 30,
+    keep: bool = False,
+    on_step: OnStep | None = None,
+    on_run: OnRun | None = None,
+    on_layer: OnLayer | None = None,
+) -> tuple[Graph, QuantizationSummary]:
+    """Quantize a float ONNX model by the samples; `export_graph` writes the result.
+
+    samples: any iterable of samples (an array, a tuple or list in input order, a dict by input name), or onnxruntime's
+        CalibrationDataReader; read once. Not needed where the setting leaves activations in float.
+    steps: at most so many items of it; None: all.
+    table: statistics that were collected before, instead of samples: the model does not run, and the result is what
+        it would be with the samples of the table. With the method `auto`, samples beside it are measured on.
+    keep: the summary gets the statistics of every method, and at most 256 of the samples, to report on. Without a
+        table, ObservationError for methods that look at raw values.
+    on_step: called with the number of samples done, for a progress bar. on_run: the same while the method `auto`
+        compares models, with the number of runs done and of all. on_layer: called after each layer of a pass that
+        optimizes, with the pass's name, the layers done and all of them; False stops there, and what is done is kept,
+        as it is after Ctrl-C. Such passes see at most 256 of the samples, always the same ones of the same samples.
+
+    Raises the errors of `calibrant.core.errors`; nothing is written to disk.
+    """
+    platform, setting = TargetPlatform.of(platform), setting or QuantizationSetting()
+    check_methods(setting)
+    summary = QuantizationSummary(platform)
+    with _timed(summary, "load"):
+        graph = model if isinstance(model, Graph) else load_onnx_graph(model)
+    with _timed(summary, "plan"):
+        quantize_graph(graph, platform, setting)
+    passes = pipeline(setting, steps)
+    measuring = samples is not None and has_open_methods(graph)
+    again = any(isinstance(step, OptimizationPass) for step in passes)
+    if again and samples is None:
+        raise SettingError("the passes after calibration run the model: they need samples, beside a table as well")
+    if executor is None and (again or (setting.quantize_activation and (table is None or measuring))):
+        with _timed(summary, "plan"):
+            executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
+    if executor is not None and samples is not None and (again or measuring or keep):
+        samples, collate_fn = Kept(iterate_samples(samples, executor.input_specs, steps, collate_fn)), None
+    first = measuring or keep or table is not None or not setting.quantize_activation  # calibration reads them else
+    if executor is not None and isinstance(samples, Kept) and first:
+        with _timed(summary, "calibrate"):
+            if measuring:
+                table = choose_by_output(graph, platform, setting, samples, executor, table, on_step, on_run)
+            elif table is None and keep:
+                table = _statistics(graph, platform, samples, executor, on_step)
+            else:
+                samples.read(on_step)
+    interrupted = False
+    for step in passes:
+        with _timed(summary, _stage_of(step)):
+            if isinstance(step, OptimizationPass) and isinstance(samples, Kept):
+                if not interrupted:
+                    with StopsBetweenLayers(on_layer) as layer:
+                        step.optimize(graph, samples.samples, executor, on_layer=layer)
+                    interrupted = layer.stopped
+            elif isinstance(step, RuntimeCalibrationPass) and table is not None:
+                solved_from = table.apply(graph, step.method, threads or usable_processors())
+                table = replace(table, sketches=solved_from)
+                if executor is not None:
+                    executor.load_graph(graph)  # as it is equalized
+            else:
+                step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
+    if interrupted:
+        graph.note("interrupted: the layers that were optimized before are kept")
+    if keep:
+        summary.table, summary.kept = table, samples.samples if isinstance(samples, Kept) else []
+    _tell(summary, graph, executor)
+    graph.provenance = {
+        "version": __version__,
+        "platform": platform.name,
+        "method": ",".join(sorted(summary.methods)),
+        "samples": str(summary.samples),
+        "setting": setting.to_json(),
+        "fingerprint": graph.fingerprint,
+    }
+    return graph, summary
+
+
+def _stage_of(step: QuantizationPass) -> str:
+    if isinstance(step, OptimizationPass):
+        return "optimize"
+    return "calibrate" if isinstance(step, RuntimeCalibrationPass) else "weights"
+
+
+def _statistics(
+    graph: Graph, platform: TargetPlatform, samples: Iterable[Feed], executor: Executor, on_step: OnStep | None
+) -> CalibrationTable:
+    """The table of all that the methods of the graph's configs, and the others, want to know."""
+    own = {config.observer_algorithm.casefold() for config, _ in activation_configs(graph)}
+    empty = empty_table(graph, platform, sorted({*METHODS, *own}), executor.description)
+    table = collect_table(empty, samples, executor, on_step=on_step)
+    warn_of_few(table.samples)
+    return table
+
+
+def _tell(summary: QuantizationSummary, graph: Graph, executor: Executor | None) -> None:
+    """Write into the summary what became of the graph."""
+    configs = [config for config, _ in activation_configs(graph) if config.state is QuantizationStates.ACTIVATED]
+    summary.values = len(configs)
+    summary.methods = dict(Counter(config.observer_algorithm for config in configs))
+    summary.samples = graph.calibrated_samples
+    summary.moving = dict(moving(graph))
+    summary.left_in_float = dict(graph.left_in_float)
+    summary.notes = [*graph.report, *(executor.report if executor else [])]
+
+
+def moving(graph: Graph) -> Iterator[tuple[str, float]]:
+    """The values of a calibrated graph whose scales move by more than MOVES between two halves of the samples."""
+    for config, roots in activation_configs(graph):
+        moved = config.detail.get("moved", 0.0)
+        if config.state is QuantizationStates.ACTIVATED and moved > MOVES:
+            yield roots[0], moved
+
+
+def check_methods(setting: QuantizationSetting) -> None:
+    """Raise SettingError, with the nearest known name, for a method that is not registered."""
+    named = [setting.quantize_activation_setting.calib_algorithm]
+    named += [changes.get("calib_algorithm") for changes in setting.overrides.values()]
+    for method in named:
+        if method is not None and method.casefold() not in (*known(), AUTO):
+            raise SettingError(unknown("method", method, [*known(), AUTO]))
+
+
+class _timed:
+    """Adds the seconds of a `with` block to a stage of the summary."""
+
+    def __init__(self, summary: QuantizationSummary, stage: str) -> None:
+        self.seconds, self.stage = summary.seconds, stage
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.start

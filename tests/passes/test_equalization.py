@@ -1,0 +1,255 @@
+"""Equalization: the float function stays, the integer model gets better, and a table serves as well as samples."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper, parser
+
+from calibrant import calibrate, export_graph
+from calibrant.api import quantize
+from calibrant.core import QuantizationStates, SettingError, TargetPlatform
+from calibrant.graph import load_onnx_graph
+from calibrant.graph.rescaling import rescale
+from calibrant.graph.streams import find_streams
+from calibrant.passes import RuntimeCalibrationPass
+from calibrant.quantizers import quantize_graph
+from calibrant.settings import QuantizationSetting
+
+RNG = np.random.default_rng(3)
+C = 16
+SKEW = 2.0 ** RNG.uniform(-5, 5, C)  # of the channels
+
+# A residual stream without activations, as in MobileNetV2; `a` to `sum` belong to it.
+RESIDUAL = """(float[N,3,8,8] x) => (float[N,5,8,8] y) {
+    a = Conv(x, w1, b1)
+    h = Conv(a, w2, b2)
+    r = Relu(h)
+    c = Conv(r, w3, b3)
+    sum = Add(a, c)
+    y = Conv(sum, w4)
+}"""
+# An activation between: depthwise, as in MobileNetV1.
+DEPTHWISE = """(float[N,3,8,8] x) => (float[N,5,8,8] y) {
+    a = Conv(x, w1, b1)
+    r = Relu(a)
+    d = Conv <group = 16, pads = [1,1,1,1]> (r, wd, bd)
+    s = Relu(d)
+    y = Conv(s, w4)
+}"""
+# What the residual of a transformer block does with the output of a LayerNormalization that has outlier channels.
+BLOCK = """(float[N,6,16] x) => (float[N,6,16] y) {
+    n = LayerNormalization(x, gamma, beta)
+    h = MatMul(n, wa)
+    e = Erf(h)
+    o = MatMul(e, wb)
+    y = Add(o, n)
+}"""
+
+
+def skewed(*shape, rows=None, columns=None):
+    """Random weights; of Conv, with output channels (rows) times, and input channels (columns) divided by a skew."""
+    w = RNG.normal(0, 1, shape)
+    if rows is not None:
+        w *= rows.reshape(-1, *[1] * (w.ndim - 1))
+    if columns is not None:
+        w /= columns.reshape(1, -1, *[1] * (w.ndim - 2))
+    return w
+
+
+def weights_of(text):
+    if text is BLOCK:
+        gamma = np.ones(C)
+        gamma[[2, 9]] = 60
+        return {"gamma": gamma, "beta": np.zeros(C), "wa": skewed(C, C) / 4, "wb": skewed(C, C) / 4}
+    found = {
+        "w1": skewed(C, 3, 1, 1, rows=SKEW),
+        "b1": RNG.normal(0, 1, C) * SKEW,
+        "w4": skewed(5, C, 1, 1, columns=SKEW),
+    }
+    if text is RESIDUAL:
+        return found | {
+            "w2": skewed(C, C, 1, 1, columns=SKEW) / 4,
+            "b2": RNG.normal(0, 1, C),
+            "w3": skewed(C, C, 1, 1, rows=SKEW) / 4,
+            "b3": RNG.normal(0, 1, C),
+        }
+    return found | {"wd": skewed(C, 1, 3, 3) / SKEW[:, None, None, None], "bd": RNG.normal(0, 1, C)}
+
+
+def built(text, path):
+    model = parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g ' + text)
+    used = weights_of(text)
+    if text is DEPTHWISE:
+        used["w4"] = used["w4"] * SKEW.reshape(1, -1, 1, 1)
+    for name, array in used.items():
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    onnx.save(model, path)
+    return path
+
+
+def samples_for(text, count=24):
+    shape = (1, 6, C) if text is BLOCK else (1, 3, 8, 8)
+    rng = np.random.default_rng(4)
+    return [rng.normal(0, 1, shape).astype(np.float32) for _ in range(count)]
+
+
+def run(path, feeds):
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"x": x})[0] for x in feeds])
+
+
+def sqnr(path, feeds, text, folder, **switches):
+    """dB at the output of the exported model, against the float model."""
+    setting = QuantizationSetting()
+    per_channel = switches.pop("per_channel", True)
+    setting.quantize_parameter_setting.per_channel = per_channel
+    for name, value in switches.items():
+        setattr(setting, name, value)
+    graph, summary = quantize(path, samples_for(text), setting=setting)
+    export_graph(graph, TargetPlatform.ONNXRUNTIME, folder / "int8.onnx")
+    wanted, found = run(path, feeds), run(folder / "int8.onnx", feeds)
+    return 10 * np.log10((wanted**2).sum() / ((wanted - found) ** 2).sum()), summary
+
+
+@pytest.fixture
+def fresh():
+    """Samples that nothing was calibrated on."""
+    return lambda text: [x * 1.01 for x in samples_for(text, 30)[24:]]
+
+
+OFF = {"equalization": False, "smooth_quant": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "switches", "gain"),
+    [
+        (RESIDUAL, {}, 6),
+        (DEPTHWISE, {"equalization": True}, 6),
+        (DEPTHWISE, {"equalization": True, "per_channel": False}, 10),
+        (BLOCK, {}, 6),
+        (BLOCK, {"smooth_quant": True, "quantize_activation_setting": "mse"}, 6),
+    ],
+)
+def test_the_integer_model_is_nearer_to_the_float_one(text, switches, gain, fresh, tmp_path):
+    path = built(text, tmp_path / "model.onnx")
+    asked = QuantizationSetting().quantize_activation_setting
+    if "quantize_activation_setting" in switches:
+        asked.calib_algorithm = switches.pop("quantize_activation_setting")
+    switches = {"quantize_activation_setting": asked} | switches
+    before, plain = sqnr(path, fresh(text), text, tmp_path, **(switches | OFF))
+    after, summary = sqnr(path, fresh(text), text, tmp_path, **switches)
+    assert after > before + gain
+    assert any(note.startswith("equalized") for note in summary.notes)
+    assert not any("equalized" in note for note in plain.notes)
+
+
+@pytest.mark.parametrize("text", [RESIDUAL, DEPTHWISE, BLOCK])
+def test_the_float_model_computes_what_it_computed_before(text, fresh, tmp_path):
+    path = built(text, tmp_path / "model.onnx")
+    graph = load_onnx_graph(path)
+    setting = QuantizationSetting()
+    setting.equalization = setting.smooth_quant = True
+    quantize(graph, samples_for(text), setting=setting)
+    assert graph.undoing
+    graph.save_float(tmp_path / "equalized.onnx")
+    wanted, found = run(path, fresh(text)), run(tmp_path / "equalized.onnx", fresh(text))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+    quantize_graph(graph, TargetPlatform.ONNXRUNTIME, setting)
+    graph.save_float(tmp_path / "again.onnx")
+    assert np.array_equal(run(tmp_path / "again.onnx", fresh(text)), wanted)
+
+
+def test_with_powers_of_two_it_computes_the_same_bits(fresh, tmp_path):
+    path = built(RESIDUAL, tmp_path / "model.onnx")
+    graph = load_onnx_graph(path)
+    (stream,) = [s for s in find_streams(graph.model.graph) if not s.activations]
+    assert stream.values == ("a", "c", "sum")
+    graph.save_float(tmp_path / "before.onnx")
+    rescale(graph, {stream: np.exp2(np.arange(C) - 8.0)})
+    graph.save_float(tmp_path / "equalized.onnx")
+    assert np.array_equal(
+        run(tmp_path / "equalized.onnx", fresh(RESIDUAL)), run(tmp_path / "before.onnx", fresh(RESIDUAL))
+    )
+
+
+@pytest.mark.parametrize("text", [RESIDUAL, BLOCK])
+@pytest.mark.parametrize("method", [None, "minmax", "percentile", "mse", "kl", "auto"])
+def test_a_table_gives_the_files_that_samples_give(text, method, tmp_path):
+    path, samples = built(text, tmp_path / "model.onnx"), samples_for(text)
+    setting = QuantizationSetting()
+    setting.quantize_activation_setting.calib_algorithm = method
+    table = calibrate(path, samples)
+    table.save(tmp_path / "a.table")
+    for name, given in (("data", {"samples": samples}), ("table", {"samples": samples if method == "auto" else None})):
+        known = None if name == "data" else type(table).load(tmp_path / "a.table")
+        graph, _ = quantize(path, given["samples"], table=known, setting=setting)
+        export_graph(graph, TargetPlatform.ONNXRUNTIME, tmp_path / f"{name}.onnx")
+    assert (tmp_path / "data.onnx").read_bytes() == (tmp_path / "table.onnx").read_bytes()
+
+
+def test_like_channels_are_left_alone(small_model, small_samples):
+    setting = QuantizationSetting()
+    setting.equalization = True
+    graph, summary = quantize(small_model, small_samples, setting=setting)
+    plain, _ = quantize(small_model, small_samples)
+    changed = [name for name, config in plain.configs.items() if graph.configs[name].scale != config.scale]
+    assert not changed or any("equalized" in note for note in summary.notes)
+
+
+def test_what_a_table_does_not_know_is_said(tmp_path):
+    path = built(DEPTHWISE, tmp_path / "model.onnx")
+    setting = QuantizationSetting()
+    setting.equalization = True
+    table = calibrate(path, samples_for(DEPTHWISE))
+    _, summary = quantize(path, None, table=table, setting=setting)
+    assert any(note.startswith("not equalized, for want of statistics") for note in summary.notes)
+    table = calibrate(path, samples_for(DEPTHWISE), setting=setting)
+    _, summary = quantize(path, None, table=table, setting=setting)
+    assert any(note.startswith("equalized: the channels of") for note in summary.notes)
+
+
+def test_weights_that_were_solved_before_are_solved_again(tmp_path):
+    path = built(RESIDUAL, tmp_path / "model.onnx")
+    graph = load_onnx_graph(path)
+    quantize_graph(graph, TargetPlatform.ONNXRUNTIME)
+    for config in graph.edges.values():
+        if config.is_per_channel and config.state is QuantizationStates.INITIAL:
+            config.state = QuantizationStates.BAKED
+    calibrate(path, samples_for(RESIDUAL)).apply(graph)
+    assert graph.streams == []
+    assert {graph.edges[n.name, 1].state for n in graph.model.graph if n.op_type == "Conv"} == {
+        QuantizationStates.INITIAL
+    }
+
+
+def test_an_error_leaves_the_model_as_it_was(tmp_path):
+    path = built(BLOCK, tmp_path / "model.onnx")
+    graph = load_onnx_graph(path)
+    before = [node.op_type for node in graph.model.graph]
+    quantize_graph(graph, TargetPlatform.ONNXRUNTIME)
+    streams = graph.streams
+    bad = [np.full((1, 6, C), np.nan, np.float32)]
+    with pytest.raises(Exception, match="NaN"):
+        RuntimeCalibrationPass().optimize(graph, bad, executor_of(graph))
+    assert [node.op_type for node in graph.model.graph] == before
+    assert graph.streams == streams
+    assert set(graph.configs) == {name for group in graph.groups for name in group.values}
+
+
+def executor_of(graph):
+    from calibrant import OnnxruntimeExecutor
+
+    return OnnxruntimeExecutor(graph)
+
+
+def test_interested_layers_are_all_that_is_touched(tmp_path):
+    path = built(BLOCK, tmp_path / "model.onnx")
+    graph = load_onnx_graph(path)
+    setting = QuantizationSetting()
+    setting.smooth_quant_setting.interested_layers = ["MatMul_1"]
+    quantize_graph(graph, TargetPlatform.ONNXRUNTIME, setting)
+    assert [stream.readers for stream in graph.streams] == [("MatMul_1",)]
+    setting.smooth_quant_setting.interested_layers = ["MatMul_7"]
+    with pytest.raises(SettingError, match="MatMul_7"):
+        quantize_graph(graph, TargetPlatform.ONNXRUNTIME, setting)
