@@ -23,7 +23,7 @@ FLOORS = (
     {"quantizers", "engines"},
     {"passes", "exporters"},
     {"table", "analysis", "modules"},
-    {"auto", "distributed"},
+    {"auto", "distributed", "precision"},
     {"quantization"},
     {"api"},
     {"cli"},
