@@ -30,6 +30,8 @@ class Choices:
     percentile: float | None = None
     ignore_nonfinite: bool = False
     effort: str | None = None
+    target_sqnr: float | None = None
+    max_drop: float | None = None
     leave_in_float: list[str] = field(default_factory=list)
     only: list[str] = field(default_factory=list)
     overrides: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -57,6 +59,8 @@ class Choices:
             (weights, "per_channel", self.per_channel),
             (weights, "power_of_2", self.power_of_2 or None),
             (setting, "effort", self.effort),
+            (setting, "target_sqnr", self.target_sqnr),
+            (setting, "max_drop", self.max_drop),
             (setting, "quantize_activation", False if self.weights_only else None),
         ):
             if value is not None:

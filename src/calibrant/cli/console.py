@@ -23,7 +23,7 @@ from rich.text import Text
 
 LOGGERS = ("calibrant", "py.warnings")
 WIDE = 10_000  # columns
-COMPARING = "comparing methods"
+CALIBRATING, COMPARING = "calibrating", "comparing methods"
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 
 
@@ -132,7 +132,7 @@ class Stages:
         elif not self.console.quiet and time.monotonic() - self.said >= PLAIN_EVERY:
             self.said = time.monotonic()
             self.console.say(self._line(count))
-        if count == self.total:
+        if count == self.total and self.name == CALIBRATING:
             self.begin("finding the scales")
 
     def comparing(self, count: int, total: int) -> None:
@@ -145,6 +145,12 @@ class Stages:
         """So many layers of all are done by the pass of that name."""
         if self.name != name:
             self.begin(name, total, "layers")
+        self.done(count)
+
+    def searching(self, name: str, count: int, total: int | None) -> None:
+        """So much is done of what the search for a target is at."""
+        if self.name != name:
+            self.begin(name, total, "models" if total is None else "samples")
         self.done(count)
 
     def _line(self, count: int) -> str:

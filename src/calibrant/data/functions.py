@@ -42,7 +42,7 @@ def load_module(name: str) -> ModuleType:
         raise DataError(f"the module '{name}' fails when imported: {blame(error)}") from error
 
 
-def load_function(spec: str) -> Callable[[], Any]:
+def load_function(spec: str) -> Callable[..., Any]:
     """The function that `package.module:function` names. Raises DataError when there is none."""
     module_name, _, path = spec.partition(":")
     if module_name.endswith(".py"):
@@ -54,8 +54,8 @@ def load_function(spec: str) -> Callable[[], Any]:
             raise DataError(f"'{spec}': {unknown('name in ' + module_name, part, public)}")
         found = getattr(found, part)
     if not callable(found):
-        raise DataError(f"'{spec}' is a {type(found).__name__}, not a function that returns samples")
-    function: Callable[[], Any] = found
+        raise DataError(f"'{spec}' is a {type(found).__name__}, not a function")
+    function: Callable[..., Any] = found
     return function
 
 

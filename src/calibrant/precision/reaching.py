@@ -77,6 +77,7 @@ def reach(
         search = Search(models, judge, planner, orders, trial, on_search)
         trial, trials = search.smallest(), search.trials
         models.build(trial.left)
+    graph.left_in_float |= dict.fromkeys(trial.left, "left in float to reach the target")
     models.tell_again()
     return Reached(
         sorted(trial.left),

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrant.analysis.measures import Difference
-from calibrant.core import DataError, SettingError
+from calibrant.core import CalibrantError, DataError, SettingError
+from calibrant.data.functions import blame
 from calibrant.settings import QuantizationSetting
 
 Run = Callable[[Any], list[NDArray[Any]]]
@@ -64,12 +65,17 @@ def mean_sqnr(references: Sequence[Sequence[NDArray[Any]]], outputs: Sequence[Se
 
 
 def applied(metric: Metric, run: Run) -> float:
-    """What the metric says. Raises DataError where that is no number."""
-    found = metric(run)
+    """What the metric says. Raises DataError where that is no number, or with what the metric raised."""
+    try:
+        found = metric(run)
+    except CalibrantError:
+        raise
+    except Exception as error:
+        raise DataError(f"the metric raised {blame(error)}") from error
     try:
         number = float(found)
     except (TypeError, ValueError):
         number = math.nan
     if math.isnan(number):
         raise DataError(f"the metric has to return a number, got {found!r}")
-    return number
+    return number + 0.0  # -0.0 becomes 0.0
