@@ -3,8 +3,9 @@
 # make test-all  the long tests. Together with `make test`: all of them
 # make test-gpu  the tests that need an NVIDIA GPU
 # make lint      ruff and mypy
+# make browser   Chromium from Debian's packages, for the tests of the report's page; they are skipped without it
 # make docs      the pages as a site, in build/docs
-# make bench     the benchmarks; PHOTOS, LINES, TEXT and MINILM say where their data are (benchmarks/README.md)
+# make bench     the benchmarks; PHOTOS, LABELLED, LINES, TEXT and MINILM say where their data are (benchmarks/README.md)
 # make clean     removes what the others made
 #
 # Each makes the environment that it needs in .venv; Python 3.11 or newer (PYTHON=...) and make are all that must be there.
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-gpu lint docs bench clean
+.PHONY: demo test test-all test-gpu lint browser docs bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m demo --output demo-output
@@ -40,13 +41,16 @@ lint: $(VENV)/.dev
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+browser:
+	apt-get install --yes --no-install-recommends chromium chromium-driver
+
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev $(VENV)/.demo $(VENV)/.bench
 	$(BIN)/python -m benchmarks.calibration $(if $(PHOTOS),--photos $(PHOTOS))
 	$(BIN)/python -m benchmarks.integer_run $(if $(PHOTOS),--photos $(PHOTOS))
-	$(BIN)/python -m benchmarks.accuracy $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LINES),--lines $(LINES)) $(if $(TEXT),--text $(TEXT)) $(if $(MINILM),--minilm $(MINILM))
+	$(BIN)/python -m benchmarks.accuracy $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LABELLED),--labelled $(LABELLED)) $(if $(LINES),--lines $(LINES)) $(if $(TEXT),--text $(TEXT)) $(if $(MINILM),--minilm $(MINILM))
 	$(BIN)/python -m benchmarks.auto $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LINES),--lines $(LINES)) $(if $(TEXT),--text $(TEXT)) $(if $(MINILM),--minilm $(MINILM))
 
 clean:

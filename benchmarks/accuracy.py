@@ -1,75 +1,66 @@
-"""Method x model: the accuracy that each calibration method leaves, on samples it did not see. Writes accuracy.md."""
+"""What is left of each real model in 8 bits: by Calibrant, with either effort, and by its peers. Writes accuracy.md.
+
+Everyone gets the same samples, and is measured in the same onnxruntime on others. Calibrant by single methods, which
+methods.md shows: `--contestants default minmax percentile mse kl isotone auto`.
+"""
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from numba.core.event import install_timer
 from rich.console import Console
 
+from benchmarks.detector import Detector
 from benchmarks.machine import command, description
+from benchmarks.markdown import table
 from benchmarks.models import MODELS, default_cache, minilm_vocabulary
-from benchmarks.tasks import IMAGENET, LITE, Classifier, Encoder, Recogniser, Task, add_data_options
+from benchmarks.peer_model import PEERS
+from benchmarks.tasks import IMAGENET, LITE, Classifier, Encoder, Recogniser, Sample, Task, add_data_options
 from calibrant import QuantizationSettingFactory, export_graph
 from calibrant.api import QuantizationSummary, quantize
 from calibrant.graph import Graph
+from demo.measure import session
 
-TASKS = ("EfficientNet-Lite0", "MobileNetV2", "PP-OCRv4 recogniser", "MiniLM-L6")
-METHODS = ("default", "minmax", "percentile", "mse", "kl", "isotone", "auto")
+TASKS = ("EfficientNet-Lite0", "MobileNetV2", "PP-OCRv4 recogniser", "MiniLM-L6", "Silero VAD")
+TRANSFORMERS = ("MiniLM-L6",)
+METHODS = ("minmax", "percentile", "mse", "kl", "isotone", "auto")
+OWN = ("default", "high effort")
+CONTESTANTS = (*OWN, *METHODS, *PEERS)
 PLATFORM = "ONNXRUNTIME"
 COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LONGEST = 900  # seconds that a peer may take
+
+
+class Failed(Exception):
+    """A contestant that gave no model; the message says why."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one model: the measures of each split of the data; the rest is of the first."""
+    """One contestant on one model: the measures of each split of the data; the rest is of the first."""
 
-    method: str
+    name: str
     measures: list[dict[str, float]]
-    summary: QuantizationSummary
-    integer_nodes: str
     seconds: float
+    notes: list[str]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    add_data_options(parser, "photos", "lines", "text")
-    parser.add_argument("--minilm", type=Path, help="MiniLM-L6 as ONNX, where torch is not there to export it")
-    parser.add_argument("--vocab", type=Path, help="MiniLM's vocab.txt (default: that of its package)")
-    parser.add_argument("--models", nargs="+", choices=TASKS, default=list(TASKS), metavar="MODEL", help="only these")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
-    parser.add_argument(
-        "--calibration", type=int, default=64, help="photos and texts to calibrate with: 64, half of them at most"
-    )
-    parser.add_argument("--calibration-lines", type=int, default=32, help="text lines to calibrate with: 32")
-    parser.add_argument("--splits", type=int, default=1, help="how often the data are split anew: 1")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("accuracy.md"))
-    options = parser.parse_args()
-    console = Console(stderr=True)
-    sections = [HEAD.format(description=description(), command=command())]
-    for name in options.models:
-        tasks = [task for seed in range(options.splits) if (task := find_task(name, options, seed)) is not None]
-        if not tasks:
-            console.print(f"[yellow]{name}: left out, its data are not given[/] (see --help)")
-            continue
-        path = options.minilm if name == "MiniLM-L6" and options.minilm else MODELS[name].path(options.cache)
-        sections.append(section(name, path, tasks, options.methods, console))
-    options.output.write_text("\n".join(sections), encoding="utf-8")
-    Console(soft_wrap=True).print("\n".join(sections), markup=False, highlight=False)
-    console.print(f"written to {options.output}")
+HEAD = """# Accuracy in 8 bits
 
-
-HEAD = """# Accuracy by calibration method
-
-Every model is quantized with nothing set but the method; `default` is the platform's own choice. All are measured in
-onnxruntime on samples that were not calibrated on. SQNR: power of the FP32 output over the power of the error, in dB.
-Where the data are split anew several times: the mean, and the lowest and highest. Seconds: load, calibrate, quantize;
-without compiling kernels, which happens once on a machine.
+Every contestant is asked for 8 bits and given the same samples; all are measured in the same onnxruntime, on samples
+that were not calibrated on. `default`: Calibrant with nothing set; `high effort`: with `--effort high`. Peers: static,
+Q/DQ, uint8 activations, int8 weights per channel; NNCF as it comes, and at its best: asymmetric activations and its
+slow bias correction. SQNR: power of the FP32 output over the power of the error, in dB. Agreement: with FP32. Where
+the data are split anew several times: the mean, and the lowest and highest. Seconds: load, calibrate, quantize; without
+compiling kernels, which happens once on a machine.
 
 {description}
 
@@ -77,8 +68,48 @@ without compiling kernels, which happens once on a machine.
 """
 
 
-def find_task(name: str, options: argparse.Namespace, seed: int) -> Task | None:
+def main() -> None:
+    options = _options()
+    console = Console(stderr=True, soft_wrap=True)
+    sections = [HEAD.format(description=description(), command=command())]
+    for name in options.models:
+        path = options.minilm if name == "MiniLM-L6" and options.minilm else MODELS[name].path(options.cache)
+        tasks = [task for seed in range(options.splits) if (task := find_task(name, path, options, seed)) is not None]
+        if not tasks:
+            console.print(f"[yellow]{name}: left out, its data are not given[/] (see --help)")
+            continue
+        sections.append(section(name, path, tasks, options, console))
+        options.output.write_text("\n".join(sections), encoding="utf-8")
+    Console(soft_wrap=True).print("\n".join(sections), markup=False, highlight=False)
+    console.print(f"written to {options.output}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.split("\n")[0])
+    add_data_options(parser, "photos", "labelled", "lines", "text")
+    parser.add_argument("--minilm", type=Path, help="MiniLM-L6 as ONNX, where torch is not there to export it")
+    parser.add_argument("--vocab", type=Path, help="MiniLM's vocab.txt (default: that of its package)")
+    parser.add_argument("--models", nargs="+", choices=TASKS, default=list(TASKS), metavar="MODEL", help="only these")
+    parser.add_argument(
+        "--contestants", nargs="+", choices=CONTESTANTS, default=[*OWN, *PEERS], metavar="NAME", help="only these"
+    )
+    parser.add_argument(
+        "--peers-python", default=sys.executable, metavar="PYTHON", help="which has the peers (default: this one)"
+    )
+    parser.add_argument(
+        "--calibration", type=int, default=64, help="photos and texts to calibrate with: 64, half of them at most"
+    )
+    parser.add_argument("--calibration-lines", type=int, default=32, help="text lines to calibrate with: 32")
+    parser.add_argument("--splits", type=int, default=1, help="how often the data are split anew: 1")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("accuracy.md"))
+    return parser.parse_args()
+
+
+def find_task(name: str, path: Path, options: argparse.Namespace, seed: int) -> Task | None:
     """The task of a model on one split of its data, or None where they are not given."""
+    if name == "Silero VAD":
+        return Detector(path, seed)
     if name == "PP-OCRv4 recogniser":
         return Recogniser(options.lines, options.calibration_lines, seed) if options.lines else None
     if name == "MiniLM-L6":
@@ -86,60 +117,101 @@ def find_task(name: str, options: argparse.Namespace, seed: int) -> Task | None:
             return None
         return Encoder(options.text, options.vocab or minilm_vocabulary(), options.calibration, seed)
     normalization = LITE if name == "EfficientNet-Lite0" else IMAGENET
-    return Classifier(options.photos, normalization, options.calibration, seed)
+    return Classifier(options.photos, normalization, options.calibration, seed, options.labelled)
 
 
-def section(name: str, path: Path, tasks: list[Task], methods: list[str], console: Console) -> str:
+def section(name: str, path: Path, tasks: list[Task], options: argparse.Namespace, console: Console) -> str:
     """Heading, table and notes of one model."""
     references = [task.measure(path, path) for task in tasks]
-    rows = []
-    for method in methods:
-        if method == "isotone" and not isinstance(tasks[0], Classifier):
+    rows = [Row("FP32", [measures for measures, _ in references], 0.0, [])] if tasks[0].has_truth else []
+    for contestant in options.contestants:
+        if contestant == "isotone" and not isinstance(tasks[0], Classifier):
             continue  # it keeps the order of a row of scores
-        rows.append(quantized(path, tasks, method))
+        try:
+            rows.append(measured(contestant, name, path, tasks, options.peers_python))
+        except Failed as error:
+            rows.append(Row(f"{contestant}: {error}", [], 0.0, []))
         found = ", ".join(f"{column} {_numbers(column, rows[-1].measures)}" for column in tasks[0].columns)
-        console.print(f"{name} {method}: {found} ({rows[-1].seconds:.0f} s)", highlight=False)
-    reference, measured = [measures for measures, _ in references], references[0][1]
-    return "\n".join(_lines(name, tasks, measured, reference, rows))
+        console.print(f"{name} {rows[-1].name}: {found} ({rows[-1].seconds:.0f} s)", markup=False, highlight=False)
+    return "\n".join(_lines(name, tasks, references[0][1], rows))
 
 
-def quantized(path: Path, tasks: list[Task], method: str) -> Row:
-    """Quantize with that method, export, measure; once for each task."""
-    setting = QuantizationSettingFactory.default_setting()
-    setting.quantize_activation_setting.calib_algorithm = None if method == "default" else method
-    found = []
+def measured(contestant: str, name: str, path: Path, tasks: list[Task], python: str) -> Row:
+    """Quantize as the contestant does, measure; once for each task."""
+    found: list[tuple[dict[str, float], float, list[str]]] = []
     for task in tasks:
-        samples = task.calibration()
-        compiling: list[float] = []
-        start = time.perf_counter()
-        with install_timer("numba:compiler_lock", compiling.append):
-            graph, summary = quantize(path, samples, platform=PLATFORM, setting=setting)
-        seconds = time.perf_counter() - start - sum(compiling)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix="calibrant-benchmark-") as folder:
             int8 = Path(folder) / "int8.onnx"
-            export_graph(graph, PLATFORM, int8)
-            found.append((task.measure(path, int8)[0], summary, integer_nodes(graph, summary), seconds))
-    return Row(method, [measures for measures, *_ in found], *found[0][1:])
+            if contestant in PEERS:
+                seconds = by_peer(contestant, name, path, task.calibration(), int8, python)
+                notes: list[str] = []
+            else:
+                seconds, notes = by_calibrant(contestant, path, task.calibration(), int8)
+            try:
+                found.append((task.measure(path, int8)[0], seconds, notes))
+            except Exception as error:  # onnxruntime's own types share no base but Exception
+                raise Failed(f"onnxruntime does not run its model: {_last_line(str(error))}") from error
+    return Row(contestant, [measures for measures, *_ in found], *found[0][1:])
 
 
-def _lines(
-    name: str, tasks: list[Task], measured: int, reference: list[dict[str, float]], rows: list[Row]
-) -> Iterator[str]:
+def by_calibrant(contestant: str, path: Path, samples: list[Sample], int8: Path) -> tuple[float, list[str]]:
+    """Write the model of Calibrant with that method or effort; the seconds, and what is to be told of it."""
+    setting = QuantizationSettingFactory.default_setting()
+    if contestant == "high effort":
+        setting.effort = "high"
+    setting.quantize_activation_setting.calib_algorithm = contestant if contestant in METHODS else None
+    compiling: list[float] = []
+    start = time.perf_counter()
+    with install_timer("numba:compiler_lock", compiling.append):
+        graph, summary = quantize(path, samples, platform=PLATFORM, setting=setting)
+    seconds = time.perf_counter() - start - sum(compiling)
+    export_graph(graph, PLATFORM, int8)
+    return seconds, [f"In 8 bits: {integer_nodes(graph, summary)}.", _left_in_float(summary)]
+
+
+def by_peer(peer: str, name: str, path: Path, samples: Sequence[Sample], int8: Path, python: str) -> float:
+    """Write the peer's model, in a process of its own; the seconds. Raises Failed with the last line of its error."""
+    folder = int8.with_name("samples")
+    folder.mkdir()
+    first = session(path, 1).get_inputs()[0].name
+    for number, sample in enumerate(samples):
+        np.savez(folder / f"{number:05}.npz", **(sample if isinstance(sample, dict) else {first: sample}))
+    script = Path(__file__).with_name("peer_model.py")
+    arguments = [python, str(script), peer, str(path), str(folder), str(int8)]
+    if name in TRANSFORMERS:
+        arguments.append("--transformer")
+    try:
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=LONGEST)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failed(f"{type(error).__name__}, after {LONGEST} s at most") from error
+    if done.returncode:
+        raise Failed(_last_line(done.stderr) or f"exit code {done.returncode}")
+    return float(done.stdout.split("seconds ")[-1].split()[0])
+
+
+def _last_line(text: str, most: int = 100) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:most] if lines else ""
+
+
+def _lines(name: str, tasks: list[Task], measured: int, rows: list[Row]) -> Iterator[str]:
     columns, samples = tasks[0].columns, len(tasks[0].calibration())
     yield f"\n## {name}\n"
     splits = "" if len(tasks) == 1 else f", {len(tasks)} splits"
     yield f"Calibrated on {samples} samples, measured on {measured} others{splits}.\n"
-    yield "| method | " + " | ".join(columns) + " | seconds |"
-    yield "|---|" + "---|" * (len(columns) + 1)
-    if tasks[0].has_truth:
-        yield "| FP32 | " + " | ".join(_numbers(column, reference) for column in columns) + " | |"
-    for row in rows:
-        numbers = " | ".join(_numbers(column, row.measures) for column in columns)
-        used = f" ({', '.join(sorted(row.summary.methods))})" if row.method in ("default", "isotone", "auto") else ""
-        yield f"| {row.method}{used} | {numbers} | {row.seconds:.1f} |"
-    if rows:
-        yield f"\nIn 8 bits: {rows[0].integer_nodes}."
-        yield _left_in_float(rows[0].summary)
+    yield table(
+        ["", *columns, "seconds"],
+        [
+            [
+                row.name,
+                *(_numbers(column, row.measures) for column in columns),
+                f"{row.seconds:.1f}" if row.seconds else "",
+            ]
+            for row in rows
+        ],
+    )
+    for note in next((row.notes for row in rows if row.notes), []):
+        yield f"\n{note}"
 
 
 def integer_nodes(graph: Graph, summary: QuantizationSummary) -> str:
@@ -158,7 +230,7 @@ def _left_in_float(summary: QuantizationSummary) -> str:
         return "Nothing is left in float."
     listed = "\n".join(f"- {reason}: {_names(nodes)}" for reason, nodes in sorted(by_reason.items()))
     count = len(summary.left_in_float)
-    return f"\n<details><summary>Left in float: {count} nodes</summary>\n\n{listed}\n\n</details>"
+    return f"<details><summary>Left in float: {count} nodes</summary>\n\n{listed}\n\n</details>"
 
 
 def _names(nodes: list[str], most: int = 3) -> str:
@@ -167,7 +239,9 @@ def _names(nodes: list[str], most: int = 3) -> str:
 
 
 def _numbers(column: str, measures: list[dict[str, float]]) -> str:
-    """The mean over the splits; of several, the lowest and the highest as well."""
+    """The mean over the splits; of several, the lowest and the highest as well; nothing where there is nothing."""
+    if not measures:
+        return ""
     digits = 1 if column.endswith("dB") else 3
     found = [one[column] for one in measures]
     spread = f" ({min(found):.{digits}f} .. {max(found):.{digits}f})" if len(found) > 1 else ""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.machine import command, description
@@ -23,8 +25,8 @@ from benchmarks.models import default_cache
 from benchmarks.subjects import SUBJECTS, Subject, find_subject
 from benchmarks.tasks import Array, Sample, add_data_options, split
 from calibrant import QuantizationSettingFactory, calibrate, export_graph, load_onnx_graph
-from calibrant.analysis import sqnr_db
 from calibrant.api import quantize
+from calibrant.auto.judging import mean_sqnr, signal_and_noise, standard_error
 from calibrant.passes.activations import order_carrying
 from demo.measure import session
 
@@ -32,13 +34,16 @@ PLATFORM = "ONNXRUNTIME"
 SINGLE = ("minmax", "percentile", "mse", "kl", "isotone")
 METHODS = (*SINGLE, "auto")
 
+F64 = NDArray[np.float64]
+
 HEAD = """# The method `auto` beside every single method
 
 Output SQNR on samples that were not calibrated on, in dB: the power of the FP32 outputs over that of the error, in
-onnxruntime; where there are several outputs, the mean. The data are split {splits} times; numbers are means over the
-splits. `auto` is given the samples that were calibrated on. Behind: how far `auto` is behind the best single method, of
-the means, and at worst in a split of its own. Chose: what `auto` took in each split. Seconds: of `auto`, with samples
-read and weights solved, but without collecting.
+onnxruntime; where there are several outputs, the mean. The data are split anew a few times, from split {first} on;
+numbers are means over the splits. (How `auto` chooses was decided on other splits of the same data, 100 to 105.) `auto`
+is given the samples that were calibrated on. Behind: how far `auto` is behind the single method that is best in the
+mean, and the standard error of that (jackknife over the samples measured on); at worst: behind the best of one split.
+Chose: what `auto` took in each split. Seconds: of `auto`, with samples read and weights solved, but without collecting.
 
 {description}
 
@@ -50,14 +55,15 @@ def main() -> None:
     options = _options()
     console = Console(stderr=True, soft_wrap=True)
     rows: list[list[str]] = []
+    seeds = range(options.first, options.first + options.splits)
     for name in options.models:
         subject = find_subject(name, options)
         if subject is None:
             console.print(f"[yellow]{name}: left out, its data are not given[/] (see --help)")
             continue
-        rows.append(_row(subject.name, [of_split(subject, seed, console) for seed in range(options.splits)]))
-    head = HEAD.format(splits=options.splits, description=description(), command=command())
-    headings = ["", "calibrated on", "measured on", *METHODS, "behind", "at worst", "chose", "seconds"]
+        rows.append(row(subject.name, [of_split(subject, seed, console) for seed in seeds]))
+    head = HEAD.format(first=options.first, description=description(), command=command())
+    headings = ["", "splits", "calibrated on", "measured on", *METHODS, "behind", "at worst", "chose", "seconds"]
     page = f"{head}\n{table(headings, rows)}\n"
     options.output.write_text(page, encoding="utf-8")
     Console(soft_wrap=True).print(page, markup=False, highlight=False)
@@ -71,6 +77,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--vocab", type=Path, help="MiniLM's vocab.txt (default: that of its package)")
     parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="MODEL")
     parser.add_argument("--splits", type=int, default=3, help="how often the data are split anew (3)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first split, its seed (0)")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("auto.md"))
     return parser.parse_args()
@@ -78,18 +85,26 @@ def _options() -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Split:
-    """What one split of a model's data gave: the SQNR of each method, what `auto` chose, and how long it took."""
+    """What one split of a model's data gave: how each method did, what `auto` chose, and how long it took.
+
+    powers: by method, (samples, outputs, 2): of each floating output of each sample, and of its error.
+    """
 
     calibrated: int
     measured: int
-    db: dict[str, float]
+    powers: dict[str, F64]
     chosen: str
     seconds: float
 
+    @property
+    def db(self) -> dict[str, float]:
+        """The SQNR of each method."""
+        return {method: float(mean_sqnr(powers.sum(axis=0))) for method, powers in self.powers.items()}
 
-def behind(db: Mapping[str, float]) -> float:
-    """How far `auto` is behind the best single method, in dB; negative where it is ahead."""
-    return max(db[method] for method in SINGLE if method in db) - db["auto"]
+
+def best_single(db: Mapping[str, float]) -> str:
+    """The single method of the highest SQNR."""
+    return max((method for method in SINGLE if method in db), key=lambda method: db[method])
 
 
 def of_split(subject: Subject, seed: int, console: Console) -> Split:
@@ -102,7 +117,7 @@ def of_split(subject: Subject, seed: int, console: Console) -> Split:
     graph = load_onnx_graph(subject.model)
     collected = calibrate(graph, calibration)
     ordered = bool(order_carrying(graph))
-    db: dict[str, float] = {}
+    powers: dict[str, F64] = {}
     for method in METHODS:
         if method == "isotone" and not ordered:
             continue
@@ -115,10 +130,10 @@ def of_split(subject: Subject, seed: int, console: Console) -> Split:
         with tempfile.TemporaryDirectory() as folder:
             int8 = Path(folder) / "int8.onnx"
             export_graph(quantized, PLATFORM, int8)
-            db[method] = mean_sqnr(wanted, outputs(int8, measuring))
+            powers[method] = powers_of(wanted, outputs(int8, measuring))
     (chosen,) = [match[1] for note in summary.notes if (match := re.match(r"auto chose '(.*?)':", note))]
-    found = Split(len(calibration), len(measuring), db, chosen, seconds)
-    told = ", ".join(f"{method} {value:.2f}" for method, value in db.items())
+    found = Split(len(calibration), len(measuring), powers, chosen, seconds)
+    told = ", ".join(f"{method} {value:.2f}" for method, value in found.db.items())
     console.print(f"{subject.name}, split {seed}: {told} ({chosen}, {seconds:.0f} s)", markup=False, highlight=False)
     return found
 
@@ -130,23 +145,26 @@ def outputs(model: Path, samples: Sequence[Sample]) -> list[list[Array]]:
     return [running.run(None, sample if isinstance(sample, dict) else {first: sample}) for sample in samples]
 
 
-def mean_sqnr(wanted: Sequence[Sequence[Array]], found: Sequence[Sequence[Array]]) -> float:
-    """The mean over the floating outputs of their SQNR over all samples, in dB."""
-    each = zip(zip(*wanted, strict=True), zip(*found, strict=True), strict=True)
-    return mean(sqnr_db(exact, other) for exact, other in each if exact[0].dtype.kind == "f")
+def powers_of(wanted: Sequence[Sequence[Array]], found: Sequence[Sequence[Array]]) -> F64:
+    """(samples, outputs, 2) float64: see `Split`."""
+    return np.array([signal_and_noise(exact, other) for exact, other in zip(wanted, found, strict=True)])
 
 
-def _row(name: str, splits: Sequence[Split]) -> list[str]:
-    means = {m: mean(s.db[m] for s in splits) for m in METHODS if m in splits[0].db}
+def row(name: str, splits: Sequence[Split]) -> list[str]:
+    """The model's row of the table."""
+    means = {m: mean(s.db[m] for s in splits) for m in METHODS if m in splits[0].powers}
+    best = best_single(means)
+    errors = [standard_error(s.powers[best], s.powers["auto"]) for s in splits]
     return [
         name,
+        str(len(splits)),
         str(splits[0].calibrated),
         str(splits[0].measured),
         *(f"{means[m]:.2f}" if m in means else "" for m in METHODS),
-        f"{behind(means):.2f}",
-        f"{max(behind(one.db) for one in splits):.2f}",
-        ", ".join(one.chosen for one in splits),
-        f"{mean(one.seconds for one in splits):.1f}",
+        f"{means[best] - means['auto']:.2f} ± {np.hypot.reduce(errors) / len(errors):.2f}",
+        f"{max(s.db[best_single(s.db)] - s.db['auto'] for s in splits):.2f}",
+        ", ".join(s.chosen for s in splits),
+        f"{mean(s.seconds for s in splits):.1f}",
     ]
 
 

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from rich.console import Console
 
+from benchmarks.gpu_collect import models
 from benchmarks.machine import command, description
 from calibrant.sketches import Collector, SketchSpec
 from calibrant.sketches.device import DeviceCollectors
@@ -54,8 +55,7 @@ def main() -> None:
         *(__doc__ or "").split("\n\n", 1)[1].strip().split("\n"),
         "",
     ]
-    # Whole models through a captured step would be one more section.
-    for section in (whole_tensors, per_channel, many_tensors, rows):
+    for section in (whole_tensors, per_channel, many_tensors, rows, models):
         for line in section():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
             lines.append(line)
@@ -142,19 +142,14 @@ def rows() -> Iterator[str]:
     yield "| rows | length | GB/s | torch.topk |"
     yield "|---|---|---|---|"
     pool = filled(KINDS["normal"], 1 << 28, torch.float32)
-    half = torch.zeros(1, dtype=torch.int32, device="cuda")
     for count, length in ((262_144, 1000), (75_648, 197), (8192, 32_000)):
         tensors = [x.reshape(count, length, 1) for x in parts(pool, count * length)][:8]
         pairs = torch.zeros((count, 2), dtype=torch.int32, device="cuda")
-        groups = torch.zeros(count, dtype=torch.int32, device="cuda")
-        cursor = torch.zeros(4, dtype=torch.int64, device="cuda")
-
-        room = pairs, groups, cursor
-
+        owners = torch.zeros(count, dtype=torch.int32, device="cuda")
         speeds = [
             4 * count * length / seconds(calls, 3) / 1e9
             for calls in (
-                [partial(gpu.top_two, x, 0, count, 1, 1, *room, half) for x in tensors],
+                [partial(gpu.top_two, x, 0, count, 1, 1, pairs, owners) for x in tensors],
                 [partial(torch.topk, x[:, :, 0], 2, 1) for x in tensors],
             )
         ]

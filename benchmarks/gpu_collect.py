@@ -1,14 +1,13 @@
 """What calibrating costs on a GPU: ResNet-50 and ViT-B/16 of torchvision, their weights random, in batches of 32.
 
 Bare: the forward pass, of whose values only the extremes of the last one are taken. All: every value that the platform
-quantizes, with all that the five methods need of it. Both by the same engine, on the same batches, in turn, captured
-into CUDA graphs and operator by operator; per batch, once the first ones are through. Then what the profiler saw of
-some captured steps, peak memory with few and with many batches, and the time to solve every value by every method.
+ONNXRUNTIME quantizes, with all that the five methods need of it. Both by the same engine, float32, TF32 off, on the
+same batches, in turn, captured into CUDA graphs and operator by operator; per batch, once the first ones are through.
+Then what the profiler saw of some captured steps, peak memory, and the time to have every scale by every method.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import tempfile
@@ -16,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib import import_module
 from itertools import cycle, islice
 from pathlib import Path
@@ -24,10 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.machine import command, description
 from benchmarks.peers import METHODS, observed
 from calibrant import QuantizationSettingFactory, TargetPlatform, TorchExecutor, calibrate, load_onnx_graph
 from calibrant.graph import Graph
@@ -36,26 +33,51 @@ from calibrant.sketches import SketchSpec
 from calibrant.table.collecting import empty_table
 
 PLATFORM = TargetPlatform.ONNXRUNTIME
+STEPS, ROUNDS = 24, 3  # of a timing
+TARGETS = {"resnet50": "1.25", "vit_b_16": "1.05"}
 WARM = 4  # steps before anything is measured
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 Wanted = Mapping[str, SketchSpec]
 Feed = dict[str, NDArray[np.float32]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_collect", description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", default=["resnet50", "vit_b_16"], help="names of torchvision")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=24, help="batches of a timing (24)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of the timing, whose median counts (3)")
-    options = parser.parse_args()
-    console = Console(width=120)
-    device = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    console.print(f"{device}; {description()}\n{command()}\n", highlight=False)
+def models(names: Sequence[str] = ("resnet50", "vit_b_16"), batch: int = 32) -> Iterator[str]:
+    """The tables, as lines of Markdown; `benchmarks.gpu` writes them."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.models:
-            for table in measured(name, exported(name, Path(folder), options.batch), options):
-                console.print(table)
+        yield from tables({name: load_onnx_graph(exported(name, Path(folder), batch)) for name in names}, batch)
+
+
+def tables(graphs: Mapping[str, Graph], batch: int) -> Iterator[str]:
+    wanted: dict[str, Wanted] = {}
+    for name, graph in graphs.items():
+        quantize_graph(graph, PLATFORM, QuantizationSettingFactory.default_setting())
+        sketches = empty_table(graph, PLATFORM, METHODS, "").sketches.even
+        wanted[name] = {value: sketch.spec for value, sketch in sketches.items()}
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(size=(batch, 3, 224, 224)).astype(np.float32)} for _ in range(4)]
+    yield "## Calibrating whole models"
+    yield ""
+    yield from (__doc__ or "").strip().split("\n")
+    yield ""
+    yield f"ms per batch, {STEPS} batches, median of {ROUNDS} rounds:"
+    yield ""
+    yield "| model | values | way | bare | all observers | ratio | wanted |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, graph in graphs.items():
+        for way, capture in (("captured", True), ("operator by operator", False)):
+            bare, everything = times(graph, wanted[name], feeds, capture)
+            ratio = statistics.median(everything / bare)
+            target = TARGETS.get(name, "–") if capture else "–"
+            yield (
+                f"| {name} | {len(wanted[name])} | {way} | {np.median(bare):.2f} | {np.median(everything):.2f} | "
+                f"{ratio:.3f} | {target} |"
+            )
+    yield ""
+    yield f"| | {' | '.join(graphs)} |"
+    yield f"|---{'|---' * len(graphs)}|"
+    columns = [dict(facts(graph, wanted[name], feeds)) for name, graph in graphs.items()]
+    for label in columns[0]:
+        yield f"| {label} | {' | '.join(column[label] for column in columns)} |"
 
 
 def exported(name: str, folder: Path, batch: int) -> Path:
@@ -68,46 +90,23 @@ def exported(name: str, folder: Path, batch: int) -> Path:
     return path
 
 
-def measured(name: str, path: Path, options: argparse.Namespace) -> Iterator[Table]:
-    """The tables of one model."""
-    graph = load_onnx_graph(path)
-    quantize_graph(graph, PLATFORM, QuantizationSettingFactory.default_setting())
-    wanted = {n: s.spec for n, s in empty_table(graph, PLATFORM, METHODS, "").sketches.even.items()}
-    rng = np.random.default_rng(0)
-    feeds = [{"x": rng.normal(size=(options.batch, 3, 224, 224)).astype(np.float32)} for _ in range(4)]
-    yield time_table(f"{name}, {len(wanted)} values, ms per batch of {options.batch}", graph, wanted, feeds, options)
-    yield facts(graph, wanted, feeds)
-    yield solving(graph, feeds)
-
-
-def time_table(title: str, graph: Graph, wanted: Wanted, feeds: Sequence[Feed], options: argparse.Namespace) -> Table:
-    contents: dict[str, Wanted] = {"bare": {graph.output_names[0]: SketchSpec(histogram=False)}, "all": wanted}
-    ways = {"captured": True, "operator by operator": False}
-    found: dict[tuple[str, str], list[float]] = {(way, what): [] for way in ways for what in contents}
-    first: dict[tuple[str, str], float] = {}
-    for way, capture in ways.items():
-        collects = {}
-        for what, content in contents.items():
-            collects[what] = TorchExecutor(graph, "cuda", capture=capture).collecting(content)
-        opened = {what: collecting.__enter__() for what, collecting in collects.items()}
-        for what, collect in opened.items():
-            start = time.perf_counter()
+def times(
+    graph: Graph, wanted: Wanted, feeds: Sequence[Feed], capture: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """ms per batch of each round, bare and with all observers."""
+    contents: list[Wanted] = [{graph.output_names[0]: SketchSpec(histogram=False)}, wanted]
+    found: list[list[float]] = [[], []]
+    with ExitStack() as stack:
+        collects = [
+            stack.enter_context(TorchExecutor(graph, "cuda", capture=capture).collecting(content))
+            for content in contents
+        ]
+        for collect in collects:
             collect(islice(cycle(feeds), WARM))
-            first[way, what] = time.perf_counter() - start
-        for _ in range(options.rounds):
-            for what, collect in opened.items():
-                found[way, what].append(ms_per_step(collect, islice(cycle(feeds), WARM + options.steps)))
-        for collecting in collects.values():
-            collecting.__exit__(None, None, None)
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "bare", "all observers", "ratio", f"first {WARM} batches, s"):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    for way in ways:
-        bare, everything = (np.array(found[way, what]) for what in contents)
-        ratio = f"{statistics.median(everything / bare):.3f}"
-        seconds = " / ".join(f"{first[way, what]:.1f}" for what in contents)
-        table.add_row(way, f"{np.median(bare):.2f}", f"{np.median(everything):.2f}", ratio, seconds)
-    return table
+        for _ in range(ROUNDS):
+            for some, collect in zip(found, collects, strict=True):
+                some.append(ms_per_step(collect, islice(cycle(feeds), WARM + STEPS)))
+    return np.array(found[0]), np.array(found[1])
 
 
 def ms_per_step(collect: Any, feeds: Iterator[Feed]) -> float:
@@ -122,34 +121,40 @@ def ms_per_step(collect: Any, feeds: Iterator[Feed]) -> float:
     return float(ends[WARM].elapsed_time(ends[-1])) / (len(ends) - 1 - WARM)
 
 
-def facts(graph: Graph, wanted: Wanted, feeds: Sequence[Feed]) -> Table:
-    """What the profiler saw, and memory."""
-    table = Table(show_header=False)
-    for label, value in profiled(graph, wanted, feeds):
-        table.add_row(label, value)
-    for count in (4, 32):
-        table.add_row(f"peak memory of {count} batches", f"{peak_mib(graph, wanted, feeds, count):.0f} MiB")
-    return table
-
-
-def solving(graph: Graph, feeds: Sequence[Feed]) -> Table:
-    """How long it takes to have all scales, from the first sample on."""
-    table = Table(show_header=False)
+def facts(graph: Graph, wanted: Wanted, feeds: Sequence[Feed]) -> Iterator[tuple[str, str]]:
+    """What the profiler saw, memory, and how long it takes to have all scales."""
+    yield from profiled(graph, wanted, feeds)
+    peaks = ", ".join(f"{peak_mib(graph, wanted, feeds, count):.0f}" for count in (4, 32))
+    yield "peak memory of 4 and of 32 batches, MiB", peaks
     start = time.perf_counter()
-    collected = calibrate(graph, islice(cycle(feeds), 8), methods=METHODS, executor=TorchExecutor(graph, "cuda"))
-    table.add_row("calibrate, 8 batches, from a new executor to a table", f"{time.perf_counter() - start:.2f} s")
+    table = calibrate(graph, islice(cycle(feeds), 8), methods=METHODS, executor=TorchExecutor(graph, "cuda"))
+    yield "`calibrate`, 8 batches, from a new executor to a table, s", f"{time.perf_counter() - start:.2f}"
+    yield "of a table's sketches, from the device to the host, s", f"{seconds_of_copying(graph, wanted, feeds):.2f}"
     todo = [
         (value, method, config)
         for value, config in observed(graph)
         for method in METHODS
-        if value in collected.sketches and (method != "isotone" or collected.sketches[value].margins is not None)
+        if value in table.sketches and (method != "isotone" or table.sketches[value].margins is not None)
     ]
-    for label in ("first, with compiling", "again"):
+    for _ in range(2):
         start = time.perf_counter()
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda job: collected.solve(*job), todo))
-        table.add_row(f"solving {len(todo)} times, {label}", f"{time.perf_counter() - start:.2f} s")
-    return table
+            list(pool.map(lambda job: table.solve(*job), todo))
+        took = time.perf_counter() - start
+    yield "all methods for all values, solved on the CPU, s", f"{took:.2f} ({len(todo)} times)"
+
+
+def seconds_of_copying(graph: Graph, wanted: Wanted, feeds: Sequence[Feed]) -> float:
+    """From when the device is through until the sketches are on the host."""
+    through = []
+
+    def on_step(number: int) -> None:
+        if number == 8:
+            torch.cuda.synchronize()
+            through.append(time.perf_counter())
+
+    TorchExecutor(graph, "cuda").collect(islice(cycle(feeds), 8), wanted, on_step=on_step)
+    return time.perf_counter() - through[0]
 
 
 def profiled(graph: Graph, wanted: Wanted, feeds: Sequence[Feed], steps: int = 8) -> Iterator[tuple[str, str]]:
@@ -179,12 +184,6 @@ def profiled(graph: Graph, wanted: Wanted, feeds: Sequence[Feed], steps: int = 8
         "launches of a graph, of single kernels",
         f"{calls['cudaGraphLaunch']}, {calls['cudaLaunchKernel'] + calls['cuLaunchKernelEx']}",
     )
-    busy: Counter[str] = Counter()
-    for event in on_device:
-        busy[event.name] += event.time_range.elapsed_us()
-    yield "device busy, ms per step", f"{sum(busy.values()) / 1000 / steps:.2f}"
-    for name, micros in busy.most_common(8):
-        yield f"  {name[:70]}", f"{micros / 1000 / steps:.3f}"
 
 
 def peak_mib(graph: Graph, wanted: Wanted, feeds: Sequence[Feed], count: int) -> float:
@@ -194,7 +193,3 @@ def peak_mib(graph: Graph, wanted: Wanted, feeds: Sequence[Feed], count: int) ->
     torch.cuda.reset_peak_memory_stats()
     TorchExecutor(graph, "cuda").collect(islice(cycle(feeds), count), wanted)
     return float(torch.cuda.max_memory_allocated()) / (1 << 20)
-
-
-if __name__ == "__main__":
-    main()

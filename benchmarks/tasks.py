@@ -2,9 +2,11 @@
 
 A task splits its data once, by its seed: calibration never sees what is measured on.
 
-    photos  a folder of images. Classifiers: agreement with FP32 in top-1, and SQNR of the logits
-    lines   a folder of images of text lines with labels.csv (file, text). The recogniser: exact match, character errors
-    text    a .csv with a column `text`. The sentence encoder: SQNR of sentence embeddings and of token vectors
+    photos    a folder of images. Classifiers: agreement with FP32 in top-1, and SQNR of the logits
+    labelled  a folder of other images with labels.csv (file, imagenet_index_accepted: indices). Classifiers: top-1
+    lines     a folder of images of text lines with labels.csv (file, text). The recogniser: exact match, errors
+    text      a .csv with columns `text` and, if it has them, `label` and `split` (train, test). The sentence encoder:
+              SQNR of its embeddings; how often the most similar text is the same; what is told by a linear classifier
 """
 
 import argparse
@@ -102,13 +104,16 @@ def logits(model: Path, inputs: Sequence[Array], *, optimized: bool = True, inte
 
 
 class Classifier(Task):
-    """An ImageNet classifier on photos; no labels are needed."""
+    """An ImageNet classifier on photos; with `labelled`, top-1 on those as well."""
 
-    columns = ("logits SQNR, dB", "top-1 agreement")
-
-    def __init__(self, photos: Path, normalization: Normalization, calibration: int, seed: int) -> None:
+    def __init__(
+        self, photos: Path, normalization: Normalization, calibration: int, seed: int, labelled: Path | None = None
+    ) -> None:
         self._normalization = normalization
         self._calibration, self._measuring = split(images(photos), calibration, seed)
+        self._labelled = accepted_labels(labelled) if labelled else []
+        self.has_truth = bool(self._labelled)
+        self.columns = (*(["top-1"] if self.has_truth else []), "top-1 agreement", "logits SQNR, dB")
 
     def calibration(self) -> list[Sample]:
         return [classifier_input(path, self._normalization) for path in self._calibration]
@@ -116,14 +121,25 @@ class Classifier(Task):
     def measure(self, float_model: Path, model: Path) -> tuple[dict[str, float], int]:
         inputs = [classifier_input(path, self._normalization) for path in self._measuring]
         wanted, found = logits(float_model, inputs), logits(model, inputs)
-        values = (sqnr_db(wanted, found), agreement(wanted, found))
-        return dict(zip(self.columns, values, strict=True)), len(inputs)
+        values = {"top-1 agreement": agreement(wanted, found), "logits SQNR, dB": sqnr_db(wanted, found)}
+        if self.has_truth:
+            said = logits(model, [classifier_input(path, self._normalization) for path, _ in self._labelled]).argmax(-1)
+            right = [int(index) in accepted for index, (_, accepted) in zip(said, self._labelled, strict=True)]
+            values["top-1"] = float(np.mean(right))
+        return values, len(inputs)
+
+
+def accepted_labels(folder: Path) -> list[tuple[Path, set[int]]]:
+    """The images that labels.csv names, each with the ImageNet indices that are right for it."""
+    with open(folder / "labels.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [(folder / row["file"], {int(index) for index in row["imagenet_index_accepted"].split()}) for row in rows]
 
 
 class Recogniser(Task):
     """The PP-OCRv4 recogniser on images of text lines. Exact match and character error rate leave spaces out."""
 
-    columns = ("exact match", "character error rate", "output SQNR, dB")
+    columns = ("exact match", "character error rate", "agreement", "output SQNR, dB")
     has_truth = True
 
     def __init__(self, lines: Path, calibration: int, seed: int) -> None:
@@ -137,14 +153,15 @@ class Recogniser(Task):
     def measure(self, float_model: Path, model: Path) -> tuple[dict[str, float], int]:
         characters = recogniser_characters(float_model)
         wanted, found = self._probabilities(float_model), self._probabilities(model)
-        exact = wrong = total = 0
-        for probabilities, (_, text) in zip(found, self._measuring, strict=True):
+        exact = wrong = total = agreeing = 0
+        for reference, probabilities, (_, text) in zip(wanted, found, self._measuring, strict=True):
             read = best_path(probabilities, characters).replace(" ", "")
+            agreeing += read == best_path(reference, characters).replace(" ", "")
             exact += read == text
             wrong += edit_distance(read, text)
             total += len(text)
         sqnr = sqnr_db(np.concatenate(wanted), np.concatenate(found))
-        values = (exact / len(self._measuring), wrong / total, sqnr)
+        values = (exact / len(self._measuring), wrong / total, agreeing / len(self._measuring), sqnr)
         return dict(zip(self.columns, values, strict=True)), len(self._measuring)
 
     def _probabilities(self, model: Path) -> list[Array]:
@@ -196,27 +213,50 @@ def edit_distance(a: str, b: str) -> int:
 
 
 class Encoder(Task):
-    """The MiniLM-L6 sentence encoder on short texts, one at a time, padded to a fixed length: so the mask matters."""
+    """The MiniLM-L6 sentence encoder on short texts, one at a time, padded to a fixed length: so the mask matters.
 
-    columns = ("embedding SQNR, dB", "token vectors SQNR, dB")
-    MEASURED = 200
+    Where the texts have labels and a split, a linear classifier is fitted to the embeddings that the model gives of
+    texts of the one part (ridge regression), and measured on those of the other. Calibrated is on the first part.
+    """
+
+    MEASURED, FITTED = 200, 300
 
     def __init__(self, text: Path, vocabulary: Path, calibration: int, seed: int, length: int = 64) -> None:
         with open(text, newline="", encoding="utf-8") as file:
-            texts = [row["text"] for row in csv.DictReader(file)]
+            rows = list(csv.DictReader(file))
         self._words, self._length = WordPiece(vocabulary), length
-        self._calibration, measuring = split(texts, calibration, seed)
-        self._measuring = measuring[: self.MEASURED]
+        self.has_truth = bool(rows) and {"label", "split"} <= rows[0].keys()
+        learning = [row for row in rows if not self.has_truth or row["split"] == "train"]
+        self._calibration, self._fitted = split(learning, calibration, seed)
+        self._measuring = [row for row in rows if row["split"] == "test"] if self.has_truth else self._fitted
+        self._measuring, self._fitted = self._measuring[: self.MEASURED], self._fitted[: self.FITTED]
+        self.columns = (
+            *(["labels told"] if self.has_truth else []),
+            "most similar agreement",
+            "embedding SQNR, dB",
+            "token vectors SQNR, dB",
+        )
 
     def calibration(self) -> list[Sample]:
-        return [self._words.inputs(text, self._length) for text in self._calibration]
+        return list(self._inputs(self._calibration))
 
     def measure(self, float_model: Path, model: Path) -> tuple[dict[str, float], int]:
-        inputs = [self._words.inputs(text, self._length) for text in self._measuring]
+        inputs = self._inputs(self._measuring)
         wanted, found = self._vectors(float_model, inputs), self._vectors(model, inputs)
         means = [np.stack([v.mean(0) for v in vectors]) for vectors in (wanted, found)]
-        values = (sqnr_db(*means), sqnr_db(np.concatenate(wanted), np.concatenate(found)))
-        return dict(zip(self.columns, values, strict=True)), len(inputs)
+        values = {
+            "most similar agreement": float(np.mean(most_similar(means[0]) == most_similar(means[1]))),
+            "embedding SQNR, dB": sqnr_db(*means),
+            "token vectors SQNR, dB": sqnr_db(np.concatenate(wanted), np.concatenate(found)),
+        }
+        if self.has_truth:
+            learned = np.stack([v.mean(0) for v in self._vectors(model, self._inputs(self._fitted))])
+            told = linear_classifier(learned, _labels(self._fitted), means[1])
+            values["labels told"] = float(np.mean(told == _labels(self._measuring)))
+        return values, len(inputs)
+
+    def _inputs(self, rows: Sequence[dict[str, str]]) -> list[dict[str, Array]]:
+        return [self._words.inputs(row["text"], self._length) for row in rows]
 
     @staticmethod
     def _vectors(model: Path, inputs: Sequence[dict[str, Array]]) -> list[Array]:
@@ -225,10 +265,34 @@ class Encoder(Task):
         return [running.run(None, x)[0][0][x["attention_mask"][0] == 1] for x in inputs]
 
 
+def _labels(rows: Sequence[dict[str, str]]) -> Array:
+    return np.array([row["label"] for row in rows])
+
+
+def most_similar(embeddings: Array) -> Array:
+    """Of each row the index of the other row with the least angle to it."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    return np.asarray(cosines.argmax(1))
+
+
+def linear_classifier(embeddings: Array, labels: Array, asked: Array, ridge: float = 1e-2) -> Array:
+    """What a linear classifier that is fitted to the embeddings of known labels says of those asked about."""
+    known = np.unique(labels)
+    center = embeddings.mean(0)
+    x = embeddings.astype(np.float64) - center
+    scale = ridge * np.trace(x.T @ x) / x.shape[1]
+    weights = np.linalg.solve(x.T @ x + scale * np.eye(x.shape[1]), x.T @ (labels[:, None] == known))
+    return np.asarray(known[((asked - center) @ weights + (labels[:, None] == known).mean(0)).argmax(1)])
+
+
 def add_data_options(parser: argparse.ArgumentParser, *names: str) -> None:
     """The options that say where the data of these names lie."""
     if "photos" in names:
         parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of images (default: the demo's few)")
+    if "labelled" in names:
+        parser.add_argument("--labelled", type=Path, help="folder of other images with labels.csv, for top-1")
     if "lines" in names:
         parser.add_argument("--lines", type=Path, help="folder of text lines with labels.csv: file, text")
     if "text" in names:

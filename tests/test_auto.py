@@ -1,15 +1,18 @@
 """The method `auto`: by statistics, and by what reaches the outputs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibrant import OnnxruntimeExecutor, QuantizationSetting, RuntimeCalibrationPass, load_onnx_graph
+from calibrant.analysis import Simulation, sqnr_db
 from calibrant.api import calibrate, export_graph, quantize
-from calibrant.auto.choosing import SURE, best_for_sure, mean_sqnr, signal_and_noise
+from calibrant.auto.choosing import choose
+from calibrant.auto.judging import SURE, best_of, logs_of, mean_sqnr, signal_and_noise
 from calibrant.auto.kept import FEWEST, affordable
-from calibrant.auto.trials import Trials
 from calibrant.core import (
     ObservationError,
     QuantizationStates,
@@ -212,11 +215,14 @@ def test_sixteen_bits_leave_kl_out(small_model, small_samples):
     assert "kl" in calibrate(small_model, small_samples[:4], setting=setting).settings["methods"]
 
 
-def test_weights_are_those_of_a_quantization_without_auto(small_model, small_samples):
-    """They are solved once for all the models that are compared, before any of them moves their scales."""
+def test_the_weights_do_not_depend_on_the_models_that_were_compared(small_model, small_samples):
+    """They are solved once for all of these, before any of them moves their scales."""
     graph, summary = quantize(small_model, small_samples, setting=auto())
-    other, same_methods = quantize(small_model, small_samples)  # what stands where the samples leave it open
-    assert same_methods.methods == summary.methods
+    same_methods = {
+        value: {"calib_algorithm": group.config.observer_algorithm} for group in graph.groups for value in group.values
+    }
+    other, alike = quantize(small_model, small_samples, setting=QuantizationSetting(overrides=same_methods))
+    assert alike.methods == summary.methods
     assert graph.edges.keys() == other.edges.keys()
     for edge, config in graph.edges.items():
         assert config.state is other.edges[edge].state
@@ -225,21 +231,16 @@ def test_weights_are_those_of_a_quantization_without_auto(small_model, small_sam
         assert group.config.scale == same.config.scale
 
 
-def test_a_model_has_the_scales_of_one_half(small_model, small_samples):
-    """A scale that fits only the samples that it was found on does not look good: it is measured on others."""
-    graph, table = load_onnx_graph(small_model), calibrate(small_model, small_samples, methods=CANDIDATES)
-    trials = Trials(graph, TargetPlatform.ONNXRUNTIME, auto(), table, OnnxruntimeExecutor(graph))
-    choice = ("minmax",) * len(trials.choices()["minmax"])
-    found = []
-    for number, half in enumerate((table.sketches.even, table.sketches.odd)):
-        trials.model(choice, number)
-        found.append(graph.config_of("x").scale)
-        extremes = half["x"].extremes
-        assert found[-1] == pytest.approx(float(extremes.hi.max() - extremes.lo.min()) / 255, rel=1e-3)
-    assert found[0] != pytest.approx(float(found[1]), rel=1e-3)
+def test_it_measures_what_is_handed_over(small_model, small_samples):
+    """Its number is that of the quantized model on the samples: a model with other scales would be another one."""
+    graph, summary = quantize(small_model, small_samples, setting=auto())
+    running, executor = Simulation(graph), OnnxruntimeExecutor(graph)
+    exact, found = ([run({"x": x})[0] for x in small_samples] for run in (executor.forward, running.run))
+    (note,) = [note for note in summary.notes if note.startswith("auto chose")]
+    assert f": {sqnr_db(exact, found):.1f} dB at the outputs on 40 samples" in note
 
 
-def test_what_one_half_cannot_tell_is_told_by_all(small_model, small_samples):
+def test_equal_samples_which_are_in_one_half_are_no_obstacle(small_model, small_samples):
     same = [small_samples[0]] * 20
     _, summary = quantize(small_model, same, setting=auto())
     assert summary.samples == 20
@@ -268,20 +269,21 @@ def powers(*noise):
     return np.array([[[1.0, n]] for n in noise])
 
 
-def test_what_a_single_sample_decides_is_left_to_the_simplest():
+def test_the_best_at_the_outputs_is_taken():
+    bad, good, better = (powers(*RNG.uniform(0.9, 1.1, 20) / scale) for scale in (10, 100, 101))
+    assert best_of({"bad": (bad, bad), "good": (good, good), "better": (better, better)}) == "better"
+    assert best_of({"first": (good, good), "second": (good, good), "bad": (bad, bad)}) == "first"
+    assert best_of({"bad": (powers(1.0),) * 2, "good": (powers(0.1),) * 2}) == "good"  # by a single sample
+
+
+def test_what_a_single_sample_decides_is_left_to_the_logarithms():
     steady = RNG.uniform(0.9, 1.1, 20) / 100
     tipped = steady * 0.9
     tipped[3] = 0.2
     assert mean_sqnr(powers(*steady).sum(axis=0)) - mean_sqnr(powers(*tipped).sum(axis=0)) > 1
-    assert best_for_sure([{"simple": powers(*tipped)}, {"other": powers(*steady)}]) == "simple"
-    assert best_for_sure([{"simple": powers(*steady * 1.1)}, {"other": powers(*steady)}]) == "other"
-    assert best_for_sure([{"simple": powers(*steady)}, {"other": powers(*steady)}]) == "simple"
-
-
-def test_among_models_of_one_kind_the_best_is_taken():
-    bad, middling, good = (powers(*RNG.uniform(0.9, 1.1, 20) / scale) for scale in (10, 100, 101))
-    assert best_for_sure([{"own": bad}, {"a": middling, "b": good}]) == "b"
-    assert best_for_sure([{}, {"a": middling, "b": good}, {"c": bad}]) == "b"
+    worse, better = powers(*np.full(20, 0.02)), powers(*np.full(20, 0.01))
+    assert best_of({"steady": (powers(*steady), worse), "tipped": (powers(*tipped), better)}) == "tipped"
+    assert best_of({"steady": (powers(*steady), worse), "all": (powers(*steady * 1.1), better)}) == "steady"
 
 
 def test_the_standard_error_is_that_of_leaving_one_out():
@@ -289,13 +291,54 @@ def test_the_standard_error_is_that_of_leaving_one_out():
     a, b = RNG.uniform(0.01, 0.0101, (2, 50))
     ahead = 10 * np.log10(b.mean() / a.mean())
     error = (10 / np.log(10)) * np.sqrt(np.var(a / a.mean() - b / b.mean(), ddof=1) / 50)
-    for shift, chosen in ((0.95, "b"), (1.05, "a")):  # a is ahead by so many standard errors
+    worse, better = powers(*np.full(50, 0.02)), powers(*np.full(50, 0.01))
+    for shift, chosen in ((0.95, "b"), (1.05, "a")):  # a is ahead by so many times SURE standard errors
         level = 10 ** ((shift * SURE * error - ahead) / 10)
-        assert best_for_sure([{"b": powers(*b * level)}, {"a": powers(*a)}]) == chosen
+        assert best_of({"a": (powers(*a), worse), "b": (powers(*b * level), better)}) == chosen
 
 
-def test_one_sample_tells_nothing():
-    assert best_for_sure([{"simple": powers(1.0)}, {"other": powers(0.1)}]) == "simple"
+def softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return (e / e.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def test_logarithms_are_what_the_softmax_was_given():
+    exact, found = RNG.normal(0, 4, (2, 3, 7, 11))
+    unlike = [np.ones((3, 4), np.float32), -softmax(exact), np.full((3, 1), 1, np.float32), np.array([1]), exact]
+    logs = logs_of([softmax(exact), *unlike], [softmax(found), *unlike])
+    for got, given in zip(logs, (exact, found), strict=True):
+        np.testing.assert_allclose(got[0], given - given.mean(axis=-1, keepdims=True), atol=1e-5)
+        assert all(one is other for one, other in zip(got[1:], unlike, strict=True))
+    (certain,), _ = logs_of([np.array([[0.0, 1.0]], np.float32)], [np.array([[0.0, 1.0]], np.float32)])
+    assert np.isfinite(certain).all()
+
+
+class TwoModels:
+    """Trials of a classifier in two classes: "mse" errs a little wherever it is, "kl" much, but where it is sure."""
+
+    def __init__(self):
+        self.logits = np.stack([[20.0, -20.0]] * 30 + [[0.1, -0.1]])
+        self.errors = {"mse": np.full(31, -0.3), "kl": np.array([-3.0] * 30 + [0.0])}
+        self.executor = SimpleNamespace(forward=lambda feed: [softmax(self.logits[feed["number"]])], threads=1)
+
+    def choices(self):
+        return {"mse": ("mse",), "kl": ("kl",)}
+
+    def by_layer(self, samples):
+        return ("mse",)
+
+    def model(self, choice):
+        def run(feed):
+            number = feed["number"]
+            return [softmax(self.logits[number] + [self.errors[choice[0]][number], 0])]
+
+        return SimpleNamespace(run=run)
+
+
+def test_of_a_softmax_that_one_sample_tips_the_logits_decide():
+    name, choice, found = choose(TwoModels(), [{"number": number} for number in range(31)])
+    assert found["kl"] > found["mse"] + 10
+    assert (name, choice) == ("mse", ("mse",))
 
 
 def test_sqnr_of_several_outputs_is_the_mean():

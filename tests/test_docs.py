@@ -77,6 +77,9 @@ def folder(tmp_path, small_model, small_samples):
 def test_what_a_page_shows_runs(page, folder):
     for extra in re.findall(r"^(?:import|from) (torch\w*)", page.read_text(encoding="utf-8"), re.MULTILINE):
         pytest.importorskip(extra, reason=f"{extra} is not installed")
+    for extra, shown in (("bokeh", r"^calibrant .*report|write_report\("), ("matplotlib", r"\.plot\(")):
+        if re.search(shown, page.read_text(encoding="utf-8"), re.MULTILINE):
+            pytest.importorskip(extra, reason=f"{extra} (the extra report) is not installed")
     script = folder / "page.py"
     script.write_text(program(page.read_text(encoding="utf-8")), encoding="utf-8")
     strict = ["-W", "error", "-W", "ignore::DeprecationWarning:ray.data.context"]  # Ray warns of its own defaults

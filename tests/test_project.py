@@ -22,10 +22,11 @@ FLOORS = (
     {"graph", "observers"},
     {"quantizers", "engines"},
     {"passes", "exporters"},
-    {"table", "analysis", "modules"},
+    {"analysis", "modules"},
+    {"table"},
     {"auto", "distributed", "precision"},
     {"quantization"},
-    {"api"},
+    {"api", "advice"},
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -104,7 +105,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert "calibrant/py.typed" in names
+    assert {"calibrant/py.typed", "calibrant/analysis/report/page.html", "calibrant/analysis/report/page.js"} <= set(
+        names
+    )
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names} == {"calibrant", f"calibrant-{calibrant.__version__}.dist-info"}
     assert not [name for name in names if name.endswith((".jpg", ".png", ".nbi", ".nbc", ".pyc"))]

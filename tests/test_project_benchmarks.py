@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import resnet
-from benchmarks.auto import behind, mean_sqnr
+from benchmarks.auto import Split, best_single, powers_of, row
 from benchmarks.costs import memory_table, time_table
 from benchmarks.growth import fitted, growth_table, with_samples, with_threads
 from benchmarks.markdown import table
@@ -190,6 +190,28 @@ def test_a_line_upside_down_ends_where_it_began(tmp_path):
 
 
 def test_how_far_auto_is_behind_the_best():
-    assert behind({"mse": 17.0, "kl": 14.0, "percentile": 17.4, "auto": 17.1}) == pytest.approx(0.3)
+    """In the first split kl is the best, in the second mse, and in the mean."""
+    noise = {"mse": (0.02, 0.01), "kl": (0.01, 0.04), "auto": (0.02, 0.02)}
+    even, other = np.ones(8), 1 + np.tile([0.1, -0.1], 4)
+    splits = [
+        Split(
+            4,
+            8,
+            {m: np.stack([even, n[i] * (other if m == "auto" else even)], -1)[:, None] for m, n in noise.items()},
+            f"{i}",
+            5,
+        )
+        for i in (0, 1)
+    ]
+    assert best_single(splits[0].db) == "kl"
+    assert splits[1].db["mse"] == pytest.approx(20)
+    *_, behind, worst, chosen, _ = row("model", splits)
+    error = 10 / np.log(10) * 0.1 / np.sqrt(7) / np.sqrt(2)  # of a mean of 8, and of two splits
+    assert behind == f"1.51 ± {error:.2f}"
+    assert (worst, chosen) == ("3.01", "0, 1")
+
+
+def test_powers_are_of_floating_outputs():
     exact = [[np.array([3.0, 4.0], np.float32), np.array([2])]]
-    assert mean_sqnr(exact, [[np.array([3.0, 4.5], np.float32), np.array([9])]]) == pytest.approx(20)
+    powers = powers_of(exact, [[np.array([3.0, 4.5], np.float32), np.array([9])]])
+    np.testing.assert_array_equal(powers, [[[25.0, 0.25]]])

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calibrant.analysis import analyse
+from calibrant.analysis import report as pages
 from calibrant.core import (
     DataError,
     SettingError,
@@ -17,6 +19,7 @@ from calibrant.core import (
 from calibrant.distributed import RayCluster, collect_on_ray
 from calibrant.engines import Executor, OnnxruntimeExecutor, TorchExecutor
 from calibrant.engines.samples import iterate_samples
+from calibrant.engines.session import usable_processors
 from calibrant.exporters import EXPORTERS
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.modules import example_of, import_torch, load_torch_module
@@ -24,6 +27,7 @@ from calibrant.observers import BaseTensorObserver, build_observer, register_cal
 from calibrant.quantization import OnStep, QuantizationSummary, Samples, check_methods, quantize
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting, QuantizationSettingFactory
+from calibrant.sketches import Halves
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import METHODS, Checkpoint, collect_table, empty_table
 
@@ -47,6 +51,7 @@ __all__ = [
     "quantize_onnx_model",
     "quantize_torch_model",
     "register_calibration_observer",
+    "write_report",
 ]
 
 log = logging.getLogger(__name__)
@@ -175,6 +180,40 @@ def export_graph(
 
 
 export_ppq_graph = export_graph
+
+
+def write_report(
+    graph: Graph,
+    summary: QuantizationSummary,
+    path: str | Path,
+    *,
+    title: str | None = None,
+    facts: Sequence[tuple[str, str]] | None = None,
+    samples: int = 8,
+    executor: Executor | None = None,
+    threads: int | None = None,
+    on_step: OnStep | None = None,
+) -> None:
+    """Write a page, one HTML file, about a quantization: graph and summary as `quantize(..., keep=True)` returns them.
+
+    title, facts: what stands at its top, by default the model's name and what the summary tells. samples: on so many
+    of those that the summary keeps each layer is quantized alone, and what that does to the outputs is measured.
+    executor: runs the float model; None: onnxruntime. on_step: called with the number of samples measured on.
+    Raises SettingError without the extra `calibrant[report]`, ExportError where the file cannot be written.
+    """
+    pages.require_bokeh()
+    analysis = None
+    if summary.kept and samples:
+        analysis = analyse(graph, summary.kept[:samples], executor=executor, at_outputs=True, on_step=on_step)
+    about = pages.Subject(
+        title or (graph.path.name if graph.path is not None else "model"),
+        summary.table.sketches if summary.table is not None else Halves({}, {}),
+        list(dict.fromkeys([*METHODS, *(method.casefold() for method in summary.methods)])),
+        summary.facts if facts is None else facts,
+        graph,
+        analysis=analysis,
+    )
+    pages.write_report(pages.collect(about, threads or usable_processors()), path)
 
 
 def calibrate(

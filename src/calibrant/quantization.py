@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ class QuantizationSummary:
         those of more than MOVES. They would profit from more samples.
     seconds: time by stage.
     target: how the setting's `target_sqnr` or `max_drop` was reached; None without one.
-    table, kept: where they are wanted (`keep` of `quantize`), the statistics, and some of the samples.
+    table, kept: where they are wanted (`keep` of `quantize`), the statistics, of equalized values as these are now; and
+        some of the samples.
     """
 
     platform: TargetPlatform
@@ -63,6 +64,17 @@ class QuantizationSummary:
     target: Reached | None = None
     table: CalibrationTable | None = None
     kept: list[Feed] = field(default_factory=list)
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Label and text of what was done, in short."""
+        methods = ", ".join(f"{count} {method}" for method, count in self.methods.items())
+        return [
+            ("platform", self.platform.name),
+            ("samples", str(self.samples)),
+            ("scales", f"{self.values}, by {methods}" if methods else "none"),
+            ("in float", f"{len(self.left_in_float)} operations" if self.left_in_float else "nothing"),
+        ]
 
 
 def quantize(
@@ -121,9 +133,10 @@ def quantize(
     if executor is None and (again or (setting.quantize_activation and (table is None or measuring))):
         with _timed(summary, "plan"):
             executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
-    if executor is not None and (again or measuring or keep):
+    if executor is not None and samples is not None and (again or measuring or keep):
         samples, collate_fn = Kept(iterate_samples(samples, executor.input_specs, steps, collate_fn)), None
-    if executor is not None and isinstance(samples, Kept) and (measuring or keep or targets or table is not None):
+    first = measuring or keep or targets is not None or table is not None or not setting.quantize_activation
+    if executor is not None and isinstance(samples, Kept) and first:  # calibration reads them else
         with _timed(summary, "calibrate"):
             if measuring:
                 table = choose_by_output(graph, platform, setting, samples, executor, table, on_step, on_run)
@@ -132,7 +145,7 @@ def quantize(
                 table = _statistics(graph, platform, samples, executor, on_step, methods, targets is not None)
             else:
                 samples.read(on_step)
-    interrupted = False
+    interrupted, collected = False, table
     found: Found | None = None
     for step in passes:
         if (
@@ -148,7 +161,10 @@ def quantize(
                         step.optimize(graph, samples.samples, executor, on_layer=layer)
                     interrupted = layer.stopped
             elif isinstance(step, RuntimeCalibrationPass) and table is not None:
-                table.apply(graph, step.method, threads or usable_processors())
+                solved_from = table.apply(graph, step.method, threads or usable_processors())
+                table = replace(table, sketches=solved_from)
+                if executor is not None:
+                    executor.load_graph(graph)  # as it is equalized
             else:
                 step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
     if interrupted:
@@ -156,7 +172,7 @@ def quantize(
     if targets is not None and found is not None and executor is not None and isinstance(samples, Kept):
         with _timed(summary, "search"):
             summary.target = reach(
-                graph, platform, setting, targets, samples.samples, executor, found, table, on_search
+                graph, platform, setting, targets, samples.samples, executor, found, collected, on_search
             )
             setting = summary.target.setting
     if keep:

@@ -163,3 +163,24 @@ def test_every_rounding_policy_reaches_quantize(policy):
 def test_the_largest_power_of_two_is_finite():
     config = TensorQuantizationConfig(SYMMETRIC | P.POWER_OF_2, **grid(2))
     assert affine(-2.55e38, 2.55e38, config)[0] == np.float32(2.0**127)
+
+
+@pytest.mark.parametrize("rounding", [R.ROUND_HALF_EVEN, R.ROUND_HALF_UP])
+@pytest.mark.parametrize(("bits", "low"), [(4, -8), (8, 0), (16, -32768), (16, 0)])
+def test_fake_quantize_is_quantize_and_dequantize_bit_for_bit(bits, low, rounding):
+    config = TensorQuantizationConfig(
+        P.PER_TENSOR | P.LINEAR | P.ASYMMETRICAL,
+        rounding=rounding,
+        num_of_bits=bits,
+        quant_min=low,
+        quant_max=low + 2**bits - 1,
+        scale=0.013,
+        offset=low + 7,
+    )
+    x = np.float32([0, 0.0065, -0.0065, 0.0195, 1e-3, -0.3, 5, 3e38, -3e38, np.inf, -np.inf])
+    for values in (x, x.reshape(1, -1, 1), x[3], x[:0]):
+        found, wanted = fake_quantize(values, config), dequantize(quantize(values, config), config)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(ConfigError, match="cannot quantize NaN"):
+        fake_quantize([1.0, np.nan], config)

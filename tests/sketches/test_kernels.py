@@ -59,18 +59,14 @@ class OnDevice:
     def top_two(self, bits):
         values = torch.from_numpy(bits.view(np.float32).copy()).to(self.device)
         rows = bits.shape[0] * bits.shape[2]
-        pairs = torch.zeros((rows + 3, 2), dtype=torch.int32, device=self.device)
-        groups = torch.full((rows + 3,), -7, dtype=torch.int32, device=self.device)
-        cursor = torch.tensor([2, 0, 0, 0], device=self.device)
+        pairs = torch.full((rows + 1, 2), -7, dtype=torch.int32, device=self.device)
+        owners = torch.full((rows + 1,), -7, dtype=torch.int32, device=self.device)
         if rows:
-            half = torch.ones(1, dtype=torch.int32, device=self.device)
-            gpu.top_two(values, 0, rows, 1, 1, pairs, groups, cursor, half)
-            gpu.advance(cursor, rows, rows + 3, half)
-        assert cursor.tolist() == [2 + rows, 0, 0, rows]
-        groups = groups.cpu().numpy()
-        assert groups[[0, 1, -1]].tolist() == [-7, -7, -7]
-        assert set(groups[2:-1]) <= {-1, 3 if bits.shape[1] == 1 else 1}
-        return *pairs[2:-1].cpu().numpy().T, groups[2:-1] >= 0
+            gpu.top_two(values, 0, rows, 1, 1, pairs, owners)
+        pairs, owners = pairs.cpu().numpy(), owners.cpu().numpy()
+        assert [*pairs[-1], owners[-1]] == [-7] * 3
+        assert set(owners[:-1]) <= {-1, 0}
+        return *pairs[:-1].T, owners[:-1] >= 0
 
 
 KERNELS = [

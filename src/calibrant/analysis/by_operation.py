@@ -22,6 +22,7 @@ from calibrant.engines import Executor, OnnxruntimeExecutor, iterate_samples
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.graph.axes import channel_axis
+from calibrant.graph.graph import original
 from calibrant.passes.base import parameter_of
 
 Values = Mapping[str, NDArray[Any]]
@@ -57,9 +58,9 @@ class TensorError:
     difference: Difference = field(default_factory=Difference)
     reader: str | None = None
 
-    def add(self, exact: NDArray[Any]) -> NDArray[Any]:
-        """Take in one array of it; returns it as its integers give it back."""
-        found = self.use.add(exact)
+    def add(self, exact: NDArray[Any], stored: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Take in one array of it; returns it as its integers give it back. stored: see `GridUse.add`."""
+        found = self.use.add(exact, stored)
         self.difference.add(exact, found)
         return found
 
@@ -196,11 +197,13 @@ def _weights(graph: Graph, operations: Sequence[Operation]) -> list[TensorError]
     for operation in operations:
         node = operation.nodes[0]
         for index, config in quantized_inputs(graph, operation).items():
-            values, name = parameter_of(node, index), node.inputs[index].name or ""  # type: ignore[union-attr]
-            if values is None or config.num_of_bits == 32 or is_bound(node, index) or (name, id(config)) in found:
+            stored, value = parameter_of(node, index), node.inputs[index]
+            name = str(value.name) if value is not None else ""
+            if stored is None or config.num_of_bits == 32 or is_bound(node, index) or (name, id(config)) in found:
                 continue
             error = TensorError(name, config, GridUse(config, config.channel_axis), reader=operation.name)
-            error.add(values)
+            floats = original(value)  # type: ignore[arg-type]
+            error.add(np.asarray(floats.numpy()), stored)  # type: ignore[union-attr]
             found[name, id(config)] = error
     return list(found.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from calibrant.core import CalibrantError
 from calibrant.engines import InputSpec, iterate_samples
 from calibrant.engines.kept import Kept
 from calibrant.engines.samples import Feed, items_of
+from calibrant.engines.session import usable_processors
 
 MEASURED = 8  # samples on which every layer is tried by itself
 SATURATED_DB = 3.0  # by so much the integer kernels may be worse than the arithmetic they stand for
@@ -38,7 +40,7 @@ class Comparison:
     metric: tuple[float, float] | None = None
     layers: LayerErrors | None = None
     notes: list[str] = field(default_factory=list)
-    kept: list[Feed] = field(default_factory=list, repr=False)
+    kept: list[Feed] = field(default_factory=list, repr=False, compare=False)
 
 
 def compare(
@@ -51,6 +53,7 @@ def compare(
     metric: Metric | None = None,
     layers: bool = True,
     on_run: OnRun | None = None,
+    on_feed: Callable[[Feed], None] | None = None,
 ) -> Comparison:
     """Run both models over the samples in onnxruntime, on the CPU, in turn; then find the layers that differ.
 
@@ -61,6 +64,7 @@ def compare(
         number from 0. Returns a number; larger is taken to be better.
     layers: compare layer by layer as well, which takes several times as long.
     on_step: called with the samples done. on_run: with the runs done, and of all, while layers are tried one by one.
+    on_feed: called with each sample, as checked arrays by input name.
 
     Raises ModelError for a model that onnxruntime cannot run, or whose inputs or outputs do not correspond; DataError
     for samples that do not fit.
@@ -69,29 +73,33 @@ def compare(
     labels: list[Any] = []
     outputs = Outputs(pair, metric)
     found = Comparison(outputs=outputs.found, unmatched=pair.unmatched, size=pair.sizes)
-    by_layer = _by_layer(pair, found) if layers else None
     loader = _unlabelled(samples, pair.specs, collate_fn, labels) if metric is not None else samples
     feeds = Kept(iterate_samples(loader, pair.specs, None, None if metric is not None else collate_fn), MEASURED)
-    for number, feed in enumerate(feeds):
-        outputs.take(feed, labels[-1] if labels and labels[-1] is not None else number)
+    with ThreadPoolExecutor(usable_processors(), thread_name_prefix="calibrant-layers") as pool:
+        by_layer = _by_layer(pair, pool, found) if layers else None
+        for number, feed in enumerate(feeds):
+            outputs.take(feed, labels[-1] if labels and labels[-1] is not None else number)
+            if by_layer is not None:
+                by_layer = _taken(by_layer, feed, found)
+            if on_feed is not None:
+                on_feed(feed)
+            if on_step is not None:
+                on_step(number + 1)
+        outputs.check()
+        found.kept = feeds.samples
         if by_layer is not None:
-            by_layer = _taken(by_layer, feed, found)
-        if on_step is not None:
-            on_step(number + 1)
-    outputs.check()
-    found.samples, found.milliseconds, found.kept = outputs.samples, outputs.milliseconds, feeds.samples
+            by_layer.measure(found.kept, on_run)
+            found.layers = by_layer.found
+    found.samples, found.milliseconds = outputs.samples, outputs.milliseconds
     if metric is not None:
         found.metric = outputs.metrics[0] / outputs.samples, outputs.metrics[1] / outputs.samples
-    if by_layer is not None:
-        by_layer.measure(found.kept, on_run)
-        found.layers = by_layer.found
-        found.notes += _saturation(found)
+    found.notes += _saturation(found)
     return found
 
 
-def _by_layer(pair: OpenPair, found: Comparison) -> LayerComparison | None:
+def _by_layer(pair: OpenPair, pool: ThreadPoolExecutor, found: Comparison) -> LayerComparison | None:
     try:
-        return LayerComparison(pair)
+        return LayerComparison(pair, pool)
     except CalibrantError as error:
         found.notes.append(f"the layers were not compared: {error}")
         return None

@@ -153,7 +153,9 @@ def chosen(config: TensorQuantizationConfig, sketch: TensorSketch, move: float |
 
 def decibels_of(error: float, power: float) -> float:
     """The ratio of power to error in dB; inf without error, -inf where nothing but error is."""
-    return 10 * math.log10(power / error) if error > 0 and power > 0 else math.inf if not error else -math.inf
+    if error == 0:
+        return math.inf
+    return 10 * math.log10(power / error) if power > 0 and error < math.inf else -math.inf
 
 
 def whole(sketch: TensorSketch) -> TensorSketch:

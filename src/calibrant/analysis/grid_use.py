@@ -36,12 +36,15 @@ class GridUse:
         self._occurs = np.zeros(config.levels, np.bool_)
         self._per_channel: NDArray[np.int64] | None = None  # (4, channels): elements, clipped, not 0, not 0 as integers
 
-    def add(self, exact: NDArray[Any]) -> NDArray[np.float32]:
-        """Take in one array; returns it as the grid gives it back. NaN counts as 0. Raises as `quantize` does."""
+    def add(self, exact: NDArray[Any], stored: NDArray[Any] | None = None) -> NDArray[np.float32]:
+        """Take in one array; returns it as the grid gives it back. NaN counts as 0. Raises as `quantize` does.
+
+        stored: what is put on the grid in its stead: a weight whose rounding was chosen.
+        """
         config = self._config
         if np.isnan(exact).any():
             exact = np.where(np.isnan(exact), np.zeros_like(exact), exact)
-        integers = quantize(exact, config)
+        integers = quantize(exact if stored is None else stored, config)
         found = dequantize(integers, config)
         ends = (integers == config.quant_min) | (integers == config.quant_max)
         step = np.broadcast_to(self._along(config.scale, exact), exact.shape)

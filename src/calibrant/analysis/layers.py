@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ from calibrant.analysis.pairs.cutting import Layer, cut
 from calibrant.analysis.pairs.matching import Pair, match
 from calibrant.analysis.pairs.view import read_pair
 from calibrant.core import ModelError
-from calibrant.engines.session import usable_processors
 
 log = logging.getLogger(__name__)
 
@@ -78,16 +77,16 @@ def _badness(layer: LayerError) -> tuple[bool, float]:
 
 
 class LayerComparison:
-    """Compares the layers of a pair, sample by sample. `found` is the result so far.
+    """Compares the layers of a pair, sample by sample. `found` is the result so far. pool: what computes layers.
 
     Raises ModelError where no layer of the two models corresponds.
     """
 
-    def __init__(self, pair: OpenPair) -> None:
+    def __init__(self, pair: OpenPair, pool: Executor) -> None:
         self._pair = pair
         self._views = read_pair(*pair.paths)
-        self._pairs = match(*self._views, pair.inputs, pair.outputs)
-        self._pool = ThreadPoolExecutor(usable_processors(), thread_name_prefix="calibrant-layers")
+        self._pairs = match(*self._views, {name: spec.name for name, spec in pair.inputs.items()}, pair.outputs)
+        self._pool = pool
         self._chain = self._cut()
         self._errors: dict[Layer, LayerError] = {}
         self.found = LayerErrors()

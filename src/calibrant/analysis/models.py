@@ -21,15 +21,16 @@ _OTHERS |= {"tensor(int8)": np.int8, "tensor(string)": np.object_}
 
 @dataclass(frozen=True)
 class OpenPair:
-    """Sessions of both models, and the names in the second of what the first calls so.
+    """Sessions of both models, and what in the second is what the first calls so.
 
-    inputs: of every input. outputs: of every output that has a counterpart. unmatched: outputs of either without one.
+    specs: the inputs of the first. inputs: of each of them its counterpart. outputs: names of the counterparts, where
+    there is one. unmatched: outputs of either without one.
     """
 
     paths: tuple[Path, Path]
     sessions: tuple[Any, Any]
     specs: list[InputSpec]
-    inputs: dict[str, str]
+    inputs: dict[str, InputSpec]
     outputs: dict[str, str]
     unmatched: list[str]
 
@@ -50,8 +51,10 @@ class OpenPair:
         return cls(paths, (one, other), specs, inputs, outputs, unmatched)
 
     def renamed(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        """A sample of the first model as the second one takes it."""
-        return {self.inputs[name]: array for name, array in feed.items()}
+        """A sample of the first model as the second one takes it: another floating type, perhaps."""
+        return {
+            self.inputs[name].name: array.astype(self.inputs[name].dtype, copy=False) for name, array in feed.items()
+        }
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -85,7 +88,9 @@ def open_model(path: Path) -> Any:
         raise ModelError(f"onnxruntime cannot run {path}: {reason(error)}") from error
 
 
-def _matched_inputs(ours: Sequence[InputSpec], theirs: Sequence[InputSpec], paths: tuple[Path, Path]) -> dict[str, str]:
+def _matched_inputs(
+    ours: Sequence[InputSpec], theirs: Sequence[InputSpec], paths: tuple[Path, Path]
+) -> dict[str, InputSpec]:
     """By name; where no name is in both, by order. Raises ModelError unless every input has a counterpart."""
     matched = _matched([spec.name for spec in ours], [spec.name for spec in theirs])
     if len(matched) != len(ours) or len(ours) != len(theirs):
@@ -97,9 +102,9 @@ def _matched_inputs(ours: Sequence[InputSpec], theirs: Sequence[InputSpec], path
     for spec in ours:
         other = by_name[matched[spec.name]]
         ranks = spec.shape is None or other.shape is None or len(spec.shape) == len(other.shape)
-        if spec.dtype != other.dtype or not ranks:
+        if not ranks or (spec.dtype != other.dtype and not spec.dtype.kind == other.dtype.kind == "f"):
             raise ModelError(f"the models take different samples: {paths[0]} has {spec}, {paths[1]} has {other}")
-    return matched
+    return {spec.name: by_name[matched[spec.name]] for spec in ours}
 
 
 def _matched(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, str]:

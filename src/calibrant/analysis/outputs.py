@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from calibrant.analysis.measures import Difference
 from calibrant.analysis.models import OpenPair
 from calibrant.core import ModelError
+from calibrant.engines.session import run
 
 Metric = Callable[[list[NDArray[Any]], Any], float]
 
@@ -82,8 +83,8 @@ class Outputs:
     def take(self, feed: Mapping[str, NDArray[Any]], about: Any) -> None:
         """Run both, in turn. about: what the metric is told of the sample."""
         one, other = self._pair.sessions
-        exact = _run(one, feed, list(self._pair.outputs), self._seconds[0])
-        quantized = _run(other, self._pair.renamed(feed), list(self._pair.outputs.values()), self._seconds[1])
+        exact = _timed(one, feed, list(self._pair.outputs), self._seconds[0])
+        quantized = _timed(other, self._pair.renamed(feed), list(self._pair.outputs.values()), self._seconds[1])
         for found, a, b in zip(self.found.values(), exact, quantized, strict=True):
             found.add(np.asarray(a), np.asarray(b))
         if self._metric is not None:
@@ -107,8 +108,8 @@ class Outputs:
                 )
 
 
-def _run(session: Any, feed: Mapping[str, Any], names: Sequence[str], seconds: list[float]) -> list[NDArray[Any]]:
+def _timed(session: Any, feed: Mapping[str, Any], names: Sequence[str], seconds: list[float]) -> list[NDArray[Any]]:
     start = time.perf_counter()
-    made: list[NDArray[Any]] = session.run(list(names), dict(feed))
+    made: list[NDArray[Any]] = run(session, names, dict(feed))
     seconds.append(time.perf_counter() - start)
     return made

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from calibrant.core import ModelError
 from calibrant.engines.session import reason
 from calibrant.graph.bodies import body_graphs
+from calibrant.graph.graph import original
 
 
 def reads(node: ir.Node) -> Iterator[ir.Value]:
@@ -34,10 +35,11 @@ def open_submodel(
 ) -> Any:
     """A session of these nodes. Constants that they read, and that are not among the inputs, come along.
 
+    The constants are those of the float model.
     nodes: in an order in which they can run. inputs: each with the dtype that it will be fed, or None: as the model
     has it. Raises ModelError where onnxruntime cannot run them.
     """
-    constants = {v: v.const_value for node in nodes for v in reads(node) if v.const_value is not None}
+    constants = {v: constant for node in nodes for v in reads(node) if (constant := original(v)) is not None}
     graph = onnx.GraphProto(
         name="submodel",
         node=[ir.to_proto(node) for node in nodes],
@@ -52,6 +54,7 @@ def open_submodel(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1  # hundreds of sessions, whose threads would spin while they wait
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # and whose arenas would keep what each once took
     # Every Q and DQ as it is written, the arithmetic between in float: integer kernels saturate on some processors.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:

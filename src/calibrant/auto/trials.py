@@ -16,6 +16,7 @@ from calibrant.graph import Graph
 from calibrant.passes import ParameterQuantizePass, pipeline
 from calibrant.passes.auto import AUTO, CANDIDATES, AutoCalibration, candidates_for
 from calibrant.passes.calibration import Calibration
+from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.parameter import keep_weights, solved_weights
 from calibrant.passes.runtime import RuntimeCalibrationPass
 from calibrant.quantizers import quantize_graph
@@ -33,10 +34,9 @@ OWN = "the platform's own"
 
 
 class Trials:
-    """The graph with one choice of methods after another, its scales found on one half of the samples.
+    """The graph with one choice of methods after another.
 
-    Where a half has nothing to find some scale in, they are found on all samples. What the models have in common is
-    found once: the scale of every value by every method, and the weights.
+    What the models have in common is found once: the scale of every value by every method, and the weights.
     Raises as `CalibrationTable.check` does, and the method's own error where none at all serves a value.
     """
 
@@ -58,12 +58,7 @@ class Trials:
         self._methods = [task.config.observer_algorithm.casefold() for task in table.check(graph)]
         self._anew()
         self._tasks = table.check(graph)
-        self._whole = self._solved(table.sketches)
-        try:
-            self._halves = [self._solved(half) for half in (table.sketches.even, table.sketches.odd)]
-        except CalibrantError as error:
-            log.info("auto: a half of the samples is too poor, all of them serve for both: %s", error)
-            self._halves = [self._whole, self._whole]
+        self._ways = self._solved()
 
     def choices(self) -> dict[str, Choice]:
         """By name: the platform's own methods, each method alone, and for each value the best by the table.
@@ -72,17 +67,17 @@ class Trials:
         """
         opened = self._open(self._methods)
         found = {OWN: tuple(opened)} | {method: (method,) * len(opened) for method in CANDIDATES} | self._by_table()
-        serving = [self._open(ways) for ways in (self._whole, *self._halves)]
+        serving = self._open(self._ways)
         return {
             name: choice
             for name, choice in found.items()
-            if all(method in ways for of in serving for method, ways in zip(choice, of, strict=True))
+            if all(method in ways for method, ways in zip(choice, serving, strict=True))
         }
 
     def by_layer(self, samples: Sequence[Feed]) -> Choice:
         """For each value the method of least error at the outputs of the operators that read it, on these samples."""
         values = {id(group.config): group.values for group in self.graph.groups}
-        tasks, ways = self._open(self._tasks), self._open(self._whole)
+        tasks, ways = self._open(self._tasks), self._open(self._ways)
         tried = [
             (values.get(id(task.config), task.roots), [way.draft for way in of.values()])
             for task, of in zip(tasks, ways, strict=True)
@@ -90,18 +85,18 @@ class Trials:
         errors = reader_errors(self.graph, self.executor, samples, tried)
         return tuple(list(of)[int(error.argmin())] for of, error in zip(ways, errors, strict=True))
 
-    def model(self, choice: Choice, half: int) -> Simulation:
-        """The graph with these methods and the scales of that half of the samples, quantized and ready to run.
+    def model(self, choice: Choice) -> Simulation:
+        """The graph with these methods, quantized and ready to run: up to what passes do that run it again.
 
         Each sample runs on one thread, so that several may run side by side.
         """
         self._anew()
         methods = iter(choice)
-        for task, ways in zip(self._table.check(self.graph), self._halves[half], strict=True):
+        for task, ways in zip(self._table.check(self.graph), self._ways, strict=True):
             way = ways[next(methods)] if isinstance(task, AutoCalibration) else next(iter(ways.values()))
             replace(way, config=task.config).commit()
         for step in pipeline(self._setting, None):
-            if not isinstance(step, RuntimeCalibrationPass):
+            if not isinstance(step, (RuntimeCalibrationPass, OptimizationPass)):
                 step.optimize(self.graph)
             if isinstance(step, ParameterQuantizePass):
                 self._weights = self._weights or solved_weights(self.graph)
@@ -135,8 +130,8 @@ class Trials:
                 log.info("auto: no choice by the table: %s", error)
                 return {}
 
-    def _solved(self, sketches: Mapping[str, TensorSketch]) -> list[Ways]:
-        """Of each config what each method finds in the sketches; those open are tried with the platform's own too."""
+    def _solved(self) -> list[Ways]:
+        """Of each config what each method finds in the table; those open are tried with the platform's own too."""
         tried = [
             candidates_for(task.config, task.roots, method)
             if isinstance(task, AutoCalibration)
@@ -144,7 +139,7 @@ class Trials:
             for task, method in zip(self._tasks, self._methods, strict=True)
         ]
         with self._pool() as pool:
-            return list(pool.map(lambda ways: _served(ways, sketches), tried))
+            return list(pool.map(lambda ways: _served(ways, self._table.sketches), tried))
 
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.executor.threads, thread_name_prefix="calibrant-solve")

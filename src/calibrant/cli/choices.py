@@ -32,6 +32,8 @@ class Choices:
     effort: str | None = None
     target_sqnr: float | None = None
     max_drop: float | None = None
+    equalize: bool | None = None
+    smooth_quant: bool | None = None
     leave_in_float: list[str] = field(default_factory=list)
     only: list[str] = field(default_factory=list)
     overrides: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -61,6 +63,8 @@ class Choices:
             (setting, "effort", self.effort),
             (setting, "target_sqnr", self.target_sqnr),
             (setting, "max_drop", self.max_drop),
+            (setting, "equalization", self.equalize),
+            (setting, "smooth_quant", self.smooth_quant),
             (setting, "quantize_activation", False if self.weights_only else None),
         ):
             if value is not None:
@@ -92,6 +96,8 @@ class Choices:
             ("--activation-type", self.activation_type),
             ("--per-channel-activations", self.per_channel_activations),
             ("--override", self.overrides),
+            ("--equalize", self.equalize),
+            ("--smooth-quant", self.smooth_quant),
         ):
             if value:
                 raise SettingError(f"{option} is about activations, and --weights-only leaves those in float")

@@ -1,30 +1,48 @@
-"""`calibrant compare`: what quantization did to the outputs."""
+"""`calibrant compare`: what quantization did to the outputs, which layer did it, and what would help."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from calibrant.cli import options as o
+from calibrant.cli import table_options as t
 from calibrant.cli.console import Console, Stages
 from calibrant.cli.exits import one_line_errors
-from calibrant.core import SettingError
+from calibrant.core import DataError, SettingError
 
 if TYPE_CHECKING:
-    from calibrant.analysis import Comparison
+    from calibrant.advice import Advice
+    from calibrant.analysis.outputs import Metric
     from calibrant.cli.reading import Reading
 
-COMPARE_HELP = """Compare two models on samples: how far the outputs of the second are from those of the first.
+COMPARE_HELP = """Compare two models on samples: how far their outputs are apart, which layer does it, what would help.
 
-Any two models of the same inputs, whichever tool made them. Both run in onnxruntime, on the CPU.
+Any two models of one network, whichever tool made them. Both run in onnxruntime, on the CPU.
 
   calibrant compare model.onnx int8.onnx --data photos --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+
+For what would help, the first model is quantized anew in several ways, each of which is run; nothing is written.
 """
 
 Other = Annotated[Path, typer.Argument(metavar="OTHER", help="The quantized model, or any other.", show_default=False)]
+MetricName = Annotated[
+    str | None,
+    o.option(
+        "--metric",
+        panel=o.OUTPUT,
+        metavar="MODULE:FUNCTION",
+        help="A function of your own, called for either model as function(outputs, about): a list of arrays, in the "
+        "order of the model's outputs, and the sample's number from 0, or its label if the function of --data gives "
+        "one behind the inputs. It returns a number; the mean over samples is shown.",
+    ),
+]
+NoLayers = Annotated[bool, o.flag("--no-layers", panel=o.OUTPUT, help="Compare outputs alone, which is quicker.")]
+NoFixes = Annotated[bool, o.flag("--no-fixes", panel=o.OUTPUT, help="Do not try what would help, which takes longest.")]
 
 
 def compare(
@@ -41,6 +59,11 @@ def compare(
     pixels: o.Pixels = None,
     layout: o.Layout = None,
     color: o.Color = None,
+    metric: MetricName = None,
+    no_layers: NoLayers = False,
+    no_fixes: NoFixes = False,
+    json: t.Json = False,
+    csv: t.Csv = False,
     verbose: o.Verbose = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -48,48 +71,78 @@ def compare(
     """The command's body; typer makes the options of its signature."""
     if quiet and (verbose or debug):
         raise typer.BadParameter("--quiet contradicts --verbose and --debug")
+    if json and csv:
+        raise typer.BadParameter("--json contradicts --csv")
+    if csv and no_layers:
+        raise typer.BadParameter("--csv has a row for each layer: it contradicts --no-layers")
     console = Console(verbose, quiet, debug)
     images = {"resize": resize, "crop": crop, "mean": mean, "std": std, "layout": layout, "color": color}
     images["pixels"] = int(pixels) if pixels else None
     with console.logging(), one_line_errors(console):
+        from calibrant.cli.compared import Compared
+        from calibrant.cli.compared_machine import as_csv, as_json
+        from calibrant.cli.inspection import write_out
         from calibrant.cli.reading import Reading
 
         reading = Reading(data, samples, batch_size, skip_bad, images)
-        console.out.print(as_table(compared(console, model, other, reading), model, other))
+        fixes = not (no_layers or no_fixes)
+        advice = compared(console, model, other, reading, metric, layers=not no_layers, fixes=fixes)
+        found = Compared(model, other, reading, advice, fixes)
+        if json or csv:
+            write_out(as_json(found) if json else as_csv(found))
+        else:
+            found.show(console)
 
 
-def compared(console: Console, model: Path, other: Path, reading: Reading) -> Comparison:
-    """Run both. Raises as `analysis.compare` does, and SettingError where no samples are named."""
-    from calibrant.analysis import compare as run
-    from calibrant.analysis.models import input_specs, open_model
+def compared(
+    console: Console, model: Path, other: Path, reading: Reading, metric: str | None, *, layers: bool, fixes: bool
+) -> Advice:
+    """Run both. Raises as `calibrant.advice.advise` does, and SettingError where no samples are named."""
+    from calibrant.advice import advise
+    from calibrant.analysis.models import OpenPair
+    from calibrant.cli.output import check_model
     from calibrant.cli.reading import naming_the_file
 
     if reading.data is None:
         raise SettingError("--data is missing: the models are compared on samples")
+    check_model(model)
+    check_model(other, "the other model")
     with Stages(console) as stages:
         stages.begin("loading the models")
-        found = reading.open(input_specs(open_model(model)))
-        stages.begin("comparing", found.expected)
+        found = reading.open(OpenPair.open(model, other).specs)
+        function = metric_of(metric) if metric is not None else None
+        stages.begin("comparing", found.expected, then="trying the layers")
         with naming_the_file(found):
-            return run(model, other, found, on_step=lambda _: stages.done(found.given))
-
-
-def as_table(found: Comparison, model: Path, other: Path) -> Table:
-    """What `compare` found, for people."""
-    from calibrant.cli.words import megabytes
-
-    table = Table(caption=f"{found.samples} samples, in onnxruntime on the CPU", caption_justify="left")
-    table.add_column("")
-    table.add_column(model.name, justify="right", overflow="fold")
-    table.add_column(other.name, justify="right", overflow="fold")
-    for name, output in found.outputs.items():
-        label = "" if len(found.outputs) == 1 else f"{name}: "
-        table.add_row(f"{label}SQNR of the output", "", f"{output.sqnr_db:.1f} dB")
-        if output.agreement is not None:
-            table.add_row(
-                f"{label}same largest value", "", f"{output.agreement:.3f} ({output.agreeing} of {output.rows})"
+            return advise(
+                model,
+                other,
+                taken(found, found.steps),
+                on_step=lambda _: stages.done(found.given),
+                metric=function,
+                layers=layers,
+                fixes=fixes,
+                on_run=lambda count, total: stages.counting("trying the layers", count, total, "samples"),
+                on_trial=lambda count, total: stages.counting("trying what would help", count, total, "ways"),
             )
-        table.add_row(f"{label}largest difference", "", f"{output.largest:.3g}")
-    table.add_row("one sample", *(f"{milliseconds:.1f} ms" for milliseconds in found.milliseconds))
-    table.add_row("size", *(megabytes(size) for size in found.size))
-    return table
+
+
+def taken(samples: Iterable[Any], steps: int) -> Iterable[Any]:
+    """At most so many of the samples: a function may go on for ever."""
+    return islice(samples, steps)
+
+
+def metric_of(spec: str) -> Metric:
+    """The user's function, whose errors are said with their place. Raises DataError where there is none."""
+    from calibrant.data.functions import blame, is_function, load_function
+
+    if not is_function(spec):
+        raise SettingError(f"--metric '{spec}' is not of the form MODULE:FUNCTION")
+    function: Callable[..., Any] = load_function(spec, "of (outputs, about)")
+
+    def metric(outputs: list[Any], about: Any) -> float:
+        try:
+            return float(function(outputs, about))
+        except Exception as error:
+            raise DataError(f"the metric '{spec}' raised {blame(error)}") from error
+
+    return metric

@@ -101,6 +101,7 @@ class Stages:
         self.total: int | None = None
         self.name = ""
         self.unit = "samples"
+        self.then = ""
         self.said = time.monotonic()
         self.first: tuple[float, int] | None = None
 
@@ -115,9 +116,14 @@ class Stages:
         if self.bar is not None:
             self.bar.stop()
 
-    def begin(self, name: str, total: int | None = None, unit: str = "samples") -> None:
-        """Another stage; with `total`, the number of samples, or another unit, that `done` will count up to."""
-        self.name, self.total, self.unit, self.first = name, total, unit, None
+    def begin(
+        self, name: str, total: int | None = None, unit: str = "samples", then: str = "finding the scales"
+    ) -> None:
+        """Another stage; with `total`, the number of samples, or another unit, that `done` will count up to.
+
+        then: the stage that comes when all of them are done.
+        """
+        self.name, self.total, self.unit, self.first, self.then = name, total, unit, None, then
         self.said = time.monotonic()
         if self.bar is not None:
             if self.task is not None:
@@ -132,19 +138,21 @@ class Stages:
         elif not self.console.quiet and time.monotonic() - self.said >= PLAIN_EVERY:
             self.said = time.monotonic()
             self.console.say(self._line(count))
-        if count == self.total and self.name == CALIBRATING:
-            self.begin("finding the scales")
+        if count == self.total:
+            self.begin(self.then)
 
     def comparing(self, count: int, total: int) -> None:
         """So many of all runs are done with which the method `auto` compares models."""
-        if self.name != COMPARING:
-            self.begin(COMPARING, total, "runs")
-        self.done(count)
+        self.counting(COMPARING, count, total, "runs")
 
     def optimizing(self, name: str, count: int, total: int) -> None:
         """So many layers of all are done by the pass of that name."""
+        self.counting(name, count, total, "layers")
+
+    def counting(self, name: str, count: int, total: int, unit: str) -> None:
+        """So many units of all are done in the stage of that name, which begins with the first of them."""
         if self.name != name:
-            self.begin(name, total, "layers")
+            self.begin(name, total, unit)
         self.done(count)
 
     def searching(self, name: str, count: int, total: int | None) -> None:

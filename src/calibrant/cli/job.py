@@ -80,7 +80,7 @@ class Job:
             check_report(self.report, self.force, self.model, output)
         if setting.quantize_activation and self.reading.data is None and source is None:
             raise SettingError("--data is missing: calibration needs samples (or a --table, or --weights-only)")
-        metric = None if self.metric is None else load_function(self.metric)
+        metric = None if self.metric is None else load_function(self.metric, "of a model")
         targeted = Targets.of(setting, metric) is not None
         measures = runs_again(setting) or targeted or self.analyse
         if measures and self.reading.data is None:
@@ -128,9 +128,7 @@ class Job:
         notes = ["--data was not read: weights alone need no samples"] if idle else []
         done = Finished(self.model, size, output, graph, setting, summary, samples, seconds, notes, source, self.report)
         if self.report is not None:
-            with Stages(console) as stages:
-                stages.begin("writing the report")
-                report_quantization(done, executor, self.report, self.running.threads)
+            report_quantization(console, done, executor, self.report, self.running.threads)
         show_summary(console, done)
         if self.analyse and executor is not None:
             show_worst(console, self._analysed(console, graph, executor))

@@ -164,6 +164,23 @@ Effort = Annotated[
         "what is done.",
     ),
 ]
+Equalize = Annotated[
+    bool | None,
+    flag(
+        "--equalize/--no-equalize",
+        panel=METHOD,
+        help="Bring the channels of values to like ranges, through activations as well, or never. By default in "
+        "residual streams alone. For a table: collect what that takes.",
+    ),
+]
+SmoothQuant = Annotated[
+    bool | None,
+    flag(
+        "--smooth-quant/--no-smooth-quant",
+        panel=METHOD,
+        help="The same for what MatMul and Gemm read, by a Mul before them. By default where no --method is given.",
+    ),
+]
 Method = Annotated[
     str | None,
     option(

@@ -24,17 +24,20 @@ OTHER_FORMATS = {
 }
 
 
-def check_model(path: Path) -> Path:
-    """`path`, if it may be a model. Raises ModelError where there is no file, and for files of other frameworks."""
+def check_model(path: Path, what: str = "the model") -> Path:
+    """`path`, if it may be a model. Raises ModelError where there is no file, and for files of other frameworks.
+
+    what: how messages call it.
+    """
     if not path.exists():
-        raise ModelError(missing(path, "the model"))
+        raise ModelError(missing(path, what))
     if path.is_dir():
         found = sorted(p.name for p in path.glob("*.onnx"))
         hint = f"; did you mean '{path / found[0]}'?" if found else ""
-        raise ModelError(f"the model '{path}' is a folder, expected an .onnx file{hint}")
+        raise ModelError(f"{what} '{path}' is a folder, expected an .onnx file{hint}")
     advice = OTHER_FORMATS.get(path.suffix.lower())
     if advice:
-        raise ModelError(f"the model '{path}' is not an ONNX file: {advice}")
+        raise ModelError(f"{what} '{path}' is not an ONNX file: {advice}")
     return path
 
 

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibrant import __version__
+from calibrant.analysis import report as pages
 from calibrant.analysis.findings import Grid
-from calibrant.analysis.report import Subject, collect, require_bokeh, write_report
-from calibrant.api import load_onnx_graph, quantize
+from calibrant.api import quantize, write_report
 from calibrant.cli.choices import Choices
 from calibrant.cli.console import Console, Stages
 from calibrant.cli.inspection import lead_of
@@ -22,40 +21,45 @@ from calibrant.data.functions import load_module
 from calibrant.data.paths import count
 from calibrant.engines import Executor
 from calibrant.engines.session import usable_processors
-from calibrant.graph import Graph
 from calibrant.observers.registry import known
 from calibrant.passes.auto import AUTO
-from calibrant.quantization import QuantizationSummary, check_methods
+from calibrant.quantization import check_methods
 from calibrant.quantizers.tables import TABLES
 from calibrant.settings import QuantizationSetting
-from calibrant.sketches import Halves
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import METHODS
 
 EXAMPLE = "report.html"
-BRIEF = ("time", "next")  # rows of a summary that are about the run, not about the model
+MEASURED = 8  # samples, at most, on which layers are quantized one by one
+ELSEWHERE = ("time", "note")  # rows of a summary that are about the run, or stand on the page anyhow
 
 
 def check_report(path: Path, force: bool, model: Path, output: Path) -> None:
     """Refuse, before the work, what would be refused after it: a page without Bokeh, or that cannot be written."""
-    require_bokeh()
+    pages.require_bokeh()
     check_output(path, force, model, example=EXAMPLE)
     if path.resolve() == output.resolve():
         raise SettingError(f"--report and --output are both '{path}': give the page a name of its own")
 
 
-def report_quantization(done: Finished, executor: Executor | None, path: Path, threads: int | None) -> None:
-    """Write the page about a quantization that is done."""
-    table = done.summary.table
-    facts = [(label, text) for label, text in joined(rows(done, verbose=True)) if label not in BRIEF]
-    subject = Subject(
-        done.model.name,
-        Halves({}, {}) if table is None else table.sketches,
-        shown_methods(done.summary),
-        [*facts, ("Made by", f"Calibrant {__version__}")],
-        done.graph,
-    )
-    write_report(collect(subject, threads or usable_processors()), path)
+def report_quantization(
+    console: Console, done: Finished, executor: Executor | None, path: Path, threads: int | None
+) -> None:
+    """Measure a quantization that is done on some of its samples, and write the page about it."""
+    facts = [(label, text) for label, text in joined(rows(done)) if label not in ELSEWHERE]
+    with Stages(console) as stages:
+        stages.begin("measuring the layers", min(MEASURED, len(done.summary.kept)))
+        write_report(
+            done.graph,
+            done.summary,
+            path,
+            title=done.model.name,
+            facts=facts,
+            samples=MEASURED,
+            executor=executor,
+            threads=threads,
+            on_step=stages.done,
+        )
 
 
 def joined(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -71,11 +75,6 @@ def joined(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         else:
             found[-1] = (found[-1][0], f"{found[-1][1]}; {text}")
     return found
-
-
-def shown_methods(summary: QuantizationSummary) -> list[str]:
-    """The methods whose ranges are shown: the built-in ones, and those that were used beside them."""
-    return list(dict.fromkeys([*METHODS, *(method.casefold() for method in summary.methods)]))
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Reporting:
         path, model = self._sources()
         if self.output is None:
             raise SettingError("--output is missing: say where the page goes")
-        require_bokeh()
+        pages.require_bokeh()
         for module in self.imports:
             load_module(module)
         setting = self.choices.to_setting()
@@ -107,13 +106,13 @@ class Reporting:
         threads = self.threads or usable_processors()
         with Stages(console) as stages, source.named():
             stages.begin("finding the ranges")
-            about = self._of_model(source, model, setting) if model is not None else self._of_table(source)
-            report = collect(about, threads)
-            stages.begin("writing")
-            write_report(report, self.output)
+            if model is None:
+                pages.write_report(pages.collect(self._of_table(source), threads), self.output)
+            else:
+                self._write_of_model(source, model, setting, self.output)
         if not console.quiet:
             size = megabytes(self.output.stat().st_size)
-            console.out.print(f"{self.output}: {count(len(report.values), 'value')}, {size}", soft_wrap=True)
+            console.out.print(f"{self.output}: {count(len(source.table), 'value')}, {size}", soft_wrap=True)
 
     def _sources(self) -> tuple[Path, Path | None]:
         """The table and the model. SettingError for other numbers of them."""
@@ -128,7 +127,7 @@ class Reporting:
             )
         raise SettingError(f"expected a table, and an .onnx model if any; got {', '.join(map(str, self.sources))}")
 
-    def _of_table(self, source: TableFile) -> Subject:
+    def _of_table(self, source: TableFile) -> pages.Subject:
         """The values alone, as one method would have them. SettingError for what only a model can have."""
         method = self.choices.method or lead_of(source.table)
         if self.choices.setting is not None:
@@ -137,9 +136,9 @@ class Reporting:
             more = f"method '{AUTO}' chooses for a model: give the model beside the table"
             raise SettingError(more if method == AUTO else unknown("method", method, known()))
         grid = Grid(self.choices.bits or 8, self._symmetric(source.table), self.choices.percentile)
-        facts = [("Scales for", f"{grid}, by {method}"), *origin(source)]
+        facts = [("scales for", f"{grid}, by {method}"), *origin(source)]
         methods = list(dict.fromkeys([*METHODS, method]))
-        return Subject(source.path.name, source.table.sketches, methods, facts, None, grid, method)
+        return pages.Subject(source.path.name, source.table.sketches, methods, facts, None, grid, method)
 
     def _symmetric(self, table: CalibrationTable) -> bool:
         """As was said; else as the platform of the table has it."""
@@ -149,27 +148,20 @@ class Reporting:
         name = table.settings.get("platform", "")
         return rows[name].activation.symmetric if name in rows else False
 
-    def _of_model(self, source: TableFile, model: Path, setting: QuantizationSetting) -> Subject:
-        """The model, quantized from the table."""
-        graph: Graph = load_onnx_graph(model)
+    def _write_of_model(self, source: TableFile, model: Path, setting: QuantizationSetting, output: Path) -> None:
+        """The page of the model, quantized from the table."""
         graph, summary = quantize(
-            graph, None, platform=source.platform, setting=setting, table=source.table, threads=self.threads
+            model, None, platform=source.platform, setting=setting, table=source.table, threads=self.threads, keep=True
         )
-        methods = shown_methods(summary)
-        used = ", ".join(f"{n} {method}" for method, n in summary.methods.items())
-        facts = [("Platform", summary.platform.name), ("Ranges by", used), *origin(source)]
-        return Subject(model.name, source.table.sketches, methods, facts, graph)
+        facts = [*summary.facts, ("table", f"{source.path.name}, by {source.table.engine}")]
+        write_report(graph, summary, output, title=model.name, facts=facts, threads=self.threads)
 
 
 def origin(source: TableFile) -> list[tuple[str, str]]:
     """Where the numbers come from."""
     table = source.table
+    platform = table.settings.get("platform", "no platform")
     return [
-        ("Values", f"{len(table)}"),
-        (
-            "Samples",
-            f"{table.samples}, collected for {table.settings.get('platform', 'no platform')} by {table.engine}",
-        ),
-        ("Table", source.path.name),
-        ("Made by", f"Calibrant {__version__}"),
+        ("values", str(len(table))),
+        ("samples", f"{table.samples}, collected for {platform} by {table.engine}"),
     ]

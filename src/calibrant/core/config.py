@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from calibrant.core.errors import ConfigError
+from calibrant.core.notebook import html_table
 from calibrant.core.policy import QuantizationPolicy, QuantizationProperty, QuantizationStates, RoundingPolicy
 
 F32 = NDArray[np.float32]
@@ -134,6 +135,19 @@ class TensorQuantizationConfig:
             f"{axis}, {self.observer_algorithm}, {self.state.name}, scale={self.scale}, offset={self.offset})"
         )
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [
+            ["policy", repr(self.policy)],
+            ["grid", f"{self.num_of_bits} bits, {self.quant_min} to {self.quant_max}"],
+            ["method", self.observer_algorithm],
+            ["state", self.state.name],
+            ["scale", _in_short(self.scale)],
+            ["offset", _in_short(self.offset)],
+        ]
+        rows += [["channel axis", str(self.channel_axis)]] if self.is_per_channel else []
+        return html_table("TensorQuantizationConfig", [], rows)
+
     def _check_grid(self) -> None:
         bits, lo, hi = self.num_of_bits, self.quant_min, self.quant_max
         if not (2 <= bits <= 16 or bits == 32):
@@ -169,3 +183,11 @@ class TensorQuantizationConfig:
             shape = "(channels,)" if self.is_per_channel else "()"
             raise ConfigError(f"{name} of {self.policy!r} has shape {shape}, got {array.shape}")
         return array
+
+
+def _in_short(numbers: F32 | None) -> str:
+    if numbers is None:
+        return "not found yet"
+    if numbers.size == 1:
+        return f"{numbers.item():.7g}"
+    return f"{numbers.size} of them, {numbers.min():.4g} to {numbers.max():.4g}" if numbers.size else "none"

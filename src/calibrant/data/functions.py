@@ -42,8 +42,11 @@ def load_module(name: str) -> ModuleType:
         raise DataError(f"the module '{name}' fails when imported: {blame(error)}") from error
 
 
-def load_function(spec: str) -> Callable[..., Any]:
-    """The function that `package.module:function` names. Raises DataError when there is none."""
+def load_function(spec: str, purpose: str = "that returns samples") -> Callable[..., Any]:
+    """The function that `package.module:function` names. Raises DataError when there is none.
+
+    purpose: what it is to do, for messages.
+    """
     module_name, _, path = spec.partition(":")
     if module_name.endswith(".py"):
         raise DataError(f"'{spec}' is not of the form package.module:function: write '{module_name[:-3]}:{path}'")
@@ -54,7 +57,7 @@ def load_function(spec: str) -> Callable[..., Any]:
             raise DataError(f"'{spec}': {unknown('name in ' + module_name, part, public)}")
         found = getattr(found, part)
     if not callable(found):
-        raise DataError(f"'{spec}' is a {type(found).__name__}, not a function")
+        raise DataError(f"'{spec}' is a {type(found).__name__}, not a function {purpose}")
     function: Callable[..., Any] = found
     return function
 

@@ -27,12 +27,12 @@ class WorkingModel:
     def exposing(self, names: Sequence[str]) -> bytes | Path:
         """The model with exactly the outputs `names`."""
         if not _needs_file(self._graph):
-            model = ir.to_proto(self._graph.model)
+            model = ir.to_proto(self._graph.float_model())
             set_outputs(model, names)
             return cast(bytes, model.SerializeToString())
         saved = self._folder / "model.onnx"
         if not saved.exists():
-            ir.save(self._graph.model, saved, external_data="model.weights")  # wherever the weights are now
+            ir.save(self._graph.float_model(), saved, external_data="model.weights")  # wherever the weights are now
         model = onnx.load(saved, load_external_data=False)
         set_outputs(model, names)
         exposed = self._folder / "exposed.onnx"  # external data is looked for beside it

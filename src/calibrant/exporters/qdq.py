@@ -47,7 +47,7 @@ class _Insertion:
 
     def __init__(self, graph: Graph, dialect: Dialect) -> None:
         self.dialect = dialect
-        self.model = graph.model.clone()
+        self.model = graph.quantized_model()
         self.top = self.model.graph
         self.opset = self.model.opset_imports.get("", 0)
         self.names = Names(self.model)

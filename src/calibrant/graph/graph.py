@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from calibrant.core import ModelError, TargetPlatform, TensorQuantizationConfig
+from calibrant.core import ModelError, QuantizationStates, TargetPlatform, TensorQuantizationConfig
+from calibrant.core.notebook import html_table
 from calibrant.graph.axes import channel_axis
+from calibrant.graph.streams import Stream
 
 PROTOBUF_LIMIT = 2**31 - 2**26  # protobuf refuses messages of 2 GiB; the rest is room for the nodes
+
+BIAS_BITS = 32
+ORIGINAL = "calibrant.original"  # where a value keeps the constant that it had in the float model
 
 
 @dataclass
@@ -41,6 +49,8 @@ class Graph:
     edges: (node name, input index) -> what that reader has of its own: the config of a weight or a bias (always here,
         never on the value), an activation config that differs from the value's, or one in state FP32: it reads the
         float value. Edges of one value that hold the same object share one Q/DQ pair.
+    streams: whose channels are to be equalized before scales are found. undoing: what takes rescalings back, in order.
+    rescaled: first value of each stream whose channels were divided -> the factors.
     calibrated_samples: over how many samples its scales were found. provenance: what exporters write into metadata.
     operations: name of each node that runs on integers -> names of the activations that run inside of it.
     left_in_float: node name -> why. report: sentences on what was changed, raised or left out, for the summary.
@@ -58,12 +68,19 @@ class Graph:
         self.source_outputs = [v.name or "" for v in model.graph.outputs]
         self.report: list[str] = []
         self._notes: list[str] = []
+        self.undoing: list[Callable[[], None]] = []
         self._index: dict[str, ir.Value] = {}
         self._nodes: dict[str, ir.Node] = {}
+        self._changed: dict[str, ir.Value] = {}
         self.clear_quantization()
 
     def clear_quantization(self) -> None:
-        """Forget every config: the model is as it was loaded."""
+        """Forget every config, undo every change of a constant and every rescaling: the model is as it was loaded."""
+        for value in self._changed.values():
+            value.const_value = value.meta.pop(ORIGINAL)
+        self._changed = {}
+        while self.undoing:
+            self.undoing.pop()()
         self.platform = None
         self.report = [line for line in self.report if line not in self._notes]
         self._notes = []
@@ -73,6 +90,8 @@ class Graph:
         self.edges: dict[tuple[str, int], TensorQuantizationConfig] = {}
         self.operations: dict[str, list[str]] = {}
         self.left_in_float: dict[str, str] = {}
+        self.streams: list[Stream] = []
+        self.rescaled: dict[str, list[float]] = {}
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}
 
@@ -80,6 +99,59 @@ class Graph:
         """Add to the report what holds for this quantization; `clear_quantization` takes it out again."""
         self.report.append(sentence)
         self._notes.append(sentence)
+
+    def change_constant(self, name: str, array: NDArray[Any]) -> None:
+        """What the quantized model reads instead of that constant, of the same shape: a weight that was rounded, say.
+
+        The float model keeps what it has, in `original` and in every executor; `clear_quantization` puts it back.
+        Raises ModelError when there is no such constant.
+        """
+        value = self.value(name)
+        if value.const_value is None:
+            raise ModelError(f"'{name}' is no constant of the model")
+        value.meta.setdefault(ORIGINAL, value.const_value)
+        self._changed.setdefault(name, value)
+        value.const_value = ir.Tensor(np.ascontiguousarray(array, value.const_value.dtype.numpy()), name=name)
+
+    @property
+    def changed_constants(self) -> list[str]:
+        """The constants that `change_constant` was called for."""
+        return list(self._changed)
+
+    def as_read(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """The constant as the quantized model reads it; where all who read it were put back into float, the original.
+
+        None for a value that is no constant.
+        """
+        readers = [use.node.name for use in value.uses()]
+        return original(value) if readers and all(map(self._has_float_weight, readers)) else value.const_value
+
+    def _has_float_weight(self, node_name: str | None) -> bool:
+        """Whether a constant of that node has a config, other than a bias's, that was put back into float."""
+        return any(
+            name == node_name
+            and config.state is QuantizationStates.FP32
+            and config.num_of_bits < BIAS_BITS
+            and (value := self.node(name).inputs[index]) is not None
+            and value.const_value is not None
+            for (name, index), config in self.edges.items()
+        )
+
+    def quantized_model(self) -> ir.Model:
+        """A copy of the working model, its constants as `as_read` has them."""
+        model = self.model.clone()
+        for name, value in self._changed.items():
+            model.graph.initializers[name].const_value = self.as_read(value)
+        return model
+
+    def float_model(self) -> ir.Model:
+        """The working model with its constants as they were; the model itself where none was changed."""
+        if not self._changed:
+            return self.model
+        model = self.model.clone()
+        for name, value in self._changed.items():
+            model.graph.initializers[name].const_value = original(value)
+        return model
 
     @property
     def opset(self) -> int:
@@ -91,6 +163,14 @@ class Graph:
         self.float_outputs.remove(group)
         self.groups.append(group)
         self.configs.update(dict.fromkeys(group.values, group.config))
+
+    def move_config(self, value_name: str, to: str) -> None:
+        """Give the config of a value, and its place in `groups`, to another value."""
+        if value_name in self.configs:
+            self.configs[to] = self.configs.pop(value_name)
+        for group in self.groups:
+            group.values = [to if name == value_name else name for name in group.values]
+            group.roots = [to if name == value_name else name for name in group.roots]
 
     def config_of(self, value_name: str) -> TensorQuantizationConfig | None:
         """The config with which that value is quantized after its producer; None: it stays as it is."""
@@ -163,6 +243,23 @@ class Graph:
         """The first output of every node of that type, in order."""
         return [n.outputs[0].name or "" for n in self.model.graph if n.op_type == op_type]
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the operations in their order, and how each is quantized."""
+        name = self.path.name if self.path is not None else "a model"
+        caption = f"{name}, {f'for {self.platform.name}' if self.platform is not None else 'not quantized'}"
+        rows = ([node.name or "", node.op_type, *self._in_words(node)] for node in self.model.graph)
+        return html_table(caption, ["operation", "type", "what it makes", "in float because"], rows)
+
+    def _in_words(self, node: ir.Node) -> tuple[str, str]:
+        """How what the node makes is quantized, and why the node stays in float."""
+        words = []
+        for name in (value.name or "" for value in node.outputs):
+            config = self.config_of(name)
+            if config is not None:
+                kind = f"{'int' if config.is_signed else 'uint'}{config.num_of_bits}"
+                words.append(f"{name}: {kind} by {config.observer_algorithm}, {config.state.name}")
+        return "; ".join(words), self.left_in_float.get(node.name or "", "")
+
     def forget_index(self) -> None:
         """To be called after nodes or values were added, removed or renamed."""
         self._index, self._nodes = {}, {}
@@ -171,18 +268,24 @@ class Graph:
         """The float working model, serialized. Raises ModelError above 2 GB: use `save_float`."""
         if self.weight_bytes > PROTOBUF_LIMIT:
             raise ModelError(f"{self.weight_bytes} bytes of weights do not fit one protobuf message: use save_float")
-        return bytes(ir.to_proto(self.model).SerializeToString())
+        return bytes(ir.to_proto(self.float_model()).SerializeToString())
 
     def save_float(self, path: str | Path) -> None:
         """Write the float working model; above 2 GB the weights go to `<name>.data` beside it."""
         target = Path(path)
         big = self.weight_bytes > PROTOBUF_LIMIT
-        ir.save(self.model, target, format="protobuf", external_data=f"{target.name}.data" if big else None)
+        ir.save(self.float_model(), target, format="protobuf", external_data=f"{target.name}.data" if big else None)
 
     @property
     def weight_bytes(self) -> int:
         """The size of all initializers, those of subgraphs included."""
         return sum(tensor_bytes(g) for g in self.model.graphs())
+
+
+def original(value: ir.Value) -> ir.TensorProtocol | None:
+    """The constant as the float model has it: see `Graph.change_constant`. None for a value that is none."""
+    tensor: ir.TensorProtocol | None = value.meta.get(ORIGINAL, value.const_value)
+    return tensor
 
 
 def tensor_bytes(graph: ir.Graph) -> int:

@@ -54,6 +54,10 @@ class AutoCalibration(Calibration):
         task.candidates = candidates
         return task
 
+    @property
+    def by_extremes(self) -> bool:
+        return False
+
     def spec(self, channel_axis: int | None) -> SketchSpec:
         return reduce(SketchSpec.union, (candidate.spec(channel_axis) for candidate in self.candidates))
 

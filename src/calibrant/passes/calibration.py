@@ -10,7 +10,7 @@ from typing import Any
 from calibrant.core import CalibrantError, QuantizationStates, StateError, TensorQuantizationConfig
 from calibrant.graph import ScaleGroup
 from calibrant.observers import BaseTensorObserver, build_observer
-from calibrant.sketches import Halves, SketchSpec, TensorSketch
+from calibrant.sketches import Extremes, Halves, SketchSpec, TensorSketch
 
 
 @dataclass
@@ -39,6 +39,11 @@ class Calibration:
     def needs_raw_values(self) -> bool:
         """Whether it is solved while the samples run through, by an observer that looks at them."""
         return self.observer.needs_raw_values()
+
+    @property
+    def by_extremes(self) -> bool:
+        """Whether the ends of the range are all that it is solved from."""
+        return not self.needs_raw_values and tuple(self.observer.sketches) == (Extremes,)
 
     def spec(self, channel_axis: int | None) -> SketchSpec:
         """What is to be remembered of its roots."""

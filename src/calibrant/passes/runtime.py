@@ -25,11 +25,13 @@ from calibrant.passes.activations import activation_configs, order_carrying, uns
 from calibrant.passes.auto import AUTO, AutoCalibration
 from calibrant.passes.base import QuantizationPass
 from calibrant.passes.calibration import Calibration
+from calibrant.passes.equalization import equalize
 from calibrant.sketches import Halves, SketchSpec
 
 log = logging.getLogger(__name__)
 
 FEW_SAMPLES = 16
+STREAM_BITS = 1  # mantissa bits of what is remembered of each channel of a stream
 
 
 def plan(graph: Graph, method: str | None = None, override: bool = False) -> list[Calibration]:
@@ -101,6 +103,7 @@ class RuntimeCalibrationPass(QuantizationPass):
         warn_of_few(counted.samples)
         graph.calibrated_samples = counted.samples
         settle(graph, tasks, sketches, executor.threads)
+        executor.load_graph(graph)  # as it is equalized
 
 
 def warn_of_few(samples: int) -> None:
@@ -147,11 +150,18 @@ def wanted_by(tasks: Sequence[Calibration], graph: Graph) -> dict[str, SketchSpe
             for root in task.roots:
                 spec = task.spec(graph.channel_axis_of(root))
                 wanted[root] = wanted[root].union(spec) if root in wanted else spec
+    for name in (name for stream in graph.streams if stream.sketched for name in stream.values):
+        if name in wanted and wanted[name].histogram and wanted[name].isotone_axis is None:
+            wanted[name] = replace(wanted[name], per_channel=True, channel_mantissa_bits=STREAM_BITS)
     return wanted
 
 
-def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads: int) -> None:
-    """Solve every task, several at a time, then write them all: an error leaves every config as it was."""
+def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads: int) -> Halves:
+    """Solve every task, several at a time, then write them all: an error leaves every config as it was.
+
+    Returns the sketches that they are solved from: of equalized values, as these are now.
+    """
+    tasks, sketches = equalize(graph, tasks, sketches)
 
     def error_of(task: Calibration) -> CalibrantError | None:
         try:
@@ -170,6 +180,7 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
         if task.output is not None:
             graph.quantize_output(task.output)
     unsettle_dependents(graph, {id(task.config) for task in tasks})
+    return sketches
 
 
 def _all_observe(observers: Sequence[BaseTensorObserver]) -> Callable[[NDArray[Any]], None]:

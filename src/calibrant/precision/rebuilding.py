@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from calibrant.core import QuantizationStates, TargetPlatform, TensorQuantizationConfig
 from calibrant.exporters.readiness import parameter_configs
@@ -24,18 +28,21 @@ Config = TensorQuantizationConfig
 class Found:
     """The scales of a calibrated graph, to be given to it again once it is quantized anew.
 
-    activations: by the values that they were found from. weights: by edge. report: what was told on the way.
+    activations: by the values that they were found from. weights: by edge. constants: those that the quantized model
+        reads otherwise, by name. report: what was told on the way.
     """
 
     activations: Mapping[tuple[str, ...], Config]
     weights: Mapping[tuple[str, int], Config]
+    constants: Mapping[str, NDArray[Any]]
     report: list[str]
 
     @classmethod
     def of(cls, graph: Graph) -> Found:
         """Of a graph with its scales found, before they are moved for an exact simulation."""
         solved = {tuple(roots): config.clone() for config, roots in activation_configs(graph) if _solved(config)}
-        return cls(solved, solved_weights(graph), list(graph.report))
+        constants = {name: _constant(graph, name) for name in graph.changed_constants}
+        return cls(solved, solved_weights(graph), constants, list(graph.report))
 
     def give(self, graph: Graph) -> None:
         """To the configs that wait for a scale, and are found from the same values on the same grid."""
@@ -45,6 +52,9 @@ class Found:
                 config.scale, config.offset, config.detail = known.scale, known.offset, dict(known.detail)
                 config.observer_algorithm, config.state = known.observer_algorithm, known.state
         keep_weights(graph, self.weights)
+        for name, array in self.constants.items():
+            if any(use.node.name in graph.operations for use in graph.value(name).uses()):
+                graph.change_constant(name, array)
 
 
 class Models:
@@ -96,6 +106,11 @@ def quantized_bytes(graph: Graph) -> int:
         stored = 4 if config.num_of_bits > 16 else 2 if config.num_of_bits > 8 else 1
         saved += 0 if constant is None else max(0, constant.nbytes - stored * constant.size)
     return graph.weight_bytes - saved
+
+
+def _constant(graph: Graph, name: str) -> NDArray[Any]:
+    constant = graph.value(name).const_value
+    return np.asarray(None if constant is None else constant.numpy())
 
 
 def _solved(config: Config) -> bool:

@@ -42,16 +42,16 @@ def kept_in_float(graph: Graph, table: Table, setting: QuantizationSetting) -> d
     if setting.only:
         wanted: set[str] = set()
         for pattern in setting.only:
-            found = _nodes(graph, "only", pattern)
+            found = nodes_of(graph, "only", pattern)
             if not any(graph.node(name).op_type in table.rows for name in found):
                 types = ", ".join(sorted({graph.node(name).op_type for name in found}))
                 raise SettingError(f"only: '{pattern}' means {types}, which {table.platform.name} does not quantize")
             wanted.update(found)
         kept = {n.name or "": NOT_NAMED for n in graph.model.graph if n.name not in wanted}
     for pattern in setting.leave_in_float:
-        kept.update(dict.fromkeys(_nodes(graph, "leave_in_float", pattern), "left in float by the user"))
+        kept.update(dict.fromkeys(nodes_of(graph, "leave_in_float", pattern), "left in float by the user"))
     for pattern, platform in setting.dispatching_table:
-        found = _nodes(graph, "dispatching_table", pattern)
+        found = nodes_of(graph, "dispatching_table", pattern)
         if platform is TargetPlatform.FP32:
             kept.update(dict.fromkeys(found, "left in float by the dispatching table"))
         elif platform is table.platform:
@@ -65,7 +65,8 @@ def kept_in_float(graph: Graph, table: Table, setting: QuantizationSetting) -> d
     return kept
 
 
-def _nodes(graph: Graph, what: str, pattern: str) -> list[str]:
+def nodes_of(graph: Graph, what: str, pattern: str) -> list[str]:
+    """The names of the nodes that `pattern` means: see `matching`. Raises SettingError when it means none."""
     nodes = {n.name or "": n.op_type for n in graph.model.graph}
     found = matching(what, pattern, list(nodes), nodes.values())
     return [name for name, op_type in nodes.items() if op_type == found] if isinstance(found, str) else found

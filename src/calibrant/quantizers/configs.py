@@ -50,14 +50,18 @@ def activation_config(
     if not 2 <= bits <= table.most_bits:
         raise SettingError(f"{table.platform.name} takes activations of 2 to {table.most_bits} bits, got {bits}")
     low, high = grid.limits(bits)
+    own = changes.get("calib_algorithm") or _asked_method(setting)
+    detail: dict[str, Any] = {"percentile": asked.percentile, "ignore_nonfinite": asked.ignore_nonfinite}
+    if own is None or own.casefold() == "auto":
+        detail["smoothed_method"] = table.smoothed_method
     return TensorQuantizationConfig(
         _policy(axis, grid.symmetric, asked.power_of_2),
         rounding=RoundingPolicy[asked.rounding] if asked.rounding else RoundingPolicy.ROUND_HALF_EVEN,
         num_of_bits=bits,
         quant_min=low,
         quant_max=high,
-        observer_algorithm=changes.get("calib_algorithm") or _asked_method(setting) or method,
-        detail={"percentile": asked.percentile, "ignore_nonfinite": asked.ignore_nonfinite},
+        observer_algorithm=own or method,
+        detail=detail,
         channel_axis=axis,
     )
 

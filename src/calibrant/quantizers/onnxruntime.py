@@ -18,7 +18,7 @@ Sigmoid, LeakyRelu, Softmax and Mul have integer kernels as well; they are left 
 transformers they cost accuracy (a squeeze-excite gate, attention weights) and hardly any time.
 
 Activations are uint8: with int8 ones, onnxruntime 1.32 leaves Add, and the Convs around it, in float (seen in the
-optimized model). Methods, by benchmarks/accuracy.md: mse serves every kind of network; where
+optimized model). Methods, by benchmarks/methods.md: mse serves every kind of network; where
 a Clip from above (ReLU6) follows the operator, how large an outlier was is lost anyway, and leaving the rarest values
 out (percentile) costs nothing and makes the others finer. Outputs are not clipped (minmax).
 """

@@ -15,6 +15,7 @@ from calibrant.quantizers import configs
 from calibrant.quantizers.choice import kept_in_float, matching
 from calibrant.quantizers.plan import Options, Plan, Scale, keep_what_is_read, make_plan
 from calibrant.quantizers.rows import Kind, Role, Table
+from calibrant.quantizers.streams import streams_to_equalize
 from calibrant.quantizers.tables import table_of
 from calibrant.settings import QuantizationSetting
 
@@ -26,7 +27,7 @@ def quantize_graph(graph: Graph, platform: TargetPlatform, setting: Quantization
     """Give every value, weight and bias that `platform` quantizes its config; what was there before is forgotten.
 
     Activations and weights get state INITIAL, biases and constants beside them PASSIVE_INIT. Fills `graph.groups`,
-    `configs`, `edges`, `operations`, `left_in_float`, and adds to `report`.
+    `configs`, `edges`, `operations`, `left_in_float`, `streams`, and adds to `report`.
 
     Raises SettingError for a platform without a table, for a pattern of the setting that fits nothing, and for a wish
     that the platform cannot fulfil. The graph is then without quantization.
@@ -40,11 +41,12 @@ def quantize_graph(graph: Graph, platform: TargetPlatform, setting: Quantization
         filling = _Filling(graph, table, setting, plan)
         filling.activations()
         filling.parameters()
+        graph.left_in_float = {node.name or "": reason for node, reason in plan.reasons.items()}
+        graph.operations = {node.name or "": [n.name or "" for n in plan.fused.get(node, [])] for node in plan.rows}
+        graph.streams = streams_to_equalize(graph, setting)
     except SettingError:
         graph.clear_quantization()
         raise
-    graph.left_in_float = {node.name or "": reason for node, reason in plan.reasons.items()}
-    graph.operations = {node.name or "": [n.name or "" for n in plan.fused.get(node, [])] for node in plan.rows}
     graph.platform = platform
 
 

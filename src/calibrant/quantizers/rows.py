@@ -91,6 +91,7 @@ class Table:
 
     method: the calibration method it is given unless the user says otherwise. saturated_method: that of values read by
         an operator with a Clip from above fused behind it. output_method: that of the model's outputs.
+        smoothed_method: that of values whose channels a Mul brings to like ranges (see `passes.equalization`).
         weight_method: that of weights.
     float_outputs: operators on integers that can give floats; where they make an output of the model, it stays float
         unless isotone or an override asks.
@@ -112,6 +113,7 @@ class Table:
     most_bits: int = 8
     saturated_method: str | None = None
     output_method: str | None = None
+    smoothed_method: str = "minmax"
     float_outputs: frozenset[str] = frozenset()
     weight_method: str = "minmax"
     integer_bias: bool = True

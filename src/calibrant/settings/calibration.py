@@ -46,6 +46,7 @@ class QuantizeParameterSetting(Setting):
     """How weights are quantized: calib_algorithm minmax or mse (None: the platform's own), 2 to 16 bits, per channel.
 
     quantize_passive_parameter: biases become integers, where the platform takes them.
+    balanced_rounding: weights are rounded so that their errors cancel where they are added up; False: to the nearest.
     baking_parameter: weights are stored as integers; False is PPQ's way of keeping float weights beside their scales.
     """
 
@@ -58,5 +59,6 @@ class QuantizeParameterSetting(Setting):
     num_of_bits: int = 8
     per_channel: bool = True
     power_of_2: bool = False
+    balanced_rounding: bool = True
     quantize_passive_parameter: bool = True
     baking_parameter: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from calibrant.settings.base import Setting
 
@@ -19,7 +20,14 @@ class OptimizationSetting(Setting):
 
 @dataclass
 class EqualizationSetting(OptimizationSetting):
-    """Cross-layer equalization (Nagel et al., 2019)."""
+    """Cross-layer equalization (Nagel et al., 2019).
+
+    opt_level: 2, through sums as well, so that residual streams are equalized; 1, not through them.
+    """
+
+    _choices: ClassVar[dict[str, tuple[Any, ...]]] = {"opt_level": (1, 2)}
+
+    opt_level: int = 2
 
 
 @dataclass
@@ -29,19 +37,43 @@ class SmoothQuantSetting(OptimizationSetting):
 
 @dataclass
 class BlockwiseReconstructionSetting(OptimizationSetting):
-    """Rounding of weights, learned block by block."""
+    """Weights, their scales and biases, chosen by what they do to the output of their layer, on samples."""
 
 
 @dataclass
 class LSQSetting(OptimizationSetting):
-    """Learned step sizes (Esser et al., 2020), block by block."""
+    """Learned step sizes (Esser et al., 2020), block by block, with torch.
+
+    steps: how often each block is trained on a sample. block_size: how many layers with weights make a block.
+    lr: the learning rate, in steps of the grid: of weights and biases, and by how much a scale moves the grid's end.
+    gamma: how much weights are pulled towards their grid, against the error of the block's output.
+    is_scale_trainable: whether scales are learned too, or weights and biases alone.
+    collecting_device: where the samples of a block lie while it is trained: "cpu", or "cuda" where there is room.
+    """
+
+    steps: int = 500
+    block_size: int = 4
+    lr: float = 1e-2
+    gamma: float = 0.0
+    is_scale_trainable: bool = True
+    collecting_device: str = "cpu"
 
 
 @dataclass
 class OutputRefinementSetting(OptimizationSetting):
-    """Scales of activations, refined by what they do to the outputs of the operators that read them."""
+    """Scales of activations, chosen by what they do to the model's outputs.
+
+    interested_layers: names of values as well. steps: how many samples are looked at; half of them only check.
+    """
+
+    steps: int = 32
 
 
 @dataclass
 class BiasCorrectSetting(OptimizationSetting):
-    """Biases take up the mean of the error (Nagel et al., 2019)."""
+    """Biases take up the mean of the error (Nagel et al., 2019).
+
+    steps: how many samples are looked at; half of them only check.
+    """
+
+    steps: int = 32

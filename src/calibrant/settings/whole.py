@@ -23,15 +23,8 @@ from calibrant.settings.passes import (
 )
 
 EFFORTS = ("default", "high")
-HIGH = ()  # what high effort does beside the default; each has a field of that name
-UNBUILT = (
-    "equalization",
-    "smooth_quant",
-    "blockwise_reconstruction",
-    "lsq_optimization",
-    "output_refinement",
-    "bias_correct",
-)
+HIGH = ("equalization", "smooth_quant", "blockwise_reconstruction", "output_refinement", "bias_correct")  # fields
+UNBUILT = ("lsq_optimization",)
 
 
 @dataclass

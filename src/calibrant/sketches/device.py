@@ -13,7 +13,7 @@ from calibrant.core import CalibrantError, DataError, StateError
 from calibrant.sketches import device_margins
 from calibrant.sketches.bins import LogBins, split_index
 from calibrant.sketches.cells import I32, I64
-from calibrant.sketches.device_margins import DeviceMargins
+from calibrant.sketches.device_margins import DeviceMargins, MarginRoom
 from calibrant.sketches.extremes import Extremes
 from calibrant.sketches.halves import Halves
 from calibrant.sketches.histogram import Histogram
@@ -36,7 +36,7 @@ class DeviceCollectors:
     same: 16 bytes for each cell of each half, per channel too where a spec asks for that.
 
     Adding may be captured into a CUDA graph, after it was done once outside of one, for what must be compiled and
-    allocated; `clear` forgets what that counted. After each replay, call `replayed`.
+    allocated; `clear` forgets what that counted.
 
     device: of torch, "cuda" or "cuda:1"; or "cpu", if Triton was told to interpret (TRITON_INTERPRET=1), which is slow.
     Not safe for use by two threads at once, and all calls belong on one stream.
@@ -44,7 +44,8 @@ class DeviceCollectors:
 
     def __init__(self, specs: Mapping[str, SketchSpec], device: Any) -> None:
         self._device = torch.device(device)
-        self._values = {name: _Value(spec, self._device) for name, spec in specs.items()}
+        self._margins = MarginRoom(sum(spec.isotone_axis is not None for spec in specs.values()), self._device)
+        self._values = {name: _Value(spec, self._margins) for name, spec in specs.items()}
         self._room = gpu.Room(self._device)
         self._half_numbers = torch.arange(_HALVES, dtype=torch.int32, device=self._device).reshape(_HALVES, 1)
 
@@ -58,26 +59,19 @@ class DeviceCollectors:
         channels than before. What precedes it is counted.
         """
         number = self._half_numbers[half] if isinstance(half, int) else half.reshape(1).to(torch.int32)
-        plain: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        together = _Together()
+        self._margins.fit()
         for name in [name for name in values if name in self._values]:
             value = self._values[name]
             try:
                 tensor = _prepared(values[name], value.spec, self._device)
-                if value.add(tensor, number, self._room):
-                    bits = value.spec.mantissa_bits
-                    plain.setdefault(bits, []).append((tensor.memory, value.state_of_all()))
+                value.add(tensor, number, self._room, together)
             except CalibrantError as error:
                 raise type(error)(f"value '{name}': {error}") from error
-        for bits, pairs in plain.items():
+        gpu.count_ends(together.ends, number, self._room)
+        for bits, pairs in together.whole.items():
             tensors, states = zip(*pairs, strict=True)
             gpu.count_many(tensors, states, bits, number, self._room)
-
-    def replayed(self) -> None:
-        """To be called after each replay of a captured graph in which values were added: margins may need more room,
-        which is made on the device then."""
-        for value in self._values.values():
-            if value.margins is not None:
-                value.margins.replayed()
 
     def clear(self) -> None:
         """Forget all that was counted; memory and numbers of channels stay."""
@@ -86,6 +80,7 @@ class DeviceCollectors:
 
     def sketches(self) -> Halves:
         """What was collected; waits for the device. Adding may go on."""
+        self._margins.fit()
         even, odd = ({name: value.sketch(half) for name, value in self._values.items()} for half in range(_HALVES))
         return Halves(even, odd)
 
@@ -100,12 +95,20 @@ class _Prepared:
     row_channel_axis: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """What one launch can do for several values: extremes of channels; whole tensors with their states, by bits."""
+
+    ends: list[gpu.Grouped] = field(default_factory=list)
+    whole: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _Value:
     """The state of one value on the device."""
 
     spec: SketchSpec
-    device: Any
+    margin_room: MarginRoom
     channels: int | None = None
     margins: DeviceMargins | None = field(init=False)
     _of_all: Tensor | None = None
@@ -113,13 +116,13 @@ class _Value:
 
     def __post_init__(self) -> None:
         axis = self.spec.isotone_axis
-        self.margins = None if axis is None else DeviceMargins(axis, self.device)
+        self.margins = None if axis is None else DeviceMargins(axis, self.margin_room)
 
-    def add(self, tensor: _Prepared, half: Tensor, room: gpu.Room) -> bool:
-        """Count all but the tensor as a whole; return whether that is wanted."""
+    def add(self, tensor: _Prepared, half: Tensor, room: gpu.Room, together: _Together) -> None:
+        """Count the tensor, but for what is to be counted together with others."""
         memory, spec = tensor.memory, self.spec
         if memory.numel() == 0:
-            return False
+            return
         if tensor.channel_axis is not None:
             self._expect(memory.shape[tensor.channel_axis])
         self._allocate()
@@ -129,19 +132,14 @@ class _Value:
             layout = Layout.of(memory.shape, tensor.channel_axis)
             planes = gpu.Planes.of(layout, memory.numel())
             if spec.histogram and not spec.per_channel:
-                gpu.count_ends(memory, planes, self._of_each, half, room)
+                together.ends.append((memory, planes, self._of_each))
             else:
                 bits = spec.channel_mantissa_bits if spec.per_channel else None
                 gpu.count(memory, planes, self._of_each, bits, half, room)
         if spec.histogram:
-            return True
-        if tensor.channel_axis is None:
+            together.whole.setdefault(spec.mantissa_bits, []).append((memory, self._of_all))
+        elif tensor.channel_axis is None:
             gpu.count(memory, gpu.Planes.whole(memory.numel()), self._of_all, None, half, room)
-        return False
-
-    def state_of_all(self) -> Tensor:
-        """The state of the tensor as a whole."""
-        return self._of_all
 
     def clear(self) -> None:
         """Forget what was counted."""
@@ -178,15 +176,16 @@ class _Value:
         wants_all = spec.histogram or spec.channel_axis is None
         if (self._of_all is not None or not wants_all) and (self._of_each is not None or self.channels is None):
             return
-        if device_margins.is_capturing(self.device):
+        device = self.margin_room.device
+        if device_margins.is_capturing(device):
             raise StateError(
                 "its memory cannot be taken while a CUDA graph is captured: add it once before, outside, and call clear"
             )
         if wants_all:
-            self._of_all = gpu.empty_state(1, spec.mantissa_bits if spec.histogram else None, self.device)
+            self._of_all = gpu.empty_state(1, spec.mantissa_bits if spec.histogram else None, device)
         if self.channels is not None:
             bits = spec.channel_mantissa_bits if spec.per_channel else None
-            self._of_each = gpu.empty_state(self.channels, bits, self.device)
+            self._of_each = gpu.empty_state(self.channels, bits, device)
 
 
 def _prepared(x: Tensor, spec: SketchSpec, device: Any) -> _Prepared:

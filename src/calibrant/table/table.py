@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from calibrant.core import (
     unknown,
 )
 from calibrant.core.config import F32
+from calibrant.core.notebook import html_table
 from calibrant.graph import Graph
 from calibrant.observers import build_observer
 from calibrant.passes.calibration import Calibration
@@ -96,16 +97,54 @@ class CalibrationTable:
             draft = TensorQuantizationConfig(policy, observer_algorithm=method, **config)
         return solved(draft, value_name, self.sketches[value_name])
 
-    def apply(self, graph: Graph, method: str | None = None, threads: int = 1) -> None:
+    def plot(
+        self,
+        value_name: str,
+        methods: Sequence[str] = ("minmax", "percentile", "mse", "kl"),
+        num_of_bits: int = 8,
+        symmetric: bool = False,
+    ) -> Any:
+        """Draw the histogram of one value, and the range that each method chooses on that grid.
+
+        Returns the two matplotlib axes, in a figure of their own: `table.plot("x")[0].figure.savefig("x.png")`. What a
+        method cannot serve is left out. Raises SettingError for an unknown value and without the extra
+        `calibrant[report]`, ObservationError where the table holds no histogram of the value.
+        """
+        from calibrant.analysis.findings import Grid
+        from calibrant.table.plotting import plot_value
+
+        if value_name not in self.sketches:
+            raise SettingError(unknown("value", value_name, self.sketches))
+        return plot_value(self.sketches, value_name, methods, Grid(num_of_bits, symmetric))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what was seen of each value."""
+        caption = f"{len(self)} values, {self.samples} samples, for {self.settings.get('platform', 'no platform')}"
+        seen = ((name, self.sketches[name].extremes.per_tensor()) for name in sorted(self))
+        rows = (
+            [
+                name,
+                f"{e.size:,}",
+                f"{e.lo[0]:.4g} to {e.hi[0]:.4g}" if e.finite else "nothing finite",
+                f"{100 * e.zeros / max(e.size, 1):.1f} %",
+                f"{e.size - e.finite:,}",
+            ]
+            for name, e in seen
+        )
+        return html_table(caption, ["value", "elements", "range", "zeros", "NaN, Inf"], rows)
+
+    def apply(self, graph: Graph, method: str | None = None, threads: int = 1) -> Halves:
         """Find scale and offset of every activation of `graph` whose config is INITIAL, as RuntimeCalibrationPass does.
 
         graph: of the model that the table is of, after `quantize_graph`. method: for all; None: each config's own.
-        Either every config is solved or none is changed. Raises IncompatibleSketches for the table of another model,
+        Either every config is solved or none is changed. Returns the sketches that they are solved from, which of
+        equalized values are not those of the table. Raises IncompatibleSketches for the table of another model,
         ObservationError where it lacks a value, or what a method needs of it.
         """
         tasks = self.check(graph, method)
-        settle(graph, tasks, self.sketches, threads)
+        solved_from = settle(graph, tasks, self.sketches, threads)
         graph.calibrated_samples = self.samples
+        return solved_from
 
     def check(self, graph: Graph, method: str | None = None) -> list[Calibration]:
         """What `apply` would solve. Raises what it would raise for a table that does not fit."""

@@ -28,10 +28,14 @@ class Side(Enum):
 
 @dataclass
 class State:
-    """All values for one sample, as both models name them: a value that one computes is given to the other."""
+    """All values for one sample, as both models name them: a value that one computes is given to the other.
+
+    inputs: of both models, as they were fed; among the values stands what a model that quantizes them makes of them.
+    """
 
     first: Arrays
     second: Arrays
+    inputs: Arrays
 
 
 class UnusableLayer(ModelError):
@@ -65,11 +69,13 @@ class Chain:
 
         Raises UnusableLayer, naming it, for the first layer that cannot be compared.
         """
-        started = self._start(feed, other_feed)
+        ours = {value: feed[value.name or ""] for value in self._first.model.graph.inputs}
+        theirs = {value: other_feed[value.name or ""] for value in self._second.model.graph.inputs}
+        exact, quantized = (State(dict(ours), dict(theirs), ours | theirs) for _ in range(2))
         # side by side: most processors have more than one core, and a part runs on one thread
-        ours = pool.submit(self._run, Side.FIRST, State(dict(started.first), {}))
-        theirs = pool.submit(self._run, Side.SECOND, State({}, dict(started.second)))
-        exact, quantized = ours.result(), theirs.result()
+        running = pool.submit(self._run, Side.FIRST, exact), pool.submit(self._run, Side.SECOND, quantized)
+        for future in running:
+            future.result()
         for layer in self.layers:
             one, two = exact.first[layer.first.primary], quantized.second[layer.second.primary]
             if one.shape != two.shape:
@@ -79,17 +85,16 @@ class Chain:
         for layer in self.layers:
             self._give(layer, Side.FIRST, exact)
             self._give(layer, Side.SECOND, quantized)
-        exact.second |= {value: a for value, a in started.second.items() if value not in exact.second}
-        quantized.first |= {value: a for value, a in started.first.items() if value not in quantized.first}
         return exact, quantized
 
     def alone(self, layer: Layer, state: State) -> NDArray[Any]:
         """What the second model's layer makes of the values of this state."""
-        return layer.second.run(state.second)[layer.second.primary]
+        given = state.second if layer.node is not None else state.inputs
+        return layer.second.run(given)[layer.second.primary]
 
     def switched(self, state: State, computed_by: Side, layers: Collection[Layer]) -> State:
         """The values if these layers were computed by the other model than the one that computed all of `state`."""
-        changed = State(dict(state.first), dict(state.second))
+        changed = State(dict(state.first), dict(state.second), state.inputs)
         dirty: set[ir.Value] = set()
         for layer in self._orders[computed_by]:
             side = _opposite(computed_by) if layer in layers else computed_by
@@ -103,12 +108,7 @@ class Chain:
         """The values at the ends."""
         return [state.first[layer.first.primary] for layer in self.ends]
 
-    def _start(self, feed: Feed, other_feed: Feed) -> State:
-        ours = {value: feed[value.name or ""] for value in self._first.model.graph.inputs}
-        theirs = {value: other_feed[value.name or ""] for value in self._second.model.graph.inputs}
-        return State(ours, theirs)
-
-    def _run(self, side: Side, state: State) -> State:
+    def _run(self, side: Side, state: State) -> None:
         """Everything by one model. Nothing is given to the other."""
         for layer in self._orders[side]:
             try:
@@ -118,10 +118,10 @@ class Chain:
             _values(state, side).update(made)
             for value, array in made.items():
                 self._dtypes.setdefault(value, array.dtype)
-        return state
 
     def _compute(self, layer: Layer, side: Side, state: State) -> None:
-        _values(state, side).update(_part(layer, side).run(_values(state, side)))
+        given = _values(state, side) if layer.node is not None else state.inputs
+        _values(state, side).update(_part(layer, side).run(given))
         self._give(layer, side, state)
 
     def _give(self, layer: Layer, computed_by: Side, state: State) -> None:

@@ -63,7 +63,10 @@ class Part:
 
 @dataclass(eq=False)
 class Layer:
-    """A part of the first model and what the second one has in its place. node: see `name_node`; None for an input."""
+    """A part of the first model and what the second one has in its place.
+
+    node: the one of the first model that names it; None for an input.
+    """
 
     pair: Pair
     first: Part
@@ -77,11 +80,12 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """Its operators in the first model that do something, the one that names it first: `Conv+Clip`."""
+        """Its node's operator and those behind it, as `Conv+Clip`; `input` for an input of the model."""
         if self.node is None:
             return "input"
-        others = [node.op_type for node in self.first.nodes if node is not self.node]
-        return "+".join([self.node.op_type, *others[:2], *(["..."] if len(others) > 2 else [])])
+        place = self.first.nodes.index(self.node) if self.node in self.first.nodes else len(self.first.nodes)
+        behind = [node.op_type for node in self.first.nodes[place + 1 :]]
+        return "+".join([self.node.op_type, *behind[:2], *(["..."] if len(behind) > 2 else [])])
 
 
 def cut(first: View, second: View, pairs: Sequence[Pair]) -> list[Layer]:

@@ -37,7 +37,6 @@ FORMS = {
     "QLinearAveragePool": IntegerForm("AveragePool", (0,), 3),
     "QLinearSigmoid": IntegerForm("Sigmoid", (0,), 3),
     "QLinearLeakyRelu": IntegerForm("LeakyRelu", (0,), 3),
-    "QLinearReduceMean": IntegerForm("ReduceMean", (0,), 3),
     "QLinearSoftmax": IntegerForm("Softmax", (0,), 3),
     "QLinearWhere": IntegerForm("Where", (1, 4), 7, plain=(0,)),
 }

@@ -69,7 +69,7 @@ class _Matcher:
         self.links: dict[ir.Node, ir.Node] = {}
         self.linked: set[ir.Node] = set()  # nodes of the second
         self.ends: list[Pair] = []
-        self._values = {v.name or "": o for o in first._aliases for v in first.aliases(o)}
+        self._values = first.by_name()
         self._nodes = {node.name or "": node for node in first.nodes}
 
     def link_ends(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:

@@ -10,9 +10,11 @@ from onnx_ir.passes import common
 from calibrant.analysis.pairs.expand import expand_integer_operators
 from calibrant.analysis.submodel import reads
 from calibrant.core import ModelError
+from calibrant.exporters.provenance import rescaled_in
 from calibrant.graph import load_onnx_graph
 from calibrant.graph.load import read_onnx
 from calibrant.graph.naming import name_nodes
+from calibrant.graph.rescaling import rescale_as
 from calibrant.graph.shapes import infer_shapes
 
 _ROUNDS = {"QuantizeLinear", "DequantizeLinear"}
@@ -20,12 +22,20 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataTy
 
 
 def read_pair(float_path: Path, other_path: Path) -> tuple[View, View]:
-    """Both models. The first is cleaned as for quantization if it is float; any model will do for either."""
+    """Both models. The first is cleaned as for quantization if it is float; any model will do for either.
+
+    Where channels of the other one were equalized, as its metadata say, so are those of the first: values that
+    correspond are alike then.
+    """
+    other = _as_it_is(other_path)
+    rescaled = rescaled_in(other.metadata_props)
     try:
-        first = load_onnx_graph(float_path).model
+        graph = load_onnx_graph(float_path)
+        rescale_as(graph, rescaled)
+        first = graph.model
     except ModelError:  # quantized itself, or of an old opset: as it is then
         first = _as_it_is(float_path)
-    return View(first), View(_as_it_is(other_path))
+    return View(first), View(other)
 
 
 def _as_it_is(path: Path) -> ir.Model:
@@ -88,6 +98,10 @@ class View:
         """What was computed, before it was quantized; None for a constant."""
         return self._origin.get(value)
 
+    def by_name(self) -> dict[str, ir.Value]:
+        """The origin of every value that is not constant, by the value's name."""
+        return {value.name or "": origin for value, origin in self._origin.items()}
+
     def aliases(self, origin: ir.Value) -> list[ir.Value]:
         """The origin, and every value that is nothing but its quantization, integers among them."""
         return self._aliases[origin]
@@ -119,8 +133,8 @@ class View:
         return next((self._origin[v] for v in node.inputs if v is not None and v in self._origin), None)
 
     def weighs(self, node: ir.Node) -> bool:
-        """Whether it has weights: a constant input of two dimensions or more, quantized or not."""
-        return any(v in self.constants and _rank(v) >= 2 for v in node.inputs if v is not None)
+        """Whether it has weights: a constant input that is more than one row of numbers, quantized or not."""
+        return any(v in self.constants and _is_matrix(v) for v in node.inputs if v is not None)
 
 
 def is_float(value: ir.Value) -> bool:
@@ -131,11 +145,11 @@ def is_float(value: ir.Value) -> bool:
     return value.dtype in _FLOATS
 
 
-def _rank(value: ir.Value) -> int:
-    if value.const_value is not None:
-        return len(value.const_value.shape)
-    if value.shape is not None:
-        return len(value.shape)
-    producer = value.producer()
+def _is_matrix(constant: ir.Value) -> bool:
+    """Whether more than one of its dimensions is larger than 1; that of a bias is one, however it is written."""
+    shape = constant.const_value.shape if constant.const_value is not None else constant.shape
+    if shape is not None:
+        return sum(dim != 1 for dim in shape) > 1
+    producer = constant.producer()
     source = producer.inputs[0] if producer is not None and producer.inputs else None
-    return _rank(source) if source is not None else 0
+    return source is not None and _is_matrix(source)

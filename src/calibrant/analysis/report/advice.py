@@ -14,7 +14,7 @@ GAINS = 1.0  # dB that another method must promise to be worth a try
 MOVES = 0.1  # of a scale, between halves of the samples
 UNEVEN = 8.0  # times the range of the middle channel: one scale serves such channels badly
 MOST_TYPED = 200  # characters of a name
-COARSE = 30.0  # dB: weights below it have lost what 8 bits can give
+FINE = 40.0  # dB: what keeps more is not what hurts
 
 
 def suspects(operations: Sequence[ReportedOperation], values: Sequence[ReportedValue]) -> list[Suspect]:
@@ -24,61 +24,60 @@ def suspects(operations: Sequence[ReportedOperation], values: Sequence[ReportedV
     """
     by_name = {value.name: value for value in values}
     if operations:
-        ranked = [(o.worst, o) for o in operations if o.worst is not None and np.isfinite(o.worst)]
+        ranked = [(o.worst, o) for o in operations if o.worst is not None and o.worst < np.inf]
         ranked.sort(key=lambda pair: pair[0] or 0.0)
         return [_of_operation(o, worst or 0.0, by_name) for worst, o in ranked[:WORST]]
-    rated = [(v.sqnr, v) for v in values if v.sqnr is not None]
-    finite = sorted((pair for pair in rated if np.isfinite(pair[0])), key=lambda pair: pair[0])
-    return [Suspect("", v.name, db, list(_facts(v)), list(_steps(v))) for db, v in finite[:WORST]]
+    rated = sorted(((v.sqnr, v) for v in values if v.sqnr is not None and v.sqnr < np.inf), key=lambda pair: pair[0])
+    return [Suspect("", v.name, db, list(_facts(v)), list(_steps(v))) for db, v in rated[:WORST]]
 
 
 def _of_operation(operation: ReportedOperation, worst: float, values: dict[str, ReportedValue]) -> Suspect:
-    value = values.get(operation.value)
-    read = [values[name] for name in operation.reads if name in values]
     facts, steps = [], []
     if operation.alone is not None:
-        facts.append(f"with this layer alone quantized, the outputs of the model are at {worst:.1f} dB")
-    if operation.weights is not None and operation.weights < COARSE:
+        outputs = f"are at {worst:.1f} dB" if np.isfinite(worst) else "turn into NaN or Inf"
+        facts.append(f"with this layer alone quantized, the outputs of the model {outputs}")
+    if operation.weights is not None:
         facts.append(f"its weights keep {operation.weights:.1f} dB")
-        if operation.weight_method == "minmax":
+        if operation.weight_method == "minmax" and operation.weights < FINE:
             steps.append(Step("scale the weights by least error", "--weight-method mse"))
-    for each in [value, *read] if operation.alone is not None else [value]:
-        if each is not None:
-            facts += [f for f in _facts(each) if f not in facts]
-            steps += [s for s in _steps(each) if s not in steps]
+    reads = operation.entering if operation.alone is None else operation.reads
+    involved = [values[name] for name in dict.fromkeys([operation.value, *reads]) if name in values]
+    for value in sorted(involved, key=lambda each: each.sqnr if each.sqnr is not None else np.inf):
+        facts += _facts(value)
+        steps += (step for step in _steps(value) if step not in steps)
     steps.append(Step("leave it in float", _option("--leave-in-float", operation.name)))
     return Suspect(operation.name, operation.value, worst, facts, steps)
 
 
 def _facts(value: ReportedValue) -> Iterator[str]:
     """What is conspicuous about a value."""
-    if value.sqnr is not None:
+    if value.sqnr is not None and value.sqnr < FINE:
         yield f"'{value.name}' keeps {value.sqnr:.1f} dB with the range of {value.method}, as its sketch tells"
     times = unevenness(value)
     if times > UNEVEN:
         yield f"the widest channel of '{value.name}' ranges {times:.0f} times as far as the middle one"
     if value.moved is not None and value.moved > MOVES:
-        yield f"its scale moves by {100 * value.moved:.0f} % between two halves of the samples"
+        yield f"the scale of '{value.name}' moves by {100 * value.moved:.0f} % between two halves of the samples"
     if value.finding.nonfinite:
         yield f"{value.finding.nonfinite:,} elements of '{value.name}' are NaN or Inf"
 
 
 def _steps(value: ReportedValue) -> Iterator[Step]:
-    """What would make the value's own error less, and by how much."""
+    """What would make the error of a value less that is not FINE, and by how much."""
     current = value.sqnr
-    known = {method: c.sqnr for method, c in value.finding.choices.items() if c.sqnr is not None}
-    best = max(known, key=lambda method: known[method], default="")
-    if current is not None and best and known[best] > current + GAINS:
-        yield Step(
-            f"find the range of '{value.name}' by {best}: {known[best]:.1f} dB instead of {current:.1f} dB",
-            _option("--override", value.name, f":method={best}"),
-        )
+    if current is not None and current < FINE:
+        known = {method: c.sqnr for method, c in value.finding.choices.items() if c.sqnr is not None}
+        best = max(known, key=lambda method: known[method], default="")
+        if best and known[best] > current + GAINS:
+            yield Step(
+                f"find the range of '{value.name}' by {best}: {known[best]:.1f} dB instead of {current:.1f} dB",
+                _option("--override", value.name, f":method={best}"),
+            )
+        if value.config.num_of_bits <= 8:
+            wider = _option("--override", value.name, ":bits=16")
+            yield Step(f"give '{value.name}' 16 bits, where the runtime takes them", wider)
     if value.moved is not None and value.moved > MOVES:
         yield Step("calibrate on more samples")
-    if value.config.num_of_bits <= 8:
-        yield Step(
-            f"give '{value.name}' 16 bits, where the runtime takes them", _option("--override", value.name, ":bits=16")
-        )
 
 
 def _option(option: str, name: str, more: str = "") -> str:

@@ -4,8 +4,9 @@
 // Okabe and Ito's colours, which colour-blind people tell apart; every range is also named where it stands.
 const COLOURS = { minmax: "#0072b2", percentile: "#e69f00", mse: "#009e73", kl: "#cc79a7", isotone: "#56b4e9" };
 const OTHER = "#999999";
+const HIGHEST = 60; // dB that the overview shows; what is above is as good as exact
 const BINS = 96;
-const SIDE = 76; // pixels left of every chart, so that charts below each other line up
+const SIDE = 90; // pixels left of every chart, so that charts below each other line up
 
 const drawn = []; // {figure, marks: [[model, property, css variable]]}: what changes with the theme
 
@@ -58,9 +59,8 @@ function drawOverview(levels, label, choose) {
   const entry = figure({ height: 200, tools: "tap", y_axis_label: "dB", x_axis_label: label });
   const rows = source(["x", "top", "colour"]);
   const known = levels.filter((level) => level !== null);
-  const most = Math.max(...known, 1);
-  entry.plot.y_range.start = Math.min(0, ...known);
-  entry.plot.y_range.end = most * 1.05;
+  const most = Math.min(Math.max(...known, 1), HIGHEST);
+  entry.plot.y_range = new Bokeh.Range1d({ start: Math.min(0, ...known), end: most * 1.05 });
   entry.plot.x_range = new Bokeh.Range1d({ start: 0.4, end: levels.length + 0.6 });
   const x = levels.map((_, i) => i + 1);
   rows.data = { x, top: levels.map((level) => level ?? 0) };
@@ -101,7 +101,7 @@ class ValueCharts {
       fill_color: { field: "colour" }, line_color: null,
     });
 
-    this.curve = figure({ height: 200, tools: "", x_axis_type: "log", y_axis_label: "dB", x_axis_label: "clip at |x| =" });
+    this.curve = figure({ height: 200, tools: "", x_axis_type: "log", y_axis_label: "dB", x_axis_label: "clip at |x|" });
     this.curve.plot.x_range = new Bokeh.Range1d({ start: 0.1, end: 1 });
     this.curve.plot.y_range = new Bokeh.Range1d({ start: 0, end: 1 });
     this.points = source(["x", "y"]);
@@ -165,11 +165,10 @@ class ValueCharts {
 
   // points: [threshold, dB]; markers: [threshold, dB, colour, shape].
   fillCurve(points, markers) {
-    const heights = points.map((point) => point[1]).filter(Number.isFinite);
-    const low = Math.min(...heights);
-    const high = Math.max(...heights);
-    this.curve.plot.y_range.setv({ start: Math.max(low, high - 60) - 2, end: high + 3 });
-    this.curve.plot.x_range.setv({ start: points[0][0], end: points[points.length - 1][0] * 1.05 });
+    const high = Math.max(...points.map((point) => point[1]), ...markers.map((marker) => marker[1]));
+    const low = Math.min(...points.map((point) => point[1]), ...markers.map((marker) => marker[1]));
+    this.curve.plot.y_range.setv({ start: low - 2, end: high + 3 });
+    this.curve.plot.x_range.setv({ start: points[0][0], end: points[points.length - 1][0] });
     this.points.data = { x: points.map((point) => point[0]), y: points.map((point) => point[1]) };
     this.markers.data = {
       x: markers.map((m) => m[0]), y: markers.map((m) => m[1]), colour: markers.map((m) => m[2]), marker: markers.map((m) => m[3]),

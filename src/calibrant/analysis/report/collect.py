@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx_ir as ir
 
+from calibrant import __version__
+from calibrant.analysis.by_operation import Analysis, loss
 from calibrant.analysis.findings import Grid, chosen, decibels_of, found_of, whole
 from calibrant.analysis.measures import sqnr_db
 from calibrant.analysis.report.advice import suspects
@@ -21,13 +25,13 @@ from calibrant.core import (
     fake_quantize,
 )
 from calibrant.graph import Graph
+from calibrant.graph.graph import original
 from calibrant.observers import Distribution, squared_error
 from calibrant.passes.activations import activation_configs
 from calibrant.passes.base import SOLVED, parameter_of
 from calibrant.passes.calibration import merged
 from calibrant.sketches import Halves, TensorSketch
 
-FUSED = ("Relu", "Clip")
 ALL_BYTES = 2_400_000  # of the outlines of all values: with the rest, and the plotting library, less than 5 MB
 
 
@@ -38,7 +42,7 @@ class Subject:
     sketches: of the values, with both halves of the samples. graph: quantized, of the same model; None: the values
     alone are reported, on `grid`, with `method` as the one that would be chosen.
     methods: to show the ranges of, where they serve a value. facts: label and text for the summary.
-    alone: operation -> SQNR in dB of the model's outputs with it alone quantized, where that was measured.
+    analysis: what was measured of the graph on samples, `at_outputs` too.
     """
 
     title: str
@@ -48,7 +52,7 @@ class Subject:
     graph: Graph | None = None
     grid: Grid = field(default_factory=Grid)
     method: str = "mse"
-    alone: Mapping[str, float] = field(default_factory=dict)
+    analysis: Analysis | None = None
 
 
 def collect(subject: Subject, threads: int = 1) -> Report:
@@ -69,8 +73,14 @@ def collect(subject: Subject, threads: int = 1) -> Report:
 
     with ThreadPoolExecutor(threads, thread_name_prefix="calibrant-report") as pool:
         values = list(pool.map(reported, order))
-    operations = reported_operations(graph, values, subject.alone) if graph is not None else []
-    return Report(subject.title, subject.facts, values, operations, suspects(operations, values))
+    operations = reported_operations(graph, values, subject.analysis) if graph is not None else []
+    notes = list(graph.report) if graph is not None else []
+    facts = list(subject.facts)
+    if subject.analysis is not None:
+        measured = subject.analysis
+        facts.append(("measured", f"{measured.sqnr_db:.1f} dB at the outputs, on {measured.samples} samples"))
+    facts.append(("made by", f"Calibrant {__version__}"))
+    return Report(subject.title, facts, values, operations, suspects(operations, values), notes)
 
 
 @dataclass(frozen=True)
@@ -82,11 +92,13 @@ class Use:
 
 
 def uses_of(graph: Graph) -> dict[str, Use]:
-    """By the name of each value that has one of its own: its first use."""
+    """By the name of each value that has a config: its first use. For a float output, the one that it might get."""
     uses: dict[str, Use] = {}
     for config, roots in activation_configs(graph):
         for root in roots:
             uses.setdefault(root, Use(config, roots))
+    for group in graph.float_outputs:
+        uses |= {root: Use(group.config, group.roots) for root in group.roots if root not in uses}
     return uses
 
 
@@ -96,29 +108,28 @@ def reported_value(subject: Subject, name: str, use: Use, room: int) -> Reported
     known = [root for root in use.roots if root in subject.sketches]
     halves = _halves(subject.sketches, name, known)
     solved = use.config.state in SOLVED
-    moving = () if solved else (subject.method,)
+    moving = (subject.method,) if subject.graph is None else ()
     finding = found_of(name, halves, subject.methods, moving, _per_tensor(use.config))
+    if len(known) > 1:  # solved is all that is on the scale; seen is told of this value alone
+        alone = found_of(name, _halves(subject.sketches, name, [name]), (), (), use.config)
+        finding = replace(alone, choices=finding.choices, refused=finding.refused)
     seen = sketch.extremes.per_tensor()
-    finding = replace(
-        finding,
-        elements=seen.size,
-        lo=float(seen.lo[0]) if seen.finite else None,
-        hi=float(seen.hi[0]) if seen.finite else None,
-    )
     outline = None
     if sketch.histogram is not None and seen.finite:
         outline = Outline.of(Distribution.of(sketch.histogram, seen), room)
-    choice = finding.choices.get(subject.method)
+    method = subject.method if subject.graph is None else ""
+    choice = finding.choices.get(method)
     moved = choice.move if choice is not None else None
     sqnr = choice.sqnr if choice is not None else None
     if solved:
+        method = use.config.observer_algorithm
         moved, sqnr = use.config.detail.get("moved"), estimate(use.config, subject.sketches[name])
         choice = None if use.config.is_per_channel else chosen(use.config, sketch, moved)
     return ReportedValue(
         finding,
         use.config,
         choice,
-        use.config.observer_algorithm if solved else subject.method,
+        method,
         sqnr,
         moved=moved,
         outline=outline,
@@ -164,17 +175,19 @@ def values_in_order(graph: Graph, sketches: Mapping[str, object]) -> list[str]:
     return order + sorted(set(sketches) - set(order))
 
 
-def makers_of(graph: Graph) -> Iterable[tuple[str, str]]:
-    """Each value that an operation makes, and the operation's name."""
+def makers_of(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Each value that an operation makes, and the operation's name; of an activation within it the same."""
+    within = {name: operation for operation, fused in graph.operations.items() for name in fused}
     for node in graph.model.graph:
-        yield from ((value.name or "", node.name or "") for value in node.outputs)
+        name = node.name or ""
+        yield from ((value.name or "", within.get(name, name)) for value in node.outputs)
 
 
 # The graph as a list
 
 
 def reported_operations(
-    graph: Graph, values: Sequence[ReportedValue], alone: Mapping[str, float]
+    graph: Graph, values: Sequence[ReportedValue], analysis: Analysis | None
 ) -> list[ReportedOperation]:
     """The operations that compute with numbers, in the order in which they run.
 
@@ -183,57 +196,77 @@ def reported_operations(
     by_name = {value.name: value for value in values}
     home = {name: root for group in graph.groups for name in group.values for root in group.roots[:1]}
     home |= {name: name for name in by_name}
-    fused: set[str] = set()
+    measured = {error.name: error for error in analysis.operations} if analysis is not None else {}
+    inside = {name for fused in graph.operations.values() for name in fused}
+    made: set[str] = set()  # by quantized operations so far
     found = []
     for node in graph.model.graph:
-        name = node.name or ""
-        if name in fused:
+        if node.name in inside:
             continue
-        made, behind = _made(graph, node)
-        fused |= {behind} - {""}
-        reads = list(dict.fromkeys(home[v.name or ""] for v in node.inputs if v is not None and v.name in home))
-        reason = graph.left_in_float.get(name, "")
-        weights, method = weight_error(graph, node)
-        value = home.get(made, "") if not reason else ""
-        if not (reason or value or reads or weights is not None):
+        operation = _reported_operation(graph, node, home, made, by_name)
+        if operation is None:
             continue
-        rounding = _sqnr(by_name.get(value))
-        measured = alone.get(name)
-        operation = ReportedOperation(
-            name, node.op_type, value, reads, reason, behind, rounding, weights, method, measured
-        )
+        if error := measured.get(operation.name):
+            broken = np.isnan(error.accumulated.sqnr_db)
+            accumulated = -math.inf if broken else error.accumulated.sqnr_db
+            operation = replace(operation, alone=decibels_of(loss(error), 1.0), accumulated=accumulated)
+        made |= {operation.value} if not operation.reason else set()
         found.append(operation)
     return found
+
+
+def _reported_operation(
+    graph: Graph,
+    node: ir.Node,
+    home: Mapping[str, str],
+    made: Collection[str],
+    values: Mapping[str, ReportedValue],
+) -> ReportedOperation | None:
+    """One operation; None where it has nothing to do with quantization. home: the observed value of each value."""
+    name = node.name or ""
+    reason = graph.left_in_float.get(name, "")
+    fused = graph.operations.get(name, [])
+    output = (graph.node(fused[-1]) if fused else node).outputs[0].name or ""
+    reads = list(dict.fromkeys(home[v.name or ""] for v in node.inputs if v is not None and v.name in home))
+    entering = [] if reason else [read for read in reads if read not in made and _sqnr(values.get(read)) is not None]
+    weights, method = weight_error(graph, node)
+    value = home.get(output, "")
+    if not (reason or value or reads or weights is not None):
+        return None
+    return ReportedOperation(
+        name,
+        node.op_type,
+        value,
+        reads,
+        entering,
+        reason,
+        ", ".join(fused),
+        None if reason else _sqnr(values.get(value)),
+        min((values[read].sqnr or 0.0 for read in entering), default=None),
+        weights,
+        method,
+    )
 
 
 def _sqnr(value: ReportedValue | None) -> float | None:
     return value.sqnr if value is not None else None
 
 
-def _made(graph: Graph, node: ir.Node) -> tuple[str, str]:
-    """The value that the node makes quantized, and the activation behind which that is, or ""."""
-    made = node.outputs[0]
-    readers = list(made.uses())
-    name = made.name or ""
-    if graph.config_of(name) is not None or len(readers) != 1 or made.is_graph_output():
-        return name, ""
-    behind = readers[0].node
-    if behind.op_type in FUSED and readers[0].idx == 0 and graph.config_of(behind.outputs[0].name or "") is not None:
-        return behind.outputs[0].name or "", behind.name or ""
-    return name, ""
-
-
 def weight_error(graph: Graph, node: ir.Node) -> tuple[float | None, str]:
-    """SQNR in dB of the node's quantized weights, and how their scale was found; None where it has none."""
+    """SQNR in dB of the node's quantized weights beside the model's own, and how their scale was found.
+
+    None where it has none.
+    """
     exact, rounded, method = [], [], ""
     for index in range(len(node.inputs)):
         config = graph.edges.get((node.name or "", index))
         if config is None or config.state not in SOLVED or config.num_of_bits > 16:
             continue
-        values = parameter_of(node, index)
-        if values is None:
+        values, value = parameter_of(node, index), node.inputs[index]
+        floats = None if value is None else original(value)
+        if values is None or floats is None:
             continue
-        exact.append(values)
+        exact.append(np.asarray(floats.numpy()))
         rounded.append(fake_quantize(values, config))
         method = method or config.observer_algorithm
     return (sqnr_db(exact, rounded), method) if exact else (None, "")

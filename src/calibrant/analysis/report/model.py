@@ -16,10 +16,10 @@ class ReportedValue:
     """A value that was observed.
 
     finding: what was seen, and what each method makes of it on a grid like the config's, per tensor. config: its own.
-    chosen: the range in use; None where there is none, or one for each channel. method: that found it. sqnr: in dB,
-    estimated, of the range in use. maker: the operation that makes it, or "". moved: its scale, between halves of the
-    samples. outline: None without a histogram. extremes: per channel where channels are known. shared: the other values
-    on its scale.
+    chosen: the range in use; None where there is none, or one for each channel. method: that found it; "" where the
+    value stays in float. sqnr: in dB, estimated, of the range in use. maker: the operation that makes it, or "".
+    moved: its scale, between halves of the samples. outline: None without a histogram. extremes: per channel where
+    channels are known. shared: the other values on its scale.
     """
 
     finding: Finding
@@ -43,27 +43,31 @@ class ReportedOperation:
     """An operation of the graph.
 
     value: the observed value that it makes (behind an activation fused into it), or that shares a scale with what it
-    makes; "" where what it makes is float. reads: the observed values that it reads. reason: why it stays in float, or
-    "". fused: the activation within it, or "".
-    rounding, weights: SQNR in dB of the value it makes, estimated, and of its weights, exact; alone: of the model's
-    outputs with it alone quantized, measured. None: not known.
+    makes; "" where there is none. reads: the observed values that it reads; entering: those of them that no quantized
+    operation makes, such as the model's input. reason: why it stays in float, or "". fused: the activation within it.
+    rounding, reading, weights: SQNR in dB of the value it makes, estimated; the lowest of those entering; of its
+    weights, exact. alone, accumulated: of the model's outputs with it alone quantized, and of its own output with all
+    before it quantized as well; measured; -inf where NaN or Inf arose. None: not known.
     """
 
     name: str
     op_type: str
     value: str = ""
     reads: Sequence[str] = ()
+    entering: Sequence[str] = ()
     reason: str = ""
     fused: str = ""
     rounding: float | None = None
+    reading: float | None = None
     weights: float | None = None
     weight_method: str = ""
     alone: float | None = None
+    accumulated: float | None = None
 
     @property
     def worst(self) -> float | None:
         """By what operations are ranked: what was measured, else the lower of what is known; None in float."""
-        known = [db for db in (self.rounding, self.weights) if db is not None]
+        known = [db for db in (self.rounding, self.reading, self.weights) if db is not None]
         return self.alone if self.alone is not None else min(known, default=None)
 
 
@@ -88,11 +92,15 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it. facts: label and text of the summary. operations: in the order in which they run; empty without a
-    graph."""
+    """All of it.
+
+    facts: label and text of the summary; notes: what was reported on the way. operations: in the order in which they
+    run; empty without a graph.
+    """
 
     title: str
     facts: Sequence[tuple[str, str]]
     values: Sequence[ReportedValue]
     operations: Sequence[ReportedOperation] = ()
     suspects: Sequence[Suspect] = ()
+    notes: Sequence[str] = ()

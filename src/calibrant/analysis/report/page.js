@@ -6,20 +6,38 @@ const BEST = 60; // dB at which a bar of error has no length
 const BAD = 20; // dB below which a bar is marked
 
 const linkTo = (value) => `#value=${encodeURIComponent(value.name)}`;
-const listed = report.operations.length
-  ? report.operations.map((operation) => ({
-      name: operation.name, kind: operation.type, fused: operation.fused, reason: operation.reason, worst: operation.worst,
-      value: operation.value ?? operation.reads[0] ?? null, method: report.values[operation.value]?.method ?? "",
-      moved: report.values[operation.value]?.moved ?? null,
-      bars: [["value", operation.rounding], ["weights", operation.weights], ["alone", operation.alone]],
-    }))
-  : report.values.map((value, number) => ({
-      name: value.name, kind: "", fused: "", reason: "", worst: value.sqnr, value: number, method: value.method, moved: value.moved,
-      bars: [["value", value.sqnr]],
-    }));
+const listed = report.operations.length ? listedOperations() : report.values.map((_, number) => listedValue(number, ""));
 let view = null;
 let shown = null; // the number of the value that is shown
+let current = null; // its row in the list
 let rows = []; // {item, element, text}, in the order of the list
+
+// The operations in their order, each after what it reads that no quantized operation makes.
+function listedOperations() {
+  const seen = new Set();
+  return report.operations.flatMap((operation) => {
+    const entering = operation.entering.filter((number) => !seen.has(number));
+    entering.forEach((number) => seen.add(number));
+    return [...entering.map((number) => listedValue(number, "value")), listedOperation(operation)];
+  });
+}
+
+function listedOperation(operation) {
+  const made = report.values[operation.value];
+  return {
+    name: operation.name, kind: operation.type, fused: operation.fused, reason: operation.reason, worst: operation.worst,
+    value: operation.value, method: made?.method ?? "", moved: made?.moved ?? null,
+    bars: [["value", operation.rounding], ["weights", operation.weights], ["alone", operation.alone], ["so far", operation.accumulated]],
+  };
+}
+
+function listedValue(number, kind) {
+  const value = report.values[number];
+  return {
+    name: value.name, kind, fused: "", reason: "", worst: value.sqnr, value: number, method: value.method, moved: value.moved,
+    bars: [["value", value.sqnr]],
+  };
+}
 
 function bar([label, level]) {
   const line = element("div", "", level < BAD ? "bar bad" : "bar");
@@ -69,7 +87,9 @@ function makeList() {
   byId("list-heading").textContent = noun;
   byId("list-hint").textContent = report.operations.length
     ? "The longer a bar, the more error: of the value that the operation makes (estimated), of its weights" +
-      (report.operations.some((o) => o.alone !== null) ? ", and of the model's outputs with it alone quantized (measured)." : ".")
+      (report.operations.some((o) => o.alone !== null)
+        ? "; of the model's outputs with it alone quantized, and of what it makes with all before it quantized so far (measured)." : ".") +
+      " A value that no quantized operation makes stands before the first that reads it."
     : "The longer a bar, the more error is estimated. A model given beside the table adds its operations, in their order.";
   for (const [key, [label]] of Object.entries(ORDERS)) {
     if (key === "name" && !report.operations.length) continue;
@@ -103,6 +123,9 @@ function searchList() {
 function makeSummary() {
   byId("title").append(nameOf(report.title));
   fillList(byId("facts"), report.facts);
+  byId("notes").hidden = !report.notes.length;
+  byId("notes").querySelector("summary").textContent = `Notes (${report.notes.length})`;
+  byId("notes").querySelector("ul").replaceChildren(...report.notes.map((note) => element("li", note)));
   const values = report.operations.length ? listed.filter((item) => !item.reason) : listed;
   if (!values.some((item) => item.worst !== null)) return Promise.resolve();
   const of = report.operations.length ? "quantized operations, in their order" : "values, by name";
@@ -170,41 +193,45 @@ function makeReasons() {
 
 // Which value is shown
 
-function valueOfAddress() {
+// The name of the value that the address asks for; null where it asks for none.
+function nameInAddress() {
   const found = /^#value=(.*)$/s.exec(location.hash);
   if (!found) return null;
-  let name = found[1];
   try {
-    name = decodeURIComponent(name);
+    return decodeURIComponent(found[1]);
   } catch {
-    // a stray percent sign: the name as it stands
+    return found[1]; // a stray percent sign: the name as it stands
   }
-  const number = report.values.findIndex((value) => value.name === name);
-  return number < 0 ? null : number;
 }
 
-function select(number, scroll) {
+// row: of the list, where it was come from there; several may have one value.
+function select(number, scroll, row = rows.find((one) => one.item.value === number)) {
   shown = number;
   view.show(number);
-  for (const row of rows) {
-    if (row.item.value === number) row.element.setAttribute("aria-current", "true");
-    else row.element.removeAttribute("aria-current");
-  }
+  current?.element.removeAttribute("aria-current");
+  current = row;
+  current?.element.setAttribute("aria-current", "true");
   if (scroll) byId("value").scrollIntoView();
 }
 
-function followAddress() {
-  const number = valueOfAddress();
-  if (number !== null) select(number, true);
+// Show the value of the address; where there is none such say so, and show `otherwise` unless that is null.
+function followAddress(otherwise = null) {
+  const name = nameInAddress();
+  const number = report.values.findIndex((value) => value.name === name);
+  byId("value-missing").hidden = name === null || number >= 0;
+  byId("value-missing").textContent = `No value is called '${name}'.`;
+  if (number >= 0) select(number, true);
+  else if (otherwise !== null) select(otherwise, false);
+  if (number < 0 && name !== null) byId("value").scrollIntoView();
 }
 
 function stepInList(by) {
   const visible = rows.filter((row) => !row.element.hidden && row.item.value !== null);
   if (!visible.length) return;
-  const at = visible.findIndex((row) => row.element.getAttribute("aria-current"));
-  const next = visible[Math.min(Math.max(at + by, 0), visible.length - 1)];
+  const next = visible[Math.min(Math.max(visible.indexOf(current) + by, 0), visible.length - 1)];
   history.replaceState(null, "", linkTo(report.values[next.item.value]));
-  select(next.item.value, false);
+  byId("value-missing").hidden = true;
+  select(next.item.value, false, next);
   next.element.scrollIntoView({ block: "nearest" });
 }
 
@@ -271,11 +298,9 @@ async function start() {
   if (report.values.length) {
     view = new ValueView(report);
     drawing.push(view.charts.show());
-    const number = valueOfAddress();
-    select(number ?? report.suspects[0]?.value ?? listed.find((item) => item.value !== null)?.value ?? 0, false);
-    if (number !== null) byId("value").scrollIntoView();
+    followAddress(report.suspects[0]?.value ?? listed.find((item) => item.value !== null)?.value ?? 0);
+    window.addEventListener("hashchange", () => followAddress());
   }
-  window.addEventListener("hashchange", followAddress);
   document.addEventListener("keydown", onKey);
   await Promise.all(drawing);
   document.documentElement.dataset.ready = "true";

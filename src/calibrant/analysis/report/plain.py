@@ -30,6 +30,7 @@ def plain_report(report: Report) -> dict[str, Any]:
     return {
         "title": legible(report.title),
         "facts": [[legible(label), legible(text, SENTENCE)] for label, text in report.facts],
+        "notes": [legible(note, SENTENCE) for note in report.notes],
         "values": [plain_value(value, numbers, places) for value in report.values],
         "operations": [plain_operation(operation, numbers) for operation in report.operations],
         "suspects": [plain_suspect(suspect, numbers, places) for suspect in report.suspects],
@@ -96,10 +97,12 @@ def plain_operation(operation: ReportedOperation, numbers: Mapping[str, int]) ->
         "fused": legible(operation.fused),
         "value": numbers.get(operation.value),
         "reads": [numbers[name] for name in operation.reads if name in numbers],
+        "entering": [numbers[name] for name in operation.entering if name in numbers],
         "reason": legible(operation.reason),
         "rounding": number(operation.rounding),
         "weights": number(operation.weights),
         "alone": number(operation.alone),
+        "accumulated": number(operation.accumulated),
         "worst": number(operation.worst),
     }
 

@@ -2,7 +2,9 @@
 "use strict";
 
 const STEPS = 1000; // of a slider
-const CURVE = 100; // thresholds of the curve
+const ROUGHLY = 60; // thresholds at which it is looked where the curve becomes worth a look: DEPTH dB below its best
+const DEPTH = 30;
+const CURVE = 120; // thresholds of the curve
 
 const byId = (id) => document.getElementById(id);
 
@@ -94,7 +96,8 @@ class ValueView {
   tellWords() {
     const { value } = this;
     const words = byId("value-words");
-    words.replaceChildren(`${gridWords(value.grid)}${value.perChannel ? ", a scale for each channel" : ""}; range by ${value.method}`);
+    const scales = `${gridWords(value.grid)}${value.perChannel ? ", a scale for each channel" : ""}; range by ${value.method}`;
+    words.replaceChildren(value.method ? scales : `In float; the ranges are what it could have as ${gridWords(value.grid)}`);
     const maker = this.report.operations[value.maker];
     if (maker) words.append(`; made by ${maker.type} `, nameOf(maker.name));
     value.shared.forEach((other, i) => {
@@ -270,18 +273,23 @@ class ValueView {
 
   showCurve() {
     const [pos, neg] = this.outline.wings;
-    const top = Math.max(pos.top, neg.top);
-    const [least, most] = [Math.min(...["low", "high"].map((end) => this.limits[end][0]).filter((x) => x > 0)), 1.05 * top];
-    const at = (i) => least * (most / least) ** (i / CURVE);
-    const clip = (t) => this.costs(this.grid.symmetric ? { low: -t, high: t } : { low: Math.max(-t, -neg.top), high: Math.min(t, pos.top) }).sqnr;
-    const points = Array.from({ length: CURVE + 1 }, (_, i) => [at(i), clip(at(i))]).filter((point) => Number.isFinite(point[1]));
+    const bottom = Math.min(...["low", "high"].map((end) => this.limits[end][0]).filter((x) => x > 0));
+    const ends = (t) => (this.grid.symmetric ? { low: -t, high: t } : { low: Math.max(-t, -neg.top), high: Math.min(t, pos.top) });
+    const between = (least, most, count) =>
+      Array.from({ length: count + 1 }, (_, i) => least * (most / least) ** (i / count)).map((t) => [t, this.costs(ends(t)).sqnr]);
     const shapes = ["circle", "square", "diamond", "triangle", "inverted_triangle", "star"];
     const markers = Object.entries(this.value.methods).map(([method, choice], i) =>
       [Math.max(-choice.low, choice.high), this.costs(choice).sqnr, COLOURS[method] ?? OTHER, shapes[i % shapes.length]]);
-    this.charts.fillCurve(points, markers.filter((marker) => Number.isFinite(marker[1])));
+    const furthest = 1.1 * Math.max(pos.top, neg.top, ...markers.map((marker) => marker[0]));
+    const rough = between(bottom, furthest, ROUGHLY).filter((point) => Number.isFinite(point[1]));
+    const best = Math.max(...rough.map((point) => point[1]));
+    const from = rough.findIndex((point) => point[1] >= best - DEPTH);
+    const points = from < 0 ? [] : between(rough[Math.max(from - 1, 0)][0], furthest, CURVE).filter((point) => Number.isFinite(point[1]));
+    const known = markers.filter((marker) => Number.isFinite(marker[1]));
+    if (points.length) this.charts.fillCurve(points, known);
     const legend = Object.keys(this.value.methods).map((method, i) => `${method} ${"●■◆▲▼★"[i % 6]}`).join(", ");
-    byId("curve").setAttribute("aria-label", `Estimated dB by clip threshold, with the ranges of ${legend}`);
-    this.charts.curve.plot.below[0].axis_label = `clip at |x| =     (${legend})`;
+    byId("curve-hint").textContent = `Both ends are clipped at the same distance from zero; the methods, with their own ends, are ${legend}.`;
+    byId("curve").setAttribute("aria-label", "Estimated dB by clip threshold");
   }
 
   // Channels

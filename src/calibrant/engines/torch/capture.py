@@ -27,9 +27,6 @@ class Step(Protocol):
     def __call__(self, inputs: Inputs, half: int | torch.Tensor) -> None:
         """inputs: tensors of the device, and numbers on the host. half: a tensor (int32, 1) where it is captured."""
 
-    def replayed(self) -> None:
-        """A captured step was run once more."""
-
     def memory(self) -> Any:
         """What a step reads beside its inputs, and must be kept for a captured one."""
 
@@ -106,7 +103,6 @@ class Steps:
                 self._cuda.refill(buffer, inputs[value])
         graph.half.fill_(half)
         graph.replay()
-        self._step.replayed()
 
     def _give_up(self, why: str) -> None:
         self._capture = False

@@ -25,7 +25,7 @@ class Counting:
     counted beside what the model goes on to compute, on a stream of their own: counting waits for memory, most models
     for arithmetic. They live until the next ones are to be counted, so at most about twice TOGETHER waits.
 
-    plan: what it runs.
+    replaced: constants of other content. plan: what it runs.
     """
 
     def __init__(
@@ -35,8 +35,10 @@ class Counting:
         statistics: TensorStatistics,
         wanted: Iterable[str],
         raw: Mapping[str, RawCallback],
+        replaced: Mapping[Any, torch.Tensor],
     ) -> None:
         self._interpreter = interpreter
+        self._replaced = replaced
         self._statistics = statistics
         self._values = {graph.value(name): (name in wanted, raw.get(name)) for name in dict.fromkeys([*wanted, *raw])}
         self.plan = interpreter.plan([], list(self._values))
@@ -48,14 +50,11 @@ class Counting:
     def __call__(self, inputs: Inputs, half: int | torch.Tensor) -> None:
         looks = {value: self._look(value, *what, half) for value, what in self._values.items()}
         try:
-            self._interpreter.run(self.plan, inputs, looks)
+            self._interpreter.run(self.plan, inputs, looks, self._replaced)
             self._count(half)
         finally:
             self._waiting, self._bytes = {}, 0
             self._join()
-
-    def replayed(self) -> None:
-        self._statistics.replayed()
 
     def memory(self) -> Any:
         return self._interpreter.uploads()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from calibrant.core import ObservationError, SettingError
+from calibrant.core import ObservationError, SettingError, TensorQuantizationConfig
 from calibrant.engines.executor import Collect, Executor, OnStep, RawCallback, check_names
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import usable_processors
@@ -65,6 +65,11 @@ class TorchExecutor(Executor):
         return self._threads
 
     @property
+    def device(self) -> str:
+        """Where it computes, as torch spells it."""
+        return self._device
+
+    @property
     def description(self) -> str:
         import torch
 
@@ -98,6 +103,25 @@ class TorchExecutor(Executor):
         names = list(self.graph.output_names if output_names is None else output_names)
         check_names(self.graph, names)
         return self._opened().forward_quantized(inputs, names, parameters or {})
+
+    def forward_block(
+        self,
+        values: Mapping[str, torch.Tensor],
+        output_names: Sequence[str],
+        parameters: Mapping[str, torch.Tensor] | None = None,
+        scales: Mapping[TensorQuantizationConfig, torch.Tensor] | None = None,
+    ) -> list[torch.Tensor]:
+        """A part of the quantized model: the values `output_names`, made of `values`, as tensors with gradients.
+
+        values: by name what is there already, any values of the main graph; nothing before them runs. They are put on
+        their grids as `forward_quantized` would do. The configs are those of the first call for the same names.
+        parameters: tensors for constants. scales: tensors for the scales of configs. What either has gradients of is
+        what is trained.
+
+        Raises as `forward_quantized` does; ModelError where `values` do not lead to `output_names`.
+        """
+        check_names(self.graph, [*values, *output_names])
+        return self._opened().forward_block(values, output_names, parameters or {}, scales or {})
 
     @contextmanager
     def collecting(

@@ -17,7 +17,8 @@ from calibrant.engines.torch.placement import HOST, Placement
 from calibrant.engines.torch.plan import Grids, OnGrid, Plan, Slot, Step, make_plan
 from calibrant.engines.torch.preparing import Prepared, prepare
 from calibrant.engines.torch.tensors import to_tensor
-from calibrant.engines.torch.values import constant_of, read_from_outside
+from calibrant.engines.torch.values import constant_of
+from calibrant.graph.bodies import read_from_outside
 
 Look = Callable[[torch.Tensor], None]
 Scope = dict[Slot, Any]
@@ -45,15 +46,22 @@ class Interpreter:
         self._bodies: dict[ir.Graph, Plan] = {}
         self._refused: dict[ir.Node, str] = {}
         self._told: set[str] = set()
+        self._scales: Mapping[TensorQuantizationConfig, torch.Tensor] = {}
         self._grids: dict[int, tuple[Any, Any, torch.Tensor, torch.Tensor]] = {}
 
     def tell_again(self) -> None:
         """Note what onnxruntime runs even if that was noted before."""
         self._told.clear()
 
-    def plan(self, targets: Sequence[ir.Value], observed: Sequence[ir.Value] = (), grids: Grids | None = None) -> Plan:
-        """How to make `targets`, coming by `observed`. grids: see `make_plan`."""
-        return make_plan(self._model.graph, targets, self._prepare, observed, grids)
+    def plan(
+        self,
+        targets: Sequence[ir.Value],
+        observed: Sequence[ir.Value] = (),
+        grids: Grids | None = None,
+        given: Sequence[ir.Value] = (),
+    ) -> Plan:
+        """How to make `targets`, coming by `observed`. grids, given: see `make_plan`."""
+        return make_plan(self._model.graph, targets, self._prepare, observed, grids, given)
 
     def run(
         self,
@@ -61,15 +69,18 @@ class Interpreter:
         inputs: Mapping[ir.Value, Any],
         observe: Mapping[ir.Value, Look] | None = None,
         replaced: Mapping[ir.Value, torch.Tensor] | None = None,
+        scales: Mapping[TensorQuantizationConfig, torch.Tensor] | None = None,
     ) -> list[Any]:
         """The targets of the plan.
 
         inputs: tensors on any device (lists of them for sequences), or arrays that torch has no type for.
         observe: what is called with a value the moment it exists. replaced: constants of other content.
+        scales: other scales than the configs have.
         Raises ModelError for a node that neither torch nor onnxruntime can run.
         """
         scope: Scope = {value: self._place(value, inputs[value], value in plan.hosts) for value in plan.inputs}
         observe = observe or {}
+        self._scales = scales or {}
         with self._constants.replaced_by(replaced or {}):
             for value, look in observe.items():
                 if value in scope or constant_of(value) is not None:
@@ -202,6 +213,7 @@ class Interpreter:
         if source is None or not isinstance(made, OnGrid):
             raise TypeError("a step without a node puts one value on a grid")
         scale, offset = self._parameters(made.config)
+        scale = self._scales.get(made.config, scale)
         scope[made] = on_grid(self._fetch(source, scope, on_host=False), made.config, scale, offset)
 
     def _parameters(self, config: TensorQuantizationConfig) -> tuple[torch.Tensor, torch.Tensor]:

@@ -83,14 +83,15 @@ def make_plan(
     prepared: Callable[[ir.Node], Prepared],
     observed: Collection[ir.Value] = (),
     grids: Grids | None = None,
+    given: Collection[ir.Value] = (),
 ) -> Plan:
     """Nodes in the order of the graph, as far as `targets` and `observed` need them.
 
-    Each value is freed after its last use; `targets` stay. grids: which values are put on a grid first, each once,
-    right before its first reader.
+    Each value is freed after its last use; `targets` stay. given: values that are fed, as inputs are.
+    grids: which values are put on a grid first, each once, right before its first reader.
     """
-    nodes = _needed(graph, [*targets, *observed])
-    hosts = host_values(graph.inputs, nodes, prepared)
+    nodes = _needed(graph, [*targets, *observed], given)
+    hosts = host_values([*graph.inputs, *given], nodes, prepared)
     steps: list[Step] = []
     gridded: set[OnGrid] = set()
 
@@ -114,19 +115,19 @@ def make_plan(
         steps.append(Step(prepared(node), reads, makes, seen, on_host))
     ends = tuple(on_grid(value, grids.at_output(value) if grids else None) for value in targets)
     touched = {slot for step in steps for slot in step.touched} | {*ends, *targets, *observed}
-    inputs = tuple(value for value in graph.inputs if value in touched)
+    inputs = tuple(value for value in dict.fromkeys([*graph.inputs, *given]) if value in touched)
     return Plan(tuple(_freeing(steps, set(ends))), ends, inputs, frozenset(hosts))
 
 
-def _needed(graph: ir.Graph, wanted: Sequence[ir.Value]) -> list[ir.Node]:
-    """The nodes that lead to `wanted`; constants need none."""
-    needed = set(wanted)
+def _needed(graph: ir.Graph, wanted: Sequence[ir.Value], given: Collection[ir.Value] = ()) -> list[ir.Node]:
+    """The nodes that lead to `wanted`; constants, and what is given, need none."""
+    needed = set(wanted).difference(given)
     found = []
     for node in reversed(graph):
         if not needed.intersection(node.outputs) or constant_of(node.outputs[0]) is not None:
             continue
         found.append(node)
-        needed.update(value for value in (*node.inputs, *captured(node)) if value is not None)
+        needed.update(v for v in (*node.inputs, *captured(node)) if v is not None and v not in given)
     return found[::-1]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from calibrant.core import ModelError, SettingError, closest
+from calibrant.core import ModelError, SettingError, TensorQuantizationConfig, closest
 from calibrant.engines.executor import Collect, OnStep, RawCallback, input_specs
 from calibrant.engines.halves import half_of
 from calibrant.engines.samples import Feed, iterate_samples
@@ -19,12 +19,13 @@ from calibrant.engines.torch.counting import Counting
 from calibrant.engines.torch.cuda import Cuda
 from calibrant.engines.torch.fake_quantize import ConfiguredGrids
 from calibrant.engines.torch.interpreter import Interpreter
-from calibrant.engines.torch.plan import Plan
+from calibrant.engines.torch.plan import Plan, Slot
 from calibrant.engines.torch.precision import COMPUTED_IN, arithmetic, check_precision
 from calibrant.engines.torch.statistics import statistics_on
 from calibrant.engines.torch.tensors import to_tensor
 from calibrant.engines.torch.values import constant_of
 from calibrant.graph import Graph
+from calibrant.graph.graph import original
 from calibrant.sketches import Halves, SketchSpec
 
 
@@ -39,6 +40,7 @@ class TorchSession:
         self._note = note
         self._interpreter = Interpreter(graph.model, self._device, COMPUTED_IN[precision], threads, note)
         self._plans: dict[tuple[str, ...], Plan] = {}
+        self._blocks: dict[tuple[str, ...], Plan] = {}
 
     def tell_again(self) -> None:
         """Report what onnxruntime runs even if that was reported before."""
@@ -53,7 +55,7 @@ class TorchSession:
         inputs = {value: to_tensor(feed[value.name or ""]) for value in plan.inputs}
         with self._computing():
             uploaded = {v: x if v in plan.hosts else self._on_device(x) for v, x in inputs.items()}
-            found = self._interpreter.run(plan, uploaded)
+            found = self._interpreter.run(plan, uploaded, replaced=self._changed(as_floats=True))
         return [self._interpreter.array(value, x) for value, x in zip(self._values(names), found, strict=True)]
 
     def forward_quantized(
@@ -61,9 +63,30 @@ class TorchSession:
     ) -> list[torch.Tensor]:
         """See `TorchExecutor.forward_quantized`. The configs are read anew each time."""
         plan = self._interpreter.plan(self._values(names), grids=ConfiguredGrids(self._graph))
-        replaced = {self._constant(name): tensor for name, tensor in parameters.items()}
+        replaced = self._changed(as_floats=False)
+        replaced |= {self._constant(name): tensor for name, tensor in parameters.items()}
         with arithmetic(self._precision, self._threads):
             return self._interpreter.run(plan, self._tensors(inputs), replaced=replaced)
+
+    def forward_block(
+        self,
+        values: Mapping[str, torch.Tensor],
+        names: Sequence[str],
+        parameters: Mapping[str, torch.Tensor],
+        scales: Mapping[TensorQuantizationConfig, torch.Tensor],
+    ) -> list[torch.Tensor]:
+        """See `TorchExecutor.forward_block`."""
+        key = (*names, "", *values)
+        if key not in self._blocks:
+            given = self._values(list(values))
+            self._blocks[key] = self._interpreter.plan(self._values(names), (), ConfiguredGrids(self._graph), given)
+        plan = self._blocks[key]
+        read = {slot for step in plan.steps for slot in step.touched}
+        replaced = self._changed(as_floats=False, of=read)
+        replaced |= {self._constant(name): tensor for name, tensor in parameters.items()}
+        with arithmetic(self._precision, self._threads):
+            inputs = {value: values[value.name or ""] for value in plan.inputs}
+            return self._interpreter.run(plan, inputs, replaced=replaced, scales=scales)
 
     def collecting(self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback], capture: bool) -> Collect:
         """`collect` for several blocks of samples, one after the other, which count in the same memory.
@@ -72,7 +95,8 @@ class TorchSession:
         once, that cannot be. on_step of what is returned is called once a step is on its way to the device.
         """
         statistics = statistics_on(self._device, wanted, self._threads, self._note)
-        step = Counting(self._graph, self._interpreter, statistics, wanted, raw)
+        replaced = self._changed(as_floats=True)
+        step = Counting(self._graph, self._interpreter, statistics, wanted, raw, replaced)
         run: Callable[[Inputs, int], None] = step
         if self._device.type == "cuda":
             run = Steps(step, step.plan.hosts, Cuda(self._device), self._note, capture and not raw)
@@ -114,6 +138,16 @@ class TorchSession:
 
     def _values(self, names: Sequence[str]) -> list[ir.Value]:
         return [self._graph.value(name) for name in names]
+
+    def _changed(self, as_floats: bool, of: Container[Slot] | None = None) -> dict[ir.Value, torch.Tensor]:
+        """The constants that the quantized model has otherwise than the float model, as one of them has them.
+
+        of: only those among these; None: all.
+        """
+        values = [self._graph.value(name) for name in self._graph.changed_constants]
+        values = [value for value in values if of is None or value in of]
+        tensors = [original(value) if as_floats else self._graph.as_read(value) for value in values]
+        return {v: to_tensor(t.numpy()) for v, t in zip(values, tensors, strict=True) if t is not None}
 
     def _constant(self, name: str) -> ir.Value:
         found = next((v for v in self._graph.values() if v.name == name and constant_of(v) is not None), None)

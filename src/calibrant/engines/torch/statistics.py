@@ -20,9 +20,6 @@ class TensorStatistics(Protocol):
     def add(self, values: Mapping[str, torch.Tensor], half: int | torch.Tensor) -> None:
         """Count these values, of a sample of that half. They may be gone afterwards."""
 
-    def replayed(self) -> None:
-        """A captured graph has counted once more."""
-
     def sketches(self) -> Halves:
         """What was counted of every value since the start, or since `clear`."""
 
@@ -54,9 +51,6 @@ class HostStatistics:
 
     def add(self, values: Mapping[str, torch.Tensor], half: int | torch.Tensor) -> None:
         self._statistics.add([Taken(name, to_array(value)) for name, value in values.items()], int(half))
-
-    def replayed(self) -> None:
-        raise TypeError("what is counted on the host is part of no CUDA graph")
 
     def sketches(self) -> Halves:
         return self._statistics.sketches()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir as ir
 
-from calibrant.graph.bodies import body_graphs
+from calibrant.graph.bodies import read_from_outside
 
 _A = ir.AttributeType
 
@@ -34,30 +32,3 @@ def constant_of(value: ir.Value) -> ir.TensorProtocol | None:
 def captured(node: ir.Node) -> list[ir.Value]:
     """What the graphs inside of a node read of the graphs around it, constants apart."""
     return [value for value in read_from_outside(node) if constant_of(value) is None]
-
-
-def read_from_outside(node: ir.Node) -> list[ir.Value]:
-    """What the graphs inside of a node read of the graphs around it."""
-    found: dict[ir.Value, None] = {}
-    for body in body_graphs(node):
-        own = set(_own(body))
-        found.update(dict.fromkeys(value for value in _read(body) if value not in own))
-    return list(found)
-
-
-def _own(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Every value of the graph, and of those inside of it."""
-    yield from graph.inputs
-    yield from graph.initializers.values()
-    for node in graph:
-        yield from node.outputs
-        for body in body_graphs(node):
-            yield from _own(body)
-
-
-def _read(graph: ir.Graph) -> Iterator[ir.Value]:
-    for node in graph:
-        yield from (value for value in node.inputs if value is not None)
-        for body in body_graphs(node):
-            yield from _read(body)
-    yield from graph.outputs

@@ -10,25 +10,28 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 
-from calibrant.sketches.kernels import gpu_ends as ends
+from calibrant.sketches.cells import I64
 from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels import gpu_rows as margins
 from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
 from calibrant.sketches.layout import Layout
 
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
-TILE = 2048  # elements that a program looks at together
-TILE_OF_ENDS = 2048
-SIDE_BY_SIDE = 32  # channels of a tile where they take turns in memory: together as wide as a line of the cache
-PROGRAMS = 1024  # at most so many for one tensor, unless it has more channels
-MOST_PARTS = 1024  # of one group
+TILE = 1024  # elements that a program looks at together, of four such tiles at once
+LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
+TILE_OF_ROWS = 2048  # for margins
+TILE_OF_NAMES = 1024  # at least as many as a program has threads, or some would add twice
+PROGRAMS = 512  # at most so many for one tensor, unless it has more channels: all at work at once
+MOST_PARTS, MERGED = 2048, 1024  # of one group; and channels of all parts that are merged at once
+PARTS_OF_MANY, LEAST_TILES = 256, 8  # of one group of many tensors; and tiles that are worth a program
 
 FAST_BITS = 8  # mantissa bits of float32 for which `gpu_fast` has room in shared memory
-BYTES_OF_FAST = 65536  # that a program of it looks at together
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +59,10 @@ class Room:
     """Memory for kernels to work in. What was given out stays valid: a captured graph may hold on to it."""
 
     def __init__(self, device: Any) -> None:
-        self._device = device
+        self._device = torch.device(device)
         self._kept: list[tuple[Tensor, Tensor]] = []
-        self._copied_from: list[Tensor] = []
-        self.of(PROGRAMS, 16 * SIDE_BY_SIDE)
+        self._read_by_graphs: list[Tensor] = []
+        self.of(PROGRAMS, 16 * LINE // 2)
 
     def of(self, programs: int, words: int) -> tuple[Tensor, Tensor]:
         """Room of so many words for each program, and a zero for each, which they are to leave a zero."""
@@ -68,10 +71,16 @@ class Room:
             self._kept.append((scratch, torch.zeros(programs, dtype=torch.int32, device=self._device)))
         return self._kept[-1]
 
-    def keep(self, host: Tensor) -> None:
-        """Keep memory of the host, which a captured graph copies from."""
+    def described(self, words: I64) -> Tensor:
+        """The words where kernels can read them; nothing waits for that."""
+        host = torch.from_numpy(words)
+        if self._device.type != "cuda":
+            return host
+        host = host.pin_memory()
         if torch.cuda.is_current_stream_capturing():
-            self._copied_from.append(host)
+            self._read_by_graphs.append(host)  # which read the host's memory: less work than a copy at each replay
+            return host
+        return host.to(self._device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,9 @@ class Planes:
         if layout.lanes == groups:
             return cls(groups, 1, size // groups, 0, 1, groups)
         return cls(groups, size // (groups * inner), inner, groups * inner, inner, 1)
+
+
+Grouped = tuple[Tensor, Planes, Tensor]  # a tensor, its groups, and the state they are counted into
 
 
 def count(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int | None, half: Tensor, room: Room) -> None:
@@ -137,17 +149,61 @@ def _transposed(x: Tensor, rows: int, columns: int) -> Tensor:
     return out
 
 
+def count_ends(tensors: Sequence[Grouped], half: Tensor, room: Room) -> None:
+    """Count the extremes and sizes of the groups of each tensor alone; else as `count`. Tensors that look alike take
+    one launch."""
+    alike: dict[tuple[Any, ...], list[Grouped]] = {}
+    for x, planes, state in tensors:
+        rows, columns = _shape_of_tiles(planes, x.element_size())
+        if x.numel() >= 1 << 31:
+            _count_portable(x, planes, state, None, half, room, totals=False)
+            continue
+        last, each = planes.step > 1, 16 // x.element_size()
+        aligned = x.data_ptr() % 16 == 0 and (planes.groups if last else planes.inner) % each == 0
+        alike.setdefault((x.dtype, last, aligned, rows, columns), []).append((x, planes, state))
+    for (dtype, last, aligned, rows, columns), some in alike.items():
+        described = _described_parts(some, rows, columns)
+        portable.count_ends[(len(described),)](
+            room.described(described),
+            half,
+            *room.of(len(described), 16 * columns),
+            KIND=_KINDS[dtype],
+            LAST=last,
+            ALIGNED=aligned,
+            ROWS=rows,
+            COLUMNS=columns,
+            PARTS=min(MERGED // columns, PARTS_OF_MANY),
+            num_warps=4,
+            maxnreg=96,
+        )
+
+
+def _described_parts(tensors: Sequence[Grouped], rows: int, columns: int) -> I64:
+    """For each program of `gpu_portable.count_ends` what it counts: about the same for all, if there is enough."""
+    blocks = [-(-planes.groups // columns) for _, planes, _ in tensors]
+    tiles = [-(-planes.inner // rows) * planes.outer for _, planes, _ in tensors]
+    share = max(-(-sum(b * t for b, t in zip(blocks, tiles, strict=True)) // PROGRAMS), LEAST_TILES)
+    found = []
+    for (x, planes, state), own_blocks, own_tiles in zip(tensors, blocks, tiles, strict=True):
+        parts = min(-(-own_tiles // share), PARTS_OF_MANY)
+        block, part = np.divmod(np.arange(own_blocks * parts), parts)
+        same = [x.data_ptr(), state.data_ptr(), planes.outer, planes.inner, planes.groups, planes.plane]
+        columns_of_same = [np.full(len(block), word) for word in same]
+        found.append(np.stack([*columns_of_same, block, part, np.full(len(block), parts)], axis=1))
+    return np.concatenate(found).astype(np.int64)
+
+
 def _count_portable(
-    x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int | None, half: Tensor, room: Room
+    x: Tensor,
+    planes: Planes,
+    state: Tensor,
+    mantissa_bits: int | None,
+    half: Tensor,
+    room: Room,
+    totals: bool = True,
 ) -> None:
-    if planes.step == 1:
-        rows = min(TILE, triton.next_power_of_2(planes.inner))
-        columns = min(TILE // rows, triton.next_power_of_2(planes.groups))
-    else:
-        columns = SIDE_BY_SIDE
-        rows = TILE // columns
-    blocks = -(-planes.groups // columns)
-    tiles = -(-planes.inner // rows) * planes.outer
+    rows, columns = _shape_of_tiles(planes, x.element_size())
+    blocks, tiles = -(-planes.groups // columns), -(-planes.inner // rows) * planes.outer
     parts = max(min(tiles, PROGRAMS // blocks, MOST_PARTS // columns), 1)
     portable.count[(blocks * parts,)](
         x.view(_SAME_BITS[x.dtype]),
@@ -162,51 +218,31 @@ def _count_portable(
         half,
         *room.of(blocks * parts, 16 * columns),
         KIND=_KINDS[x.dtype],
+        TOTALS=totals,
         TABLE=mantissa_bits is not None,
         BITS=mantissa_bits or 0,
         ROWS=rows,
         COLUMNS=columns,
-        PARTS=triton.next_power_of_2(parts),
-        num_warps=8,
-    )
-
-
-def count_ends(x: Tensor, planes: Planes, state: Tensor, half: Tensor, room: Room) -> None:
-    """Count the extremes, zeros and sizes of the groups of x alone; else as `count`."""
-    rows, columns = _shape_for_ends(planes)
-    blocks, tiles = -(-planes.groups // columns), -(-planes.inner // rows) * planes.outer
-    if tiles >= 1 << 31:
-        _count_portable(x, planes, state, None, half, room)
-        return
-    parts = max(min(tiles, PROGRAMS // 2 // blocks, MOST_PARTS // columns), 1)
-    ends.ends[(blocks * parts,)](
-        x.view(_SAME_BITS[x.dtype]),
-        planes.outer,
-        planes.inner,
-        planes.plane,
-        planes.beside,
-        planes.step,
-        planes.groups,
-        parts,
-        state,
-        half,
-        *room.of(blocks * parts, 16 * columns),
-        KIND=_KINDS[x.dtype],
-        ROWS=rows,
-        COLUMNS=columns,
-        PARTS=triton.next_power_of_2(parts),
+        PARTS=min(triton.next_power_of_2(parts), MERGED // columns),
+        WIDE=tiles >= 1 << 30 or tiles // parts >= 1 << 20,
         num_warps=4,
     )
 
 
-def _shape_for_ends(planes: Planes) -> tuple[int, int]:
+def _shape_of_tiles(planes: Planes, bytes_each: int) -> tuple[int, int]:
     """Rows and columns of a tile: of those whose rows are lines of the cache, one that overhangs a plane least."""
     if planes.step > 1:
-        return TILE_OF_ENDS // SIDE_BY_SIDE, SIDE_BY_SIDE
+        columns = LINE // bytes_each
+        return TILE // columns, columns
     most = triton.next_power_of_2(planes.groups)
-    shapes = [(rows, TILE_OF_ENDS // rows) for rows in (2048, 1024, 512, 256, 128, 64)]
+    shapes = [(rows, TILE // rows) for rows in (1024, 512, 256, 128, 64)]
     fitting = [(rows, columns) for rows, columns in shapes if columns <= most] or shapes[:1]
-    return min(fitting, key=lambda shape: -(-planes.inner // shape[0]) * shape[0])
+
+    def covered(shape: tuple[int, int]) -> int:
+        rows, columns = shape
+        return -(-planes.inner // rows) * rows * -(-planes.groups // columns) * columns
+
+    return min(fitting, key=covered)
 
 
 def _is_for_fast(x: Tensor, planes: Planes, mantissa_bits: int) -> bool:
@@ -225,10 +261,9 @@ def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, ha
         vector = 1
     if many:
         magic, shift = fast.division(planes.inner // vector)
-    # Channels are many and small: the smaller their programs, the more are at work together, if shared memory suffices.
-    warps = 8 if many and x.dtype != torch.float16 else 32
-    programs = device.multiprocessors * (32 // warps)
-    tile = 32 * warps * (64 // x.element_size())
+    warps, elements, registers = fast.shape(_KINDS[x.dtype], many)
+    programs = device.multiprocessors * (2048 // (warps * registers))
+    tile = 32 * warps * elements
     parts = max(min(-(-length // tile), programs // planes.groups), 1)
     fast.count[(planes.groups * parts,)](
         x.view(_SAME_BITS_AS_INTEGERS[x.dtype]),
@@ -243,9 +278,9 @@ def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, ha
         half,
         *room.of(planes.groups * parts, 16),
         PLANES=many,
-        K=fast.kernel(_KINDS[x.dtype], mantissa_bits, warps, vector, device.shared_bytes),
+        K=fast.kernel(_KINDS[x.dtype], mantissa_bits, many, vector, device.shared_bytes),
         num_warps=warps,
-        maxnreg=64,
+        maxnreg=registers,
     )
 
 
@@ -263,22 +298,20 @@ def _count_described(
     from calibrant.sketches.kernels import gpu_fast as fast
 
     device = _device(tensors[0].device.index)
-    tiles = [-(-x.numel() * x.element_size() // BYTES_OF_FAST) for x in tensors]
+    warps, elements, registers = fast.shape(_KINDS[tensors[0].dtype], False)
+    tiles = [-(-x.numel() // (32 * warps * elements)) for x in tensors]
     share = _share(tiles, max(device.multiprocessors, len(tensors)))
     described, first = [], tensors[0]
     for x, state, own in zip(tensors, states, tiles, strict=True):
         parts = -(-own // share)
         described += [[x.data_ptr(), x.numel(), state.data_ptr(), part, parts, 0, 0, 0] for part in range(parts)]
-    # Pinned memory, so that the copy waits for nothing; a captured graph copies from it again each time.
-    host = torch.tensor(described, dtype=torch.int64).pin_memory()
-    room.keep(host)
     fast.count_many[(len(described),)](
-        host.to(first.device, non_blocking=True),
+        room.described(np.array(described)),
         half,
         *room.of(len(described), 16),
-        K=fast.kernel(_KINDS[first.dtype], mantissa_bits, 32, 16 // first.element_size(), device.shared_bytes),
-        num_warps=32,
-        maxnreg=64,
+        K=fast.kernel(_KINDS[first.dtype], mantissa_bits, False, 16 // first.element_size(), device.shared_bytes),
+        num_warps=warps,
+        maxnreg=registers,
     )
 
 
@@ -334,25 +367,19 @@ def _differs(device: Any, dtype: Any) -> str:
 
 
 def top_two(
-    x: Tensor,
-    first: int,
-    rows: int,
-    channels: int,
-    channel_stride: int,
-    pairs: Tensor,
-    groups: Tensor,
-    cursor: Tensor,
-    half: Tensor,
+    x: Tensor, first: int, rows: int, channels: int, channel_stride: int, pairs: Tensor, owners: Tensor
 ) -> None:
-    """The two largest of rows of x (outer, length, inner), contiguous: see `gpu_portable.top_two`."""
+    """The two largest of rows of x (outer, length, inner), contiguous: see `gpu_rows.top_two`."""
     _, length, inner = x.shape
+    once = inner == 1 and length <= TILE_OF_ROWS
     if inner == 1:
-        columns = min(TILE, triton.next_power_of_2(length))
-        tile_rows, along, lines = TILE // columns, 1, TILE // columns
+        columns = min(TILE_OF_ROWS, triton.next_power_of_2(length))
+        tile_rows, along = (2 if once else 1) * TILE_OF_ROWS // columns, 1
+        lines = tile_rows
     else:
-        columns = lines = min(SIDE_BY_SIDE * 4, triton.next_power_of_2(rows))
-        tile_rows, along = min(TILE // columns, triton.next_power_of_2(length)), 0
-    portable.top_two[(-(-rows // lines),)](
+        columns = lines = min(LINE, triton.next_power_of_2(rows))
+        tile_rows, along = min(TILE_OF_ROWS // columns, triton.next_power_of_2(length)), 0
+    margins.top_two[(-(-rows // lines),)](
         x.view(_SAME_BITS[x.dtype]),
         first,
         rows,
@@ -361,18 +388,32 @@ def top_two(
         channels,
         channel_stride,
         pairs,
-        groups,
-        cursor,
-        half,
-        groups.numel(),
+        owners,
         KIND=_KINDS[x.dtype],
         ALONG=along,
+        ONCE=once,
         ROWS=tile_rows,
         COLUMNS=columns,
-        num_warps=8,
+        num_warps=4 if once else 8,
     )
 
 
-def advance(cursor: Tensor, rows: int, capacity: int, half: Tensor) -> None:
-    """After `top_two`: see `gpu_portable.advance`."""
-    portable.advance[(1,)](cursor, rows, capacity, half, num_warps=1)
+def tally(pairs: Tensor, owners: Tensor, rows: int, alone: bool, tables: Tensor, half: Tensor, channels: int) -> None:
+    """Count the rows that `top_two` found: see `gpu_rows.tally`. tables: (halves, words)."""
+    slots = (tables.shape[1] - margins.HEAD - 2 * channels) // 3
+    grid = (-(-rows // TILE_OF_NAMES),)
+    margins.tally[grid](pairs, owners, rows, int(alone), tables, half, channels, slots, TILE=TILE_OF_NAMES, num_warps=4)
+
+
+def fit(descriptions: Tensor, spares: Tensor, limit: int, most_shift: int) -> None:
+    """Make tables coarser where they have too many cells: see `gpu_rows.fit`. spares: (programs, words)."""
+    margins.fit[(len(spares),)](
+        descriptions,
+        len(descriptions),
+        spares,
+        spares.shape[1] // 3,
+        limit,
+        most_shift,
+        TILE=TILE_OF_NAMES,
+        num_warps=8,
+    )

@@ -12,7 +12,7 @@ promise. So `gpu` tries this file against `gpu_portable` before it is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -61,7 +61,7 @@ def count(
     own = state + (gl.load(half).to(gl.int64) * groups + group) * words
     begin = x + group.to(gl.int64) * beside * K.vector
     room = scratch + (program - program % parts).to(gl.int64) * 16
-    _count(begin, length, magic, shift, gap, program % parts, parts, own, room, tickets + group, PLANES, K)
+    _count((begin, length, magic, shift, gap), program % parts, parts, own, room, tickets + group, PLANES, K)
 
 
 @gluon.jit
@@ -74,42 +74,32 @@ def count_many(descriptions, half, scratch, tickets, K: gl.constexpr):
     part, parts = gl.load(mine + 3).to(gl.int32), gl.load(mine + 4).to(gl.int32)
     words: gl.constexpr = K.words
     own = state + gl.load(half).to(gl.int64) * words
-    _count(x, length, 0, 0, 0, part, parts, own, scratch + (program - part) * 16, tickets + program - part, False, K)
+    room = scratch + (program - part) * 16
+    _count((x, length, 0, 0, 0), part, parts, own, room, tickets + program - part, False, K)
 
 
 @gluon.jit
-def _count(
-    x, length, magic, shift, gap, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr, K: gl.constexpr
-):
-    THREADS: gl.constexpr = 32 * K.warps
+def _count(group, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr, K: gl.constexpr):
+    """Count a part of a group: (x, length, magic, shift, gap) as above."""
+    length = group[1]
     V: gl.constexpr = K.vector
-    VECTORS: gl.constexpr = THREADS * K.elements // V
+    VECTORS: gl.constexpr = 32 * K.warps * K.elements // V
     tile_layout: gl.constexpr = gl.BlockedLayout([1, V], [32, 1], [K.warps, 1], [1, 0])
     line: gl.constexpr = gl.BlockedLayout([1], [32], [K.warps], [0])
-    down: gl.constexpr = gl.SliceLayout(1, tile_layout)
-    across: gl.constexpr = gl.SliceLayout(0, tile_layout)
-    in_vector = gl.arange(0, V, layout=across)[None, :]
-
-    begin: gl.constexpr = K.begin
-    check: gl.constexpr = K.check
-    forget: gl.constexpr = K.forget
-    end: gl.constexpr = K.end
-    flush: gl.constexpr = K.flush
-    flush_packed: gl.constexpr = K.flush_packed
+    in_vector = gl.arange(0, V, layout=gl.SliceLayout(0, tile_layout))[None, :]
+    vectors = gl.arange(0, VECTORS, layout=gl.SliceLayout(1, tile_layout))
     count_asm: gl.constexpr = K.asm
-    count_packed: gl.constexpr = K.packed
-    count_again: gl.constexpr = K.again
+    count_constant: gl.constexpr = K.constant
+    begin: gl.constexpr = K.begin
+    empty_sums: gl.constexpr = K.empty_sums
+    flush: gl.constexpr = K.flush
+    end: gl.constexpr = K.end
 
     shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _MISC_WORDS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     shared.index(0).store(gl.full([_MISC_WORDS], 0, gl.int32, line))
     address = gl.inline_asm_elementwise("mov.u32 $0, global_smem;", "=r,r", [part], gl.int32, is_pure=False, pack=1)
-    thread = gl.arange(0, THREADS, layout=down)
-    whole = length // V
-    # All over the tensor, whose first values may be unlike the rest; but few places, as each is on another page.
-    spread = thread // 32 * (whole // K.warps) + thread % 32
-    probe = gl.where(whole >= THREADS, spread, gl.minimum(thread, gl.maximum(whole - 1, 0)))
-    sample = _load(x, probe, in_vector, 0, length, magic, shift, gap, whole > 0, PLANES, False, K)
-    each = gl.arange(0, THREADS, layout=line) * 0 + address
+    each = gl.arange(0, 32 * K.warps, layout=line) * 0 + address
+    sample = _sample(group, in_vector, tile_layout, PLANES, K)
     _once(begin, each)
     _barrier()
     gl.inline_asm_elementwise(
@@ -117,58 +107,36 @@ def _count(
     )
     _barrier()
     low = _window(_word(address, _LARGEST, K), K)
-    packed = False
-    if K.may_pack:
-        packed = (_word(address, _PAIRS, K) < K.most_pairs) & (whole >= THREADS)
 
     table = (own + _FIELDS).to(gl.int64)
-    vectors = gl.arange(0, VECTORS, layout=down)
+    into = each, address, table, low
     full = length // (VECTORS * V)
     tile = part.to(gl.int64)
     redone = tile < 0
-    if K.may_pack:
-        room = tile * 0 + _FIRST_STRETCH
-        while packed & (tile < full):
-            stop = gl.minimum(tile + room * parts, full)
-            for t in range(tile, stop, parts):
-                x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
-                _asm(x_bits, address, table, low, count_packed, K)
-            _barrier()
-            _once(check, each)
-            _barrier()
-            tiles = (stop - tile + parts - 1) // parts
-            counted = _word(address, _COUNTED, K) + _word(address, _OUTSIDE, K)
-            most = _word(address, _MOST, K)
-            if counted == tiles * (VECTORS * V):
-                _flush(flush_packed, each, table, low, part)
-                if (stop < full) | (full * (VECTORS * V) < length):
-                    _barrier()
-                    _once(forget, each)
-                room = tiles * _ROOM // (most + 1)
-            else:
-                _barrier()
-                _once(forget, each)
-                _barrier()
-                for t in range(tile, stop, parts):
-                    x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
-                    _asm(x_bits, address, table, low, count_again, K)
-                room = room * 0
-                redone = tile >= 0
-            _barrier()
-            packed = room >= _FIRST_STRETCH  # shorter stretches are not worth their ends
-            tile += tiles * parts
-    plain = tile < full
-    for t in range(tile, full, parts):
-        x_bits = _tile(x, vectors, in_vector, t * VECTORS, magic, shift, gap, PLANES, K)
-        _asm(x_bits, address, table, low, count_asm, K)
-    padding = length * 0
+    pairs = _word(address, _PAIRS, K)
+    if K.may_pack:  # noqa: SIM102 (decided when it is compiled)
+        if (pairs < K.most_pairs) & (length >= 32 * K.warps * V):
+            tile, redone = _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLANES, K)
     last = (full * (VECTORS * V) < length) & (full % parts == part)
+    plain = (tile < full) | last
+    if plain & (redone == 0):
+        _once(empty_sums, each)
+        _barrier()
+    if K.may_pack:
+        if tile == part:  # values repeat: nothing was packed
+            tile = _count_pairs(group, in_vector, vectors, full, part, parts, into, PLANES, K)
+        _count_tiles(group, vectors, in_vector, tile, full, parts, into, count_asm, PLANES, K)
+    elif pairs > K.most_pairs:
+        _count_tiles(group, vectors, in_vector, tile, full, parts, into, count_constant, PLANES, K)
+    else:
+        _count_tiles(group, vectors, in_vector, tile, full, parts, into, count_asm, PLANES, K)
+    padding = length * 0
     if last:
-        x_bits = _load(x, vectors, in_vector, full * VECTORS, length, magic, shift, gap, True, PLANES, True, K)
+        x_bits = _load(group, vectors, in_vector, full * VECTORS, True, PLANES, True, K)
         _asm(x_bits, address, table, low, count_asm, K)
         padding = (full + 1) * (VECTORS * V) - length
     _barrier()
-    if plain | redone | last:
+    if plain | redone:
         _flush(flush, each, table, low, part)
         _barrier()
     _once(end, each)
@@ -183,21 +151,105 @@ def _count(
 
 
 @gluon.jit
-def _load(
-    x,
-    v,
-    in_vector,
-    start,
-    length,
-    magic,
-    shift,
-    gap,
-    valid,
-    PLANES: gl.constexpr,
-    MASKED: gl.constexpr,
-    K: gl.constexpr,
+def _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLANES: gl.constexpr, K: gl.constexpr):
+    """Count tiles in packed words while these have room; return the next one, and whether some had to be done again:
+    then words and sums are in use, else words are empty if anything is left to count, and sums are not ready."""
+    each, address, table, low = into
+    TILE: gl.constexpr = 32 * K.warps * K.elements
+    count_packed: gl.constexpr = K.packed
+    count_again: gl.constexpr = K.again
+    check: gl.constexpr = K.check
+    forget: gl.constexpr = K.forget
+    empty: gl.constexpr = K.empty
+    flush: gl.constexpr = K.flush_packed
+    redone = tile < 0
+    first, seen, room = tile, address * 0, tile * 0 + _FIRST_STRETCH  # first: that is in the words
+    while (tile < full) & (room >= _FIRST_STRETCH):  # shorter stretches are not worth their ends
+        stop = gl.minimum(tile + room * parts, full)
+        _count_tiles(group, vectors, in_vector, tile, stop, parts, into, count_packed, PLANES, K)
+        _barrier()
+        _once(check, each)
+        _barrier()
+        held = (stop - first + parts - 1) // parts
+        tile = first + held * parts
+        counted = _word(address, _COUNTED, K)
+        if counted - seen + _word(address, _OUTSIDE, K) == held * TILE:
+            most = held * _ROOM // (_word(address, _MOST, K) + 1)  # tiles, if those to come are like those held
+            seen = counted
+            room = most - held
+            if (tile >= full) | (room < _FIRST_STRETCH):
+                _flush(flush, each, table, low, part)
+                if (tile < full) | (full * TILE < group[1]):
+                    _barrier()
+                    _once(forget, each)
+                first, seen, room = tile, seen * 0, most
+        else:
+            _once(empty, each)
+            _barrier()
+            _count_tiles(group, vectors, in_vector, first, stop, parts, into, count_again, PLANES, K)
+            redone = tile >= 0
+            room = room * 0
+        _barrier()
+    return tile, redone
+
+
+@gluon.jit
+def _count_tiles(
+    group, vectors, in_vector, tile, stop, parts, into, ASM: gl.constexpr, PLANES: gl.constexpr, K: gl.constexpr
 ):
+    """Count every parts-th tile before `stop`, the next one being on its way already."""
+    _each, address, table, low = into
+    VECTORS: gl.constexpr = 32 * K.warps * K.elements // K.vector
+    ahead = _load(group, vectors, in_vector, tile * VECTORS, tile < stop, PLANES, False, K)
+    for t in range(tile, stop, parts):
+        x_bits = ahead
+        ahead = _load(group, vectors, in_vector, (t + parts) * VECTORS, t + parts < stop, PLANES, False, K)
+        _asm(x_bits, address, table, low, ASM, K)
+
+
+@gluon.jit
+def _count_pairs(group, in_vector, vectors, full, part, parts, into, PLANES: gl.constexpr, K: gl.constexpr):
+    """Count all tiles before `full`, two that are neighbours as one: then fewer instructions make up for reading while
+    nothing is counted. Return `full`."""
+    _each, address, table, low = into
+    VECTORS: gl.constexpr = 32 * K.warps * K.elements // K.vector
+    both = gl.arange(0, 2 * VECTORS, layout=vectors.type.layout)
+    wide_asm: gl.constexpr = K.wide
+    pairs = full // 2
+    for t in range(part.to(gl.int64), pairs, parts):
+        x_bits = _load(group, both, in_vector, t * (2 * VECTORS), True, PLANES, False, K)
+        gl.inline_asm_elementwise(
+            wide_asm,
+            K.wide_constraints,
+            [x_bits, address, table, low],
+            x_bits.dtype,
+            is_pure=False,
+            pack=2 * K.elements,
+        )
+    alone = pairs * 2 + (part + parts - pairs % parts) % parts * (
+        full + 1
+    )  # the one without a neighbour is of one part
+    count_asm: gl.constexpr = K.asm
+    _count_tiles(group, vectors, in_vector, alone.to(gl.int64), full, parts, into, count_asm, PLANES, K)
+    return full.to(gl.int64)
+
+
+@gluon.jit
+def _sample(group, in_vector, LAYOUT: gl.constexpr, PLANES: gl.constexpr, K: gl.constexpr):
+    """A vector for each thread, from all over the tensor, whose first values may be unlike the rest; but from few
+    places, as each is on another page."""
+    THREADS: gl.constexpr = 32 * K.warps
+    thread = gl.arange(0, THREADS, layout=gl.SliceLayout(1, LAYOUT))
+    whole = group[1] // K.vector
+    spread = thread // 32 * (whole // K.warps) + thread % 32
+    probe = gl.where(whole >= THREADS, spread, gl.minimum(thread, gl.maximum(whole - 1, 0)))
+    return _load(group, probe, in_vector, 0, whole > 0, PLANES, False, K)
+
+
+@gluon.jit
+def _load(group, v, in_vector, start, valid, PLANES: gl.constexpr, MASKED: gl.constexpr, K: gl.constexpr):
     """The vectors start + v of a group. MASKED: beyond length NaN; else not beyond, and 0 unless valid."""
+    x, length, magic, shift, gap = group
     V: gl.constexpr = K.vector
     if PLANES:
         number = (start + v).to(gl.uint32)
@@ -210,19 +262,15 @@ def _load(
         there = (start + v)[:, None] * V + in_vector < length
         nan: gl.constexpr = 0x7FC00000 if K.kind == 0 else 0x7FC0 if K.kind == 1 else 0x7E00
         return gl.load(at, mask=there, other=nan)
-    return gl.load(at, mask=valid, other=0)
-
-
-@gluon.jit
-def _tile(x, v, in_vector, start, magic, shift, gap, PLANES: gl.constexpr, K: gl.constexpr):
-    """The vectors start + v of a group, all of which are there."""
-    return _load(x, v, in_vector, start, 0, magic, shift, gap, True, PLANES, False, K)
+    # Of float32, whose tables leave little of the first cache, what is read goes past that.
+    cached: gl.constexpr = ".cg" if K.kind == 0 else ""
+    return gl.load(at, mask=valid, other=0, cache_modifier=cached)
 
 
 @gluon.jit
 def _flush(ASM: gl.constexpr, each, table, low, part):
     """Programs begin at different places, to be in each other's way less."""
-    gl.inline_asm_elementwise(ASM, "=r,r,l,r,r", [each, table, low, part * 97], gl.int32, is_pure=False, pack=1)
+    gl.inline_asm_elementwise(ASM, "=r,r,l,r,r", [each, table, low, part * 25], gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
@@ -296,9 +344,14 @@ class Kernel:
     may_pack: bool
     most_pairs: int
     begin: str
+    empty: str
+    empty_sums: str
     look: str
     look_constraints: str
     asm: str
+    wide: str
+    wide_constraints: str
+    constant: str
     packed: str
     again: str
     constraints: str
@@ -309,11 +362,22 @@ class Kernel:
     end: str
 
 
+def shape(kind: int, many: bool) -> tuple[int, int, int]:
+    """Warps of a program, elements of a thread at once, and registers of a thread; many: whether groups are channels.
+
+    Channels are many and small: the smaller their programs, the more are at work together, if shared memory suffices.
+    """
+    if kind == portable.FLOAT32:
+        return (8 if many else 32), 8, 64
+    return (8 if many and kind == portable.BFLOAT16 else 32), 16, 64
+
+
 @cache
-def kernel(kind: int, bits: int, warps: int, vector: int, shared_bytes: int) -> Any:
-    """For tensors of a kind and tables of so many mantissa bits, in so much shared memory."""
+def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> Any:
+    """For tensors of a kind and tables of so many mantissa bits, in so much shared memory; many: see `shape`."""
+    warps, elements, _ = shape(kind, many)
     own_bits = {portable.FLOAT32: bits, portable.BFLOAT16: 7, portable.FLOAT16: 10}[kind]
-    tables, elements = (4, 16) if kind == portable.FLOAT32 else (2, 32)
+    tables = 4 if kind == portable.FLOAT32 else 2
     threads = 32 * warps
     spare = 4 * ptx.MISC_WORDS + 8192  # for the misc words, and for what Triton's reductions need
     most = (shared_bytes - spare) // (8 * tables * threads) * 2 * threads
@@ -334,10 +398,14 @@ def kernel(kind: int, bits: int, warps: int, vector: int, shared_bytes: int) -> 
             shared.misc // ptx.MISC_WORDS + 1,
             portable.FIELDS + (2 << (9 + bits)),
             kind == portable.FLOAT32,
-            int(warps * 32 * 31 * min(0.006 * 2 ** (8 - bits), 0.02)),
+            int(warps * 32 * 31 * (min(0.006 * 2 ** (8 - bits), 0.02) if kind == portable.FLOAT32 else 0.5)),
             ptx.begin(shared),
+            ptx.empty(shared, counts=True),
+            ptx.empty(shared, counts=False),
             *ptx.look(shared, vector),
             asm,
+            *ptx.count(replace(shared, elements=2 * elements)),
+            ptx.count(shared, constant=True)[0],
             ptx.count(shared, packed=True)[0],
             ptx.count(shared, again=True)[0],
             constraints,

@@ -14,8 +14,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from calibrant.sketches.kernels import reference
-
 # What kinds of memory are read: their bits, but of float16 the values, which the hardware widens.
 FLOAT32, BFLOAT16, FLOAT16 = range(3)
 
@@ -25,11 +23,9 @@ FIELDS = 16
 LOW, HIGH = range(2)
 N_LOW, N_HIGH, ZEROS, NAN, POS_INF, NEG_INF, SIZE = range(8, 15)
 
-_NONE_LO = tl.constexpr(reference.NONE_LO)
-_NONE_HI = tl.constexpr(reference.NONE_HI)
-_INFINITE = tl.constexpr(0x7F800000)
+_INFINITY = tl.constexpr(float("inf"))
+_NAN, _NARROW_NAN = tl.constexpr(0x7FC00000), tl.constexpr(0x7FC0)
 _MAGNITUDE = tl.constexpr(0x7FFFFFFF)
-_LEAST_INT, _MOST_INT = tl.constexpr(-(2**31)), tl.constexpr(2**31 - 1)
 _FLOAT32, _BFLOAT16, _FLOAT16 = tl.constexpr(FLOAT32), tl.constexpr(BFLOAT16), tl.constexpr(FLOAT16)
 _FIELDS, _SIZE = tl.constexpr(FIELDS), tl.constexpr(SIZE)
 
@@ -49,80 +45,142 @@ def count(
     scratch,
     tickets,
     KIND: tl.constexpr,
+    TOTALS: tl.constexpr,
     TABLE: tl.constexpr,
     BITS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PARTS: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     """Count a tensor into half number `half[0]` of `state` (2, groups, words).
 
-    x: of KIND. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells. N_LOW and N_HIGH
-    mean nothing where the end is zero. A program counts COLUMNS groups, ROWS elements of each at a time.
-    scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS is a power of two >= parts.
+    x: of KIND. TOTALS: whether zeros and what is not finite are counted; else zeros are where they are an extreme, and
+    nothing that is not finite. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells.
+    N_LOW and N_HIGH mean nothing where the end is zero. A program counts COLUMNS groups, ROWS elements of each at a
+    time. scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS: of so many, a power
+    of two, what they found is merged at once. WIDE: whether the number of tiles, or of what a program counts, may need
+    64 bits.
     """
     program = tl.program_id(0)
-    part = program % parts
     group = program // parts * COLUMNS + tl.arange(0, COLUMNS)
-    known = group < groups
     words = _FIELDS + (2 << (9 + BITS) if TABLE else 0)
-    own = state + (tl.load(half).to(tl.int64) * groups + tl.where(known, group, 0)) * words
+    own = state + (tl.load(half).to(tl.int64) * groups + tl.where(group < groups, group, 0)) * words
+    where = outer, inner, plane, beside, step
+    _count(
+        x, where, group, group < groups, program % parts, parts, own, scratch, tickets,
+        KIND, TOTALS, TABLE, BITS, ROWS, COLUMNS, PARTS, WIDE,
+    )  # fmt: skip
 
-    # One accumulator for each place in a tile: they are brought together once, at the end.
-    los = tl.full([ROWS, COLUMNS], _NONE_LO, tl.int32)
-    his = tl.full([ROWS, COLUMNS], _NONE_HI, tl.int32)
-    n_los, n_his = tl.zeros([ROWS, COLUMNS], tl.int32), tl.zeros([ROWS, COLUMNS], tl.int32)
-    zeros, nan = tl.zeros([ROWS, COLUMNS], tl.int32), tl.zeros([ROWS, COLUMNS], tl.int32)
-    pos_inf, neg_inf = tl.zeros([ROWS, COLUMNS], tl.int32), tl.zeros([ROWS, COLUMNS], tl.int32)
-    tiles = tl.cdiv(inner, ROWS)
-    tile = part.to(tl.int64)
-    while tile < tiles * outer:
-        # Two tiles at once: the second is loaded while the first is still waited for.
-        bits, there = _tile(x, tile, tiles, outer, inner, plane, beside, step, group, known, KIND, ROWS)
-        next_bits, next_there = _tile(
-            x, tile + parts, tiles, outer, inner, plane, beside, step, group, known, KIND, ROWS
-        )
-        for second in tl.static_range(2):
-            if second:
-                bits, there = next_bits, next_there
-            magnitude = bits & _MAGNITUDE
-            finite = there & (magnitude < _INFINITE)
-            key = _ordered(tl.where(magnitude == 0, 0, bits))
-            least, most = tl.where(finite, key, _NONE_LO), tl.where(finite, key, _NONE_HI)
-            n_los = tl.where(least < los, 1, n_los + (least == los).to(tl.int32))
-            n_his = tl.where(most > his, 1, n_his + (most == his).to(tl.int32))
-            los, his = tl.minimum(los, least), tl.maximum(his, most)
-            zeros += (there & (magnitude == 0)).to(tl.int32)
-            nan += (there & (magnitude > _INFINITE)).to(tl.int32)
-            pos_inf += (there & (bits == _INFINITE)).to(tl.int32)
-            neg_inf += (there & (magnitude == _INFINITE) & (bits < 0)).to(tl.int32)
-            if TABLE:
-                _tabulate(own + _FIELDS, bits, finite & (magnitude != 0), BITS)
-        tile += 2 * parts
+
+@triton.jit
+def count_ends(
+    descriptions,
+    half,
+    scratch,
+    tickets,
+    KIND: tl.constexpr,
+    LAST: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """Count many tensors, of each no TOTALS and no TABLE: a description (9 words) for each program.
+
+    LAST: whether channels take turns in memory; ALIGNED: whether as many as 16 bytes of them, or of what is inside of
+    one, are always read together."""
+    program = tl.program_id(0)
+    mine = descriptions + program.to(tl.int64) * 9
+    kind: tl.constexpr = tl.int32 if KIND == _FLOAT32 else tl.int16 if KIND == _BFLOAT16 else tl.float16
+    x, state = tl.load(mine).to(tl.pointer_type(kind)), tl.load(mine + 1).to(tl.pointer_type(tl.int64))
+    outer, inner, groups = (
+        tl.load(mine + 2).to(tl.int32),
+        tl.load(mine + 3).to(tl.int32),
+        tl.load(mine + 4).to(tl.int32),
+    )
+    plane, block = tl.load(mine + 5), tl.load(mine + 6).to(tl.int32)
+    part, parts = tl.load(mine + 7).to(tl.int32), tl.load(mine + 8).to(tl.int32)
+    if ALIGNED:
+        EACH: tl.constexpr = 4 if KIND == _FLOAT32 else 8
+        x, plane = tl.multiple_of(x, 16), tl.multiple_of(plane, EACH)
+        inner, groups = tl.multiple_of(inner, 1 if LAST else EACH), tl.multiple_of(groups, EACH if LAST else 1)
+    group = block * COLUMNS + tl.arange(0, COLUMNS)
+    own = state + (tl.load(half).to(tl.int64) * groups + tl.where(group < groups, group, 0)) * _FIELDS
+    where = outer, inner, plane, 1 if LAST else inner, groups if LAST else 1
+    _count(
+        x, where, group, group < groups, part, parts, own, scratch, tickets,
+        KIND, False, False, 0, ROWS, COLUMNS, PARTS, False,
+    )  # fmt: skip
+
+
+@triton.jit
+def _count(
+    x,
+    where,
+    group,
+    known,
+    part,
+    parts,
+    own,
+    scratch,
+    tickets,
+    KIND: tl.constexpr,
+    TOTALS: tl.constexpr,
+    TABLE: tl.constexpr,
+    BITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Count a part of some groups; where: (outer, inner, plane, beside, step)."""
+    outer, inner, plane, beside, step = where
+    row = tl.arange(0, ROWS)
+    places = x + (group.to(tl.int64) * beside)[None, :] + (row.to(tl.int64) * step)[:, None]
+
+    # One accumulator for each place in a tile: they are brought together once, at the end. Values are compared as
+    # floats, for which 0.0 is -0.0, and which know nothing less or more than NaN.
+    los, his = tl.full([ROWS, COLUMNS], _INFINITY, tl.float32), tl.full([ROWS, COLUMNS], -_INFINITY, tl.float32)
+    nothing = tl.zeros([ROWS, COLUMNS], tl.int32)
+    n_los, n_his, zeros, nan, pos_inf, neg_inf = nothing, nothing, nothing, nothing, nothing, nothing
+    across = tl.cdiv(inner, ROWS)
+    tiles = (across.to(tl.int64) if WIDE else across) * outer
+    tile = part + tiles * 0
+    while tile < tiles:
+        # Four tiles at once: they are all on their way before the first is waited for, and brought together first.
+        a, a_there = _tile(places, tile, tiles, across, inner, plane, step, row, known, KIND)
+        b, b_there = _tile(places, tile + parts, tiles, across, inner, plane, step, row, known, KIND)
+        c, c_there = _tile(places, tile + 2 * parts, tiles, across, inner, plane, step, row, known, KIND)
+        d, d_there = _tile(places, tile + 3 * parts, tiles, across, inner, plane, step, row, known, KIND)
+        if TOTALS:
+            zeros += _equal(a, b, c, d, 0)
+            pos_inf += _equal(a, b, c, d, _INFINITY)
+            neg_inf += _equal(a, b, c, d, -_INFINITY)
+            nan += (a_there & (a != a)).to(tl.int32) + (b_there & (b != b)).to(tl.int32)
+            nan += (c_there & (c != c)).to(tl.int32) + (d_there & (d != d)).to(tl.int32)
+        a, b, c, d = _finite(a), _finite(b), _finite(c), _finite(d)
+        if TABLE:
+            _tabulate(own + _FIELDS, a, BITS)
+            _tabulate(own + _FIELDS, b, BITS)
+            _tabulate(own + _FIELDS, c, BITS)
+            _tabulate(own + _FIELDS, d, BITS)
+        least, most = tl.minimum(tl.minimum(a, b), tl.minimum(c, d)), tl.maximum(tl.maximum(a, b), tl.maximum(c, d))
+        n_least, n_most = _equal(a, b, c, d, least), _equal(a, b, c, d, most)
+        n_los = tl.where(least < los, n_least, n_los + tl.where(least == los, n_least, 0))
+        n_his = tl.where(most > his, n_most, n_his + tl.where(most == his, n_most, 0))
+        los, his = tl.minimum(los, least), tl.maximum(his, most)
+        tile += 4 * parts
     lo, hi = tl.min(los, axis=0), tl.max(his, axis=0)
-    n_lo = _sum(tl.where((los == lo[None, :]) & (los < _NONE_LO), n_los, 0))
-    n_hi = _sum(tl.where((his == hi[None, :]) & (his > _NONE_HI), n_his, 0))
-
-    column = tl.arange(0, COLUMNS)
-    mine = scratch + program.to(tl.int64) * (16 * COLUMNS) + column
-    tl.store(mine, -lo.to(tl.int64))
-    tl.store(mine + COLUMNS, hi.to(tl.int64))
-    tl.store(mine + 8 * COLUMNS, n_lo)
-    tl.store(mine + 9 * COLUMNS, n_hi)
-    tl.store(mine + 10 * COLUMNS, _sum(zeros))
-    tl.store(mine + 11 * COLUMNS, _sum(nan))
-    tl.store(mine + 12 * COLUMNS, _sum(pos_inf))
-    tl.store(mine + 13 * COLUMNS, _sum(neg_inf))
-    tl.debug_barrier()
-    ticket = tickets + program // parts
-    if tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
-        tl.store(ticket, 0)
-        row = tl.arange(0, PARTS)
-        first = scratch + (program - part).to(tl.int64) * (16 * COLUMNS)
-        found = first + row[:, None] * (16 * COLUMNS) + column[None, :]
-        _merge(found, (row < parts)[:, None], COLUMNS, own, known)
-        size = tl.load(own + _SIZE, mask=known, other=0) + tl.cast(inner, tl.int64) * outer
-        tl.store(own + _SIZE, size, mask=known)
+    n_lo = _sum(tl.where((los == lo[None, :]) & (los < _INFINITY), n_los, 0), WIDE)
+    n_hi = _sum(tl.where((his == hi[None, :]) & (his > -_INFINITY), n_his, 0), WIDE)
+    if TOTALS:
+        counts = _sum(zeros, WIDE), _sum(nan, WIDE), _sum(pos_inf, WIDE), _sum(neg_inf, WIDE)
+    else:
+        none = n_lo * 0
+        counts = tl.where(lo == 0, n_lo, tl.where(hi == 0, n_hi, 0)), none, none, none
+    size = tl.cast(inner, tl.int64) * outer
+    _publish(_key(lo), _key(hi), n_lo, n_hi, counts, size, part, parts, own, known, scratch, tickets, COLUMNS, PARTS)
 
 
 @triton.jit
@@ -138,97 +196,34 @@ def transpose(x, out, rows, columns, TILE: tl.constexpr):
 
 
 @triton.jit
-def top_two(
-    x,
-    first,
-    rows,
-    length,
-    inner,
-    channels,
-    channel_stride,
-    pairs,
-    groups,
-    cursor,
-    half,
-    capacity,
-    KIND: tl.constexpr,
-    ALONG: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """The two largest of `rows` rows of x (outer, length, inner) from row `first` on, in the order (outer, inner).
-
-    Row r leaves at cursor[0] + r - first, where that is less than capacity: in `pairs` (capacity, 2) the ordered keys
-    of the largest and of the second largest value, of a row of one the same twice; and in `groups` -1 where a value is
-    not finite, else (alone * 2 + half[0]) * channels + channel, where alone is length == 1, and channel is
-    r // channel_stride % channels. Tiles are (ROWS, COLUMNS), the rows of x along their axis ALONG.
-    """
-    LINES: tl.constexpr = COLUMNS if ALONG == 0 else ROWS
-    STEP: tl.constexpr = ROWS if ALONG == 0 else COLUMNS
-    line = tl.program_id(0) * LINES + tl.arange(0, LINES)
-    row = line + first
-    base = (row // inner).to(tl.int64) * inner * length + row % inner
-    best = tl.full([ROWS, COLUMNS], _LEAST_INT, tl.int32)
-    next_best, least = best, tl.full([ROWS, COLUMNS], _MOST_INT, tl.int32)
-    start = length * 0
-    while start < length:
-        k = start + tl.arange(0, STEP)
-        if ALONG == 0:
-            place = base[None, :] + k.to(tl.int64)[:, None] * inner
-            there = (line < rows)[None, :] & (k < length)[:, None]
-        else:
-            place = base[:, None] + k.to(tl.int64)[None, :] * inner
-            there = (line < rows)[:, None] & (k < length)[None, :]
-        bits = _bits(x + place, there, KIND)
-        key = _ordered(tl.where((bits & _MAGNITUDE) == 0, 0, bits))
-        least = tl.minimum(least, tl.where(there, key, _MOST_INT))
-        key = tl.where(there, key, _LEAST_INT)
-        next_best = tl.maximum(next_best, tl.minimum(best, key))
-        best = tl.maximum(best, key)
-        start += STEP
-    top, second = tl.reduce((best, next_best), ALONG, _two_of_four)
-    finite = (tl.min(least, axis=ALONG) > _NONE_HI) & (top < _NONE_LO)
-    second = tl.where(length == 1, top, second)
-    group = (tl.where(length == 1, 2, 0) + tl.load(half)) * channels + row // channel_stride % channels
-    to = tl.load(cursor) + line
-    kept = (line < rows) & (to < capacity)
-    tl.store(pairs + to * 2, top, mask=kept)
-    tl.store(pairs + to * 2 + 1, second, mask=kept)
-    tl.store(groups + to, tl.where(finite, group, -1), mask=kept)
-
-
-@triton.jit
-def advance(cursor, rows, capacity, half):
-    """After `top_two`: cursor is where the next row goes, how many found no room, and the rows seen in each half."""
-    to = tl.load(cursor) + rows
-    tl.store(cursor, tl.minimum(to, capacity))
-    tl.store(cursor + 1, tl.load(cursor + 1) + tl.maximum(to - capacity, 0))
-    seen = cursor + 2 + tl.load(half)
-    tl.store(seen, tl.load(seen) + rows)
-
-
-@triton.jit
-def _two_of_four(one, one_next, other, other_next):
-    return tl.maximum(one, other), tl.maximum(tl.minimum(one, other), tl.maximum(one_next, other_next))
-
-
-@triton.jit
-def _tile(x, tile, tiles, outer, inner, plane, beside, step, group, known, KIND: tl.constexpr, ROWS: tl.constexpr):
-    """A tile's bits, and which of them are there."""
-    i = tile % tiles * ROWS + tl.arange(0, ROWS)
-    there = ((i < inner) & (tile < tiles * outer))[:, None] & known[None, :]
-    place = tile // tiles * plane + (i * step)[:, None] + (group.to(tl.int64) * beside)[None, :]
-    return _bits(x + place, there, KIND), there
-
-
-@triton.jit
-def _bits(place, there, KIND: tl.constexpr):
-    """Float32 bits of what is there, else 0."""
+def _tile(places, tile, tiles, across, inner, plane, step, row, known, KIND: tl.constexpr):
+    """A tile's values as float32, NaN where there are none; and where there are."""
+    n = tile // across
+    i = (tile - n * across) * row.shape[0]
+    there = (row < tl.where(tile < tiles, inner - i, 0))[:, None] & known[None, :]
+    place = places + (n.to(tl.int64) * plane + i.to(tl.int64) * step)
     if KIND == _FLOAT32:
-        return tl.load(place, mask=there, other=0)
-    if KIND == _BFLOAT16:
-        return tl.load(place, mask=there, other=0).to(tl.int32) << 16
-    return tl.load(place, mask=there, other=0.0).to(tl.float32).to(tl.int32, bitcast=True)
+        x = tl.load(place, mask=there, other=_NAN).to(tl.float32, bitcast=True)
+    elif KIND == _BFLOAT16:
+        x = (tl.load(place, mask=there, other=_NARROW_NAN).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        x = tl.load(place, mask=there, other=float("nan")).to(tl.float32)
+    return x, there
+
+
+@triton.jit
+def _finite(x):
+    return tl.where(tl.abs(x) < _INFINITY, x, float("nan"))
+
+
+@triton.jit
+def _equal(a, b, c, d, x):
+    return (a == x).to(tl.int32) + (b == x).to(tl.int32) + (c == x).to(tl.int32) + (d == x).to(tl.int32)
+
+
+@triton.jit
+def _key(x):
+    return _ordered(tl.where(x == 0, 0, x.to(tl.int32, bitcast=True)))
 
 
 @triton.jit
@@ -237,18 +232,64 @@ def _ordered(bits):
 
 
 @triton.jit
-def _sum(counts):
-    return tl.sum(counts.to(tl.int64), axis=0)
+def _sum(counts, WIDE: tl.constexpr):
+    if WIDE:
+        counts = counts.to(tl.int64)
+    return tl.sum(counts, axis=0).to(tl.int64)
 
 
 @triton.jit
-def _tabulate(counts, bits, chosen, BITS: tl.constexpr):
-    """Add to the table at `counts`, whose positions follow its counts."""
+def _tabulate(counts, x, BITS: tl.constexpr):
+    """Add all but zeros and NaN to the table at `counts`, whose positions follow its counts."""
+    bits, chosen = x.to(tl.int32, bitcast=True), (x < 0) | (x > 0)
     cell = (bits >> (23 - BITS)) & ((1 << (9 + BITS)) - 1)
     position = (bits >> (15 - BITS)) & 255
     to = tl.broadcast_to(counts[None, :], bits.shape) + cell
     tl.atomic_add(to, tl.full(bits.shape, 1, tl.int64), mask=chosen, sem="relaxed")
     tl.atomic_add(to + (1 << (9 + BITS)), position.to(tl.int64), mask=chosen & (position != 0), sem="relaxed")
+
+
+@triton.jit
+def _publish(
+    lo,
+    hi,
+    n_lo,
+    n_hi,
+    counts,
+    size,
+    part,
+    parts,
+    own,
+    known,
+    scratch,
+    tickets,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """Leave what a program found of its groups; the last one of a group's parts adds all to its state.
+
+    counts: zeros, NaN, +Inf and -Inf; size: elements of each group, in all its parts."""
+    program, column = tl.program_id(0), tl.arange(0, COLUMNS)
+    mine = scratch + program.to(tl.int64) * (16 * COLUMNS) + column
+    tl.store(mine, -lo.to(tl.int64))
+    tl.store(mine + COLUMNS, hi.to(tl.int64))
+    tl.store(mine + 8 * COLUMNS, n_lo)
+    tl.store(mine + 9 * COLUMNS, n_hi)
+    for field in tl.static_range(4):
+        tl.store(mine + (10 + field) * COLUMNS, counts[field])
+    tl.debug_barrier()
+    ticket = tickets + program - part
+    if tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
+        tl.store(ticket, 0)
+        row = tl.arange(0, PARTS)
+        theirs = scratch + (program - part).to(tl.int64) * (16 * COLUMNS)
+        first = parts * 0
+        while first < parts:
+            found = theirs + (first + row)[:, None] * (16 * COLUMNS) + column[None, :]
+            _merge(found, (first + row < parts)[:, None], COLUMNS, own, known)
+            first += PARTS
+            tl.debug_barrier()
+        tl.store(own + _SIZE, tl.load(own + _SIZE, mask=known, other=0) + size, mask=known)
 
 
 @triton.jit

@@ -42,21 +42,36 @@ class Shared:
 
 
 def begin(shared: Shared) -> str:
-    """For each thread once: nothing is counted yet. $1: the address of shared memory."""
+    """For each thread once: nothing is counted yet, though sums are not emptied. $1: the address of shared memory."""
     return _block(
         [
-            ".reg .b32 at, end, zero; .reg .pred p;",
-            "mov.b32 zero, 0; mov.u32 at, %tid.x; mad.lo.u32 at, at, 16, $1;",
-            f"add.u32 end, $1, {4 * (shared.misc + TOP)};",
-            "NEXT: setp.lt.u32 p, at, end; @!p bra DONE;",
-            f"st.shared.v4.b32 [at], {{zero, zero, zero, zero}}; add.u32 at, at, {16 * shared.threads}; bra NEXT;",
-            "DONE: mov.u32 at, %tid.x; setp.lt.u32 p, at, 32; @!p bra OTHERS;",
-            f"mad.lo.u32 at, at, 4, $1; add.u32 at, at, {4 * shared.misc}; mov.b32 end, 0xff800000;",
+            *_emptied(shared, 0, 8 * shared.stride),
+            f"mad.lo.u32 at, i, 4, $1; setp.lt.u32 p, i, {TOP};",
+            f"@p st.shared.b32 [at + {4 * shared.misc}], zero;",
+            "setp.lt.u32 p, i, 32; @!p bra OTHERS;",
+            f"add.u32 at, at, {4 * shared.misc}; mov.b32 end, 0xff800000;",
             f"st.shared.b32 [at + {4 * TOP}], end; mov.b32 end, 0x7f800000; st.shared.b32 [at + {4 * BOTTOM}], end;",
             f"st.shared.b32 [at + {4 * N_TOP}], zero; st.shared.b32 [at + {4 * N_BOTTOM}], zero;",
             "OTHERS:",
         ]
     )
+
+
+def empty(shared: Shared, counts: bool) -> str:
+    """For each thread once: empty the sums, and with `counts` the counts before them. $1: the address."""
+    lines = _emptied(shared, 0 if counts else 8 * shared.stride, 4 * shared.misc)
+    return _block(lines if shared.kind == "f32" else [])
+
+
+def _emptied(shared: Shared, start: int, stop: int) -> list[str]:
+    """Write zeros from one place to another; i is the thread's number then."""
+    return [
+        ".reg .b32 i, at, end, zero; .reg .pred p;",
+        f"mov.b32 zero, 0; mov.u32 i, %tid.x; mad.lo.u32 at, i, 16, $1; add.u32 end, $1, {stop};",
+        f"add.u32 at, at, {start};",
+        "NEXT: st.shared.v4.b32 [at], {zero, zero, zero, zero};",
+        f"add.u32 at, at, {16 * shared.threads}; setp.lt.u32 p, at, end; @p bra NEXT;",
+    ]
 
 
 def look(shared: Shared, vector: int) -> tuple[str, str]:
@@ -73,18 +88,19 @@ def look(shared: Shared, vector: int) -> tuple[str, str]:
         "redux.sync.max.u32 largest, largest, 0xffffffff; setp.eq.u32 p, lanes, 0;",
         f"@p red.shared.max.u32 [{own} + {4 * (shared.misc + LARGEST)}], largest;",
     ]
-    if shared.kind == "f32":
-        lines += [
-            f"shr.u32 t, ${vector}, {23 - shared.mantissa_bits}; match.any.sync.b32 lanes, t, 0xffffffff;",
-            "popc.b32 t, lanes; add.u32 t, t, -1; redux.sync.add.u32 t, t, 0xffffffff;",
-            f"@p red.shared.add.u32 [{own} + {4 * (shared.misc + PAIRS)}], t;",
-        ]
+    lines += [
+        f"shr.u32 t, ${vector}, {23 - shared.mantissa_bits if shared.kind == 'f32' else 0};",
+        "match.any.sync.b32 lanes, t, 0xffffffff;",
+        "popc.b32 t, lanes; add.u32 t, t, -1; redux.sync.add.u32 t, t, 0xffffffff;",
+        f"@p red.shared.add.u32 [{own} + {4 * (shared.misc + PAIRS)}], t;",
+    ]
     constraints = ",".join(["=r"] * vector + ["r"] * (2 * vector))
     return "\n".join(["{", *lines, *(f"mov.b32 ${k}, 0;" for k in range(vector)), "}"]), constraints
 
 
 def check(shared: Shared) -> str:
-    """For each thread once, of packed words: leave in COUNTED all counts, and in MOST the greatest. $1: the address."""
+    """For each thread once, of packed words: add to COUNTED all counts, and leave in MOST the greatest. $1: the address
+    of shared memory."""
     return _block(
         [
             ".reg .b32 i, end, word, count, most; .reg .pred p;",
@@ -122,28 +138,20 @@ def forget(shared: Shared) -> str:
 def flush(shared: Shared, packed: bool) -> str:
     """For each thread once: add the words to the table, and the zeros to ZEROS.
 
-    $1: the address of shared memory, $2: of the table, $3: the window's lowest bits, $4: where to begin, times 32."""
-    words, unrolled = 2 * shared.stride, 4
-    lines = [
-        ".reg .b32 i, at, sign, cell, key, stop, t; .reg .b64 to, wide; .reg .pred p, inside, any; .reg .b16 h;",
-        f".reg .b32 j<{unrolled}>, word<{unrolled}>, sum<{unrolled}>;",
-        f"mov.u32 i, %tid.x; rem.u32 t, $4, {words // 32}; mad.lo.u32 i, t, 32, i; mov.b32 stop, 0;",
-        "NEXT:",
-    ]
-    for n in range(unrolled):
-        lines += [
-            f"add.u32 j{n}, i, {n * shared.threads}; setp.ge.u32 p, j{n}, {words}; @p sub.u32 j{n}, j{n}, {words};",
-            f"mad.lo.u32 at, j{n}, 4, $1; ld.shared.b32 word{n}, [at];",
-            f"ld.shared.b32 sum{n}, [at + {4 * words}];" if shared.kind == "f32" and not packed else "",
-        ]
-    for n in range(unrolled):
-        lines += _add_to_table(shared, packed, f"j{n}", f"word{n}", f"sum{n}")
+    $1: the address of shared memory, $2: of the table, $3: the window's lowest bits, $4: where to begin, times 128."""
+    words, fours = 2 * shared.stride, shared.kind == "f16"
     trash = [4 * shared.cells, 4 * (shared.stride + shared.cells)]
     return _block(
         [
-            *lines,
-            f"add.u32 i, i, {unrolled * shared.threads}; setp.ge.u32 p, i, {words}; @p sub.u32 i, i, {words};",
-            f"add.u32 stop, stop, {unrolled * shared.threads}; setp.lt.u32 p, stop, {words}; @p bra NEXT;",
+            ".reg .b32 i, at, sign, cell, key, stop, t; .reg .b64 to, wide; .reg .pred p, inside, any; .reg .b16 h;",
+            ".reg .b32 j<4>, word<4>, sum<4>;",
+            # A warp looks at words side by side: most of them are zeros, and those of the others are neighbours.
+            "mov.u32 t, %tid.x; shr.u32 i, t, 5; and.b32 t, t, 31;" + ("shl.b32 t, t, 2;" if fours else ""),
+            f"mad.lo.u32 i, i, 128, t; rem.u32 t, $4, {words // 128}; mad.lo.u32 i, t, 128, i; mov.b32 stop, 0;",
+            f"NEXT: setp.ge.u32 p, i, {words}; @p sub.u32 i, i, {words}; mad.lo.u32 at, i, 4, $1;",
+            *(_flush_fours(shared) if fours else _flush_lines(shared, packed)),
+            f"EMPTY: add.u32 i, i, {4 * shared.threads}; add.u32 stop, stop, {4 * shared.threads};",
+            f"setp.lt.u32 p, stop, {words}; @p bra NEXT;",
             "mov.u32 i, %tid.x; setp.eq.u32 p, i, 0; @!p bra OTHERS;",
             f"ld.shared.b32 cell, [$1 + {trash[0]}]; ld.shared.b32 t, [$1 + {trash[1]}];",
             f"shr.u32 cell, cell, {PACKED_COUNT}; shr.u32 t, t, {PACKED_COUNT};" if packed else "",
@@ -151,6 +159,52 @@ def flush(shared: Shared, packed: bool) -> str:
             "OTHERS:",
         ]
     )
+
+
+_ANY = "or.b32 t, word0, word1; or.b32 key, word2, word3; or.b32 t, t, key; setp.ne.u32 p, t, 0;"
+_LEAVE_IF_NONE = f"{_ANY} vote.sync.any.pred p, p, 0xffffffff; @!p bra EMPTY;"
+
+
+def _flush_lines(shared: Shared, packed: bool) -> list[str]:
+    """Four words of a thread, each in another line of its warp."""
+    with_sums = shared.kind == "f32" and not packed
+    return [
+        *(f"ld.shared.b32 word{n}, [at + {128 * n}]; add.u32 j{n}, i, {32 * n};" for n in range(4)),
+        _LEAVE_IF_NONE,
+        *(f"ld.shared.b32 sum{n}, [at + {8 * shared.stride + 128 * n}];" for n in range(4) if with_sums),
+        *(line for n in range(4) for line in _add_to_table(shared, packed, f"j{n}", f"word{n}", f"sum{n}")),
+    ]
+
+
+def _flush_fours(shared: Shared) -> list[str]:
+    """Four words side by side, of float16: they are one cell of a table whose keys are no longer than its mantissa
+    less two bits, but where values are subnormal."""
+    bits, table = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
+    lines = [
+        "ld.shared.v4.b32 {word0, word1, word2, word3}, [at];",
+        _LEAVE_IF_NONE,
+        f"setp.ge.u32 p, i, {shared.stride}; selp.b32 sign, 1, 0, p;",
+        f"mov.b32 cell, i; @p sub.u32 cell, i, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
+        "add.u32 cell, cell, $3; setp.ge.and.u32 inside, cell, 0x400, inside;",
+        *(f"add.u32 j{n}, i, {n};" for n in range(4)),
+        "@!inside bra ONE_BY_ONE;" if bits <= 8 else "bra ONE_BY_ONE;",
+        "shl.b32 sign, sign, 15; or.b32 cell, cell, sign;",
+        *_widen("f16", "key", "cell"),
+        "add.u32 t, word0, word1; add.u32 t, t, word2; add.u32 t, t, word3; mov.b32 at, 0;",
+    ]
+    for n in range(4):
+        lines.append(
+            f"add.u32 sum{n}, key, {n << 13}; shr.u32 sum{n}, sum{n}, {15 - bits}; and.b32 sum{n}, sum{n}, 255; "
+            f"mad.lo.u32 at, sum{n}, word{n}, at;"
+        )
+    return [
+        *lines,
+        f"shr.u32 key, key, {23 - bits}; mad.wide.u32 to, key, 8, $2; setp.ne.u32 any, t, 0; setp.ne.u32 p, at, 0;",
+        "cvt.u64.u32 wide, t; @any red.global.add.u64 [to], wide;",
+        f"cvt.u64.u32 wide, at; @p red.global.add.u64 [to + {table}], wide; bra EMPTY;",
+        "ONE_BY_ONE:",
+        *(line for n in range(4) for line in _add_to_table(shared, False, f"j{n}", f"word{n}", f"sum{n}")),
+    ]
 
 
 def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str) -> list[str]:
@@ -172,31 +226,12 @@ def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str
             f"shr.u32 t, key, {15 - bits}; and.b32 t, t, 255; shr.u32 key, key, {23 - bits};",
             f"mul.lo.u32 {sums}, t, {word};",
         ]
-    if shared.kind == "f16":
-        lines += _four_lanes_as_one(word, sums)
     return [
         *lines,
         f"setp.ne.and.u32 any, {word}, 0, inside; setp.ne.and.u32 p, {sums}, 0, inside;",
         f"mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, {word}; @any red.global.add.u64 [to], wide;",
         f"cvt.u64.u32 wide, {sums}; @p red.global.add.u64 [to + {positions}], wide;",
     ]
-
-
-def _four_lanes_as_one(word: str, sums: str) -> list[str]:
-    """Where four lanes have one cell, as most have whose own mantissa is longer, let the first of them add for all."""
-    lines = ["mov.u32 t, %laneid; and.b32 t, t, 3; setp.ne.u32 any, t, 0; setp.ne.u32 p, key, key;"]
-    for step in (1, 2):
-        lines.append(f"shfl.sync.bfly.b32 cell, key, {step}, 31, 0xffffffff; setp.ne.or.u32 p, cell, key, p;")
-    lines += [
-        "selp.b32 cell, 1, 0, p; shfl.sync.bfly.b32 sign, cell, 1, 31, 0xffffffff; or.b32 cell, cell, sign;",
-        "shfl.sync.bfly.b32 sign, cell, 2, 31, 0xffffffff; or.b32 cell, cell, sign; setp.eq.u32 p, cell, 0;",
-    ]
-    for column in (word, sums):
-        lines += [
-            f"shfl.sync.bfly.b32 cell, {column}, 1, 31, 0xffffffff; add.u32 cell, cell, {column};",
-            f"shfl.sync.bfly.b32 sign, cell, 2, 31, 0xffffffff; @p add.u32 {column}, cell, sign;",
-        ]
-    return [*lines, "and.pred any, any, p; @any setp.ne.u32 inside, t, t;"]
 
 
 def end(shared: Shared) -> str:
@@ -228,12 +263,13 @@ def end(shared: Shared) -> str:
     return _block([*lines, "OTHERS:"])
 
 
-def count(shared: Shared, packed: bool = False, again: bool = False) -> tuple[str, str]:
+def count(shared: Shared, packed: bool = False, again: bool = False, constant: bool = False) -> tuple[str, str]:
     """Count some elements of a thread: the assembly and its constraints.
 
     Inputs: the elements, as int32 or int16; the addresses of shared memory and of the global table; the bits of the
-    window's lowest value, of float32 or in 16 bits. again: all that is not in words is counted already."""
-    return _float32(shared, packed, again) if shared.kind == "f32" else _sixteen_bits(shared)
+    window's lowest value, of float32 or in 16 bits. again: all that is not in words is counted already. constant: be
+    fast where a warp has one value, as unpacked float32 is anyway."""
+    return _float32(shared, packed, again) if shared.kind == "f32" else _sixteen_bits(shared, constant)
 
 
 def _float32(shared: Shared, packed: bool, again: bool) -> tuple[str, str]:
@@ -303,7 +339,7 @@ def _if_all_equal(x: str, magnitude: str) -> list[str]:
     ]
 
 
-def _sixteen_bits(shared: Shared) -> tuple[str, str]:
+def _sixteen_bits(shared: Shared, constant: bool) -> tuple[str, str]:
     half = shared.kind
     count, words = shared.elements, shared.elements // 2
     values = [f"${words + k}" for k in range(words)]
@@ -316,15 +352,34 @@ def _sixteen_bits(shared: Shared) -> tuple[str, str]:
         f"mov.b32 nearest, -1; mov.b32 ones, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
         f"mov.b32 ends, {shared.cells * 0x10001}; sub.u32 lows, 65536, {low}; mul.lo.u32 lows, lows, 65537;",
     ]
+    place = [
+        "add.u16x2 u, $A, lows; min.u16x2 u, u, ends;",
+        f"shr.u32 s, $X, 15; and.b32 s, s, 0x00010001; mad.lo.u32 u, s, {shared.stride}, u;",
+    ]
+    alike = [
+        # If all elements of the warp are one finite value, all lanes would queue up for one word.
+        f"shfl.sync.idx.b32 t, {values[0]}, 0, 31, 0xffffffff; setp.eq.u32 p, t, {values[0]};",
+        f"setp.eq.and.u32 p, t, {values[-1]}, p; vote.sync.all.pred p, p, 0xffffffff; @!p bra DIFFERENT;",
+        *(f"setp.eq.and.u32 p, t, {x}, p;" for x in values[1:-1]),
+        "prmt.b32 s, t, t, 0x1010; setp.eq.and.u32 p, s, t, p;",
+        f"and.b32 s, t, 0x7fff; setp.lt.and.u32 p, s, {infinite}, p;",
+        "vote.sync.all.pred p, p, 0xffffffff; @!p bra DIFFERENT; mov.u32 t, %laneid; setp.eq.u32 p, t, 0;",
+        f"and.b32 a0, {values[0]}, 0x7fff7fff; add.u16x2 nearest, a0, ones;",
+        *(line.replace("$A", "a0").replace("$X", values[0]) for line in place),
+        f"and.b32 t, u, 0xffff; mad.lo.u32 t, t, 4, {own}; @p red.shared.add.u32 [t], {32 * count}; bra COUNTED;",
+        "DIFFERENT:",
+    ]
+    lines += alike if constant else []
     for k, x in enumerate(values):
         lines += [
-            f"and.b32 a{k}, {x}, 0x7fff7fff; add.u16x2 u, a{k}, lows; min.u16x2 u, u, ends;",
-            f"shr.u32 s, {x}, 15; and.b32 s, s, 0x00010001; mad.lo.u32 u, s, {shared.stride}, u;",
+            f"and.b32 a{k}, {x}, 0x7fff7fff;",
+            *(line.replace("$A", f"a{k}").replace("$X", x) for line in place),
             f"and.b32 t, u, 0xffff; shr.u32 u, u, 16; mad.lo.u32 t, t, 4, {own}; mad.lo.u32 u, u, 4, {own};",
             "red.shared.add.u32 [t], 1; red.shared.add.u32 [u], 1;",
             f"add.u16x2 u, a{k}, ones; min.u16x2 nearest, nearest, u;",
             f"max.NaN.{half}x2 mx, mx, {x}; min.NaN.{half}x2 mn, mn, {x};" if k else "",
         ]
+    lines.append("COUNTED:")
     lines += [
         "mov.b32 {h, g}, nearest; min.u16 h, h, g; cvt.u32.u16 nearest, h;",
         *_widened(half, "mx", "max"),

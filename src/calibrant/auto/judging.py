@@ -1,0 +1,83 @@
+"""How far models are from the float one at their outputs, and which of them is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+Outputs = Sequence[NDArray[Any]]  # of a model, for one sample
+Powers = tuple[F64, ...]  # of the outputs, and of their logarithms: see `best_of`
+
+SURE = 2.0  # standard errors
+
+
+def best_of(models: Mapping[str, Powers]) -> str:
+    """The name of the model that errs least at the outputs; where that is open, in the logarithms of probabilities.
+
+    models: by name, of the outputs and of their `logs_of`: (samples, outputs, 2), as `signal_and_noise` has it of one
+    sample. Open it is between the best and those behind it by at most SURE standard errors of the difference. Of equal
+    models the first.
+
+    Of probabilities a few samples on which the answer tips over make up nearly all of the error, so that a model may be
+    ahead by luck with these samples. The logarithms are what the last Softmax is given: there nothing tips, and every
+    sample tells something.
+    """
+    sqnr = {name: mean_sqnr(plain.sum(axis=0)) for name, (plain, _) in models.items()}
+    best = max(sqnr, key=lambda name: float(sqnr[name]))
+    level = [
+        name for name in models if sqnr[best] - sqnr[name] <= SURE * standard_error(models[best][0], models[name][0])
+    ]
+    return max(level, key=lambda name: float(mean_sqnr(models[name][1].sum(axis=0))))
+
+
+def standard_error(one: F64, other: F64) -> float:
+    """Of the difference between the SQNRs of two models, (samples, outputs, 2) each, in dB.
+
+    By the jackknife (Tukey, 1958): the SQNR, a ratio of sums, is computed anew without each sample.
+    """
+    without = mean_sqnr(one.sum(axis=0) - one) - mean_sqnr(other.sum(axis=0) - other)
+    return float(np.sqrt((len(one) - 1) * np.var(without)))
+
+
+def signal_and_noise(reference: Outputs, found: Outputs) -> list[tuple[float, float]]:
+    """Of each floating output of one sample: its power, and the power of the difference to it."""
+    floats = [(r.astype(np.float64), f) for r, f in zip(reference, found, strict=True) if r.dtype.kind == "f"]
+    return [(float((r**2).sum()), float(((r - f) ** 2).sum())) for r, f in floats]
+
+
+def logs_of(reference: Outputs, found: Outputs) -> tuple[Outputs, Outputs]:
+    """Both, with logarithms less their mean where outputs of the reference are probabilities along the last axis.
+
+    Probabilities: not negative, and 1 together. Their logarithms end at that of the least normal float32.
+    """
+    each = [
+        (_logs(exact), _logs(other)) if _are_probabilities(exact) else (exact, other)
+        for exact, other in zip(reference, found, strict=True)
+    ]
+    return [exact for exact, _ in each], [other for _, other in each]
+
+
+def _are_probabilities(x: NDArray[Any]) -> bool:
+    several = x.dtype.kind == "f" and x.ndim > 0 and x.shape[-1] > 1
+    return several and bool((x >= 0).all()) and bool((abs(x.sum(axis=-1, dtype=np.float64) - 1) < 1e-3).all())
+
+
+def _logs(x: NDArray[Any]) -> F64:
+    logs = np.log(np.maximum(x, np.finfo(np.float32).tiny, dtype=np.float64))
+    return np.asarray(logs - logs.mean(axis=-1, keepdims=True))
+
+
+def mean_sqnr(powers: F64) -> F64:
+    """SQNR in dB, the mean over outputs. powers: (..., outputs, 2), signal and noise; the result: (...).
+
+    Each output counts for -200 to 200 dB, which is exact for float32; NaN and Inf are -200. Without outputs: 0.
+    """
+    signal, noise = powers[..., 0], powers[..., 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = np.where(noise <= 0, np.inf, 10 * np.log10(signal / noise))
+    clipped = np.clip(np.nan_to_num(each, nan=-200.0), -200, 200)
+    return np.asarray(clipped.mean(axis=-1) if clipped.shape[-1] else np.zeros(clipped.shape[:-1]))

@@ -1,0 +1,154 @@
+"""The float model from a place on: what it makes of values that are quantized already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import onnx
+import onnx_ir as ir
+from onnx import helper
+
+from calibrant.core import QuantizationStates, TensorQuantizationConfig
+from calibrant.engines.session import Runtime, run
+from calibrant.engines.stepping import Array, Slot
+from calibrant.graph import Graph
+from calibrant.graph.bodies import read_from_outside
+from calibrant.graph.graph import original
+
+AS_IT_IS = 0  # the key of the slot of a value that is not quantized: see `Slot`
+
+
+def key_of(config: TensorQuantizationConfig | None) -> int:
+    """The key of the slot of a value that is read by that config."""
+    return AS_IT_IS if config is None or config.state is QuantizationStates.FP32 or config.scale is None else id(config)
+
+
+class Remainder:
+    """The nodes of a graph that come after `node` (None: all of them), in float, as far as `value` reaches outputs.
+
+    slots: what has to be fed, values in the forms in which they are read. outputs: the floating outputs of the model
+    that depend on the value, which may be none.
+    """
+
+    def __init__(self, graph: Graph, node: ir.Node | None, value: ir.Value) -> None:
+        self._graph = graph
+        nodes = list(graph.model.graph)
+        after = nodes[nodes.index(node) + 1 :] if node is not None else nodes
+        touched = _reached(after, value)
+        self.outputs = [v.name or "" for v in graph.model.graph.outputs if v in touched and _is_float(v)]
+        nodes = _needed(after, [v for v in graph.model.graph.outputs if v.name in self.outputs])
+        self._made = {made for one in nodes for made in one.outputs}
+        self._names: dict[Slot, tuple[str, ir.Value]] = {}
+        self._session = Runtime.of(None, 1).open(self._model(nodes, value)) if self.outputs else None
+
+    @property
+    def slots(self) -> list[Slot]:
+        return list(self._names)
+
+    def run(self, values: Mapping[Slot, Array]) -> list[Array]:
+        """The `outputs` of one sample."""
+        if self._session is None:
+            return []
+        feed = {name: values[slot] for slot, (name, _) in self._names.items()}
+        return run(self._session, [_renamed(name) for name in self.outputs], feed)
+
+    def _model(self, nodes: list[ir.Node], value: ir.Value) -> bytes:
+        constants: dict[str, ir.TensorProtocol] = {}
+        protos = []
+        for node in nodes:
+            proto = ir.to_proto(node)
+            for index, read in enumerate(node.inputs):
+                if read is not None:
+                    proto.input[index] = self._read(read, self._key(node, index), constants)
+            for read in read_from_outside(node):
+                self._read(read, self._own_key(read), constants)
+            protos.append(proto)
+        for name in self.outputs:  # under other names, since one may be fed as well
+            output = self._graph.value(name)
+            source = self._read(output, self._own_key(output), constants)
+            protos.append(helper.make_node("Identity", [source], [_renamed(name)]))
+        model = self._graph.model
+        graph = onnx.GraphProto(
+            name="remainder",
+            node=protos,
+            input=[_described(read, name) for name, read in self._names.values()],
+            output=[onnx.ValueInfoProto(name=_renamed(name)) for name in self.outputs],
+            initializer=[_named(tensor, name) for name, tensor in constants.items()],
+        )
+        proto = helper.make_model(
+            graph,
+            ir_version=model.ir_version,
+            opset_imports=[helper.make_opsetid(*entry) for entry in model.opset_imports.items()],
+            functions=[ir.to_proto(function) for function in model.functions.values()],
+        )
+        return bytes(proto.SerializeToString())
+
+    def _read(self, value: ir.Value, key: int, constants: dict[str, ir.TensorProtocol]) -> str:
+        """The name under which a node reads that value."""
+        name = value.name or ""
+        tensor = original(value)
+        if tensor is not None and value.is_initializer():
+            constants[name] = tensor
+        elif value not in self._made:
+            given = name if key == self._own_key(value) else f"{name}/{key}"
+            name = self._names.setdefault((name, key), (given, value))[0]
+        return name
+
+    def _key(self, node: ir.Node, index: int) -> int:
+        """The form in which a node reads that input; see `Slot`."""
+        value = node.inputs[index]
+        own = self._graph.edges.get((node.name or "", index))
+        if own is None or own.state is QuantizationStates.OVERLAPPED:
+            return self._own_key(value) if value is not None else AS_IT_IS
+        return key_of(own)
+
+    def _own_key(self, value: ir.Value) -> int:
+        """The form in which it is read by who has no config of its own."""
+        return key_of(self._graph.config_of(value.name or ""))
+
+
+def _reached(nodes: list[ir.Node], value: ir.Value) -> set[ir.Value]:
+    """The value, and all that these nodes make of it."""
+    found = {value}
+    for node in nodes:
+        if any(read in found for read in _reads(node)):
+            found.update(node.outputs)
+    return found
+
+
+def _needed(nodes: list[ir.Node], outputs: list[ir.Value]) -> list[ir.Node]:
+    """Of these nodes, in their order, those that the outputs are computed by."""
+    wanted = set(outputs)
+    found = []
+    for node in reversed(nodes):
+        if any(made in wanted for made in node.outputs):
+            found.append(node)
+            wanted.update(_reads(node))
+    return found[::-1]
+
+
+def _reads(node: ir.Node) -> Iterator[ir.Value]:
+    yield from (value for value in node.inputs if value is not None)
+    yield from read_from_outside(node)
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
+
+
+def _renamed(name: str) -> str:
+    return f"{name}/output"
+
+
+def _described(value: ir.Value, name: str) -> onnx.ValueInfoProto:
+    proto: onnx.ValueInfoProto = ir.to_proto(value)
+    proto.name = name
+    return proto
+
+
+def _named(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor = ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype)
+    proto: onnx.TensorProto = ir.to_proto(tensor)
+    proto.name = name
+    return proto

@@ -1,0 +1,87 @@
+"""What one place of a quantized model does to its outputs, the rest of the model in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calibrant.core import ModelError
+from calibrant.engines import Executor
+from calibrant.engines.remainder import Remainder
+from calibrant.engines.samples import Feed
+from calibrant.engines.stepping import Slot, Stepping
+from calibrant.graph import Graph
+from calibrant.graph.graph import PROTOBUF_LIMIT
+
+BYTES = 1 << 29  # that the values of a model may take which are alive at a place, of all samples
+F64 = NDArray[np.float64]
+Array = NDArray[Any]
+Form = Callable[[int, int], Array]
+"""Of a value: what it is in a sample (its number), as read in a form (the key of its slot)."""
+
+
+class Ahead:
+    """The error at the model's floating outputs that comes of all that is quantized up to a place, and no further.
+
+    What comes after the place runs in float, so the error does not jump with every rounding further on, and a change
+    at the place is seen as what it does to the outputs, however small. Of each sample: the squared error of each
+    output over the power of that output in all samples, added up over outputs.
+    """
+
+    def __init__(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> None:
+        self._graph = graph
+        names = [v.name or "" for v in graph.model.graph.outputs if v.dtype is not None and v.dtype.is_floating_point()]
+        made = [executor.forward(feed, names) for feed in samples] if names else [[] for _ in samples]
+        self._exact = [dict(zip(names, values, strict=True)) for values in made]
+        self._power = {name: sum(_squares(values[name]) for values in self._exact) for name in names}
+
+    def from_here(self, node: ir.Node | None, value: ir.Value) -> Remainder:
+        """What is to run from `node` on (None: from the inputs), where `value` is changed."""
+        return Remainder(self._graph, node, value)
+
+    def errors(
+        self, remainder: Remainder, stepping: Stepping, value: ir.Value, form: Form, numbers: Iterable[int]
+    ) -> F64:
+        """Of these samples, in order: the error when the value is what `form` gives. NaN and Inf count as Inf."""
+        chosen = list(numbers)
+        own = [slot for slot in remainder.slots if slot[0] == value.name]
+
+        def one(number: int, kept: dict[Slot, Array]) -> float:
+            made = remainder.run(kept | {slot: form(number, slot[1]) for slot in own})
+            exact = self._exact[number]
+            each = zip(remainder.outputs, made, strict=True)
+            return sum(_squares(exact[name] - array) / (self._power[name] or 1.0) for name, array in each)
+
+        found = np.array(stepping.map(one, chosen))
+        return np.where(np.isfinite(found), found, np.inf)
+
+
+def affordable(graph: Graph, samples: Sequence[Feed]) -> list[Feed]:
+    """The first of the samples, as many as can be kept in BYTES while the graph runs node by node; two at least.
+
+    Found by running one of them.
+    """
+    stepping = Stepping(graph, samples[:1], False, 1)
+    most = 1
+    for node in graph.model.graph:
+        stepping.step(node)
+        most = max(most, stepping.bytes_alive)
+    stepping.close()
+    return list(samples[: max(2, BYTES // most)])
+
+
+def check_size(graph: Graph, name: str) -> None:
+    """Raise ModelError for a model too large to be run in parts."""
+    if graph.weight_bytes > PROTOBUF_LIMIT:
+        raise ModelError(
+            f"{name} runs parts of the model, which do not fit one protobuf message with {graph.weight_bytes} bytes "
+            "of weights: leave this pass out"
+        )
+
+
+def _squares(array: Array) -> float:
+    return float((array.astype(np.float64) ** 2).sum())

@@ -1,0 +1,154 @@
+"""Equalization: channels of a stream are brought to like ranges, before scales are found.
+
+Per-tensor scales serve the widest channel; what is narrow has few steps left. Dividing each channel of a stream by a
+factor of its own, and multiplying the weights that read it, changes nothing of what the model computes:
+
+    cross-layer equalization   s = sqrt(r1 r2) / r2 of the ranges of the weights (Nagel et al., 2019, arXiv 1906.04721)
+    SmoothQuant                s = max|x|^a / max|w|^(1-a), a searched (Xiao et al., 2023, arXiv 2211.10438)
+
+Which factors are best is told by `StreamNoise`, from the statistics and the weights. Sketches per channel tell what the
+sketches of the divided values are, so the model does not run again; and a table serves as well as samples.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrant.core import QuantizationStates
+from calibrant.graph import Graph
+from calibrant.graph.rescaling import rescale
+from calibrant.graph.streams import Stream
+from calibrant.passes.activations import activation_configs
+from calibrant.passes.calibration import Calibration
+from calibrant.passes.stream_noise import StreamNoise
+from calibrant.sketches import Halves, TensorSketch
+from calibrant.sketches.scaling import divided_halves
+
+log = logging.getLogger(__name__)
+
+F64 = NDArray[np.float64]
+
+# Powers of max|x|, of the writers' max|w| and of the readers' max|w|, of which factors are made.
+STRENGTHS = (
+    *((a, 0.0, 0.0) for a in (0.25, 0.5, 0.75, 1.0)),
+    *((a, 0.0, a - 1) for a in (0.25, 0.5, 0.75)),
+    *((a, 0.0, -a) for a in (0.25, 0.5)),
+    (0.0, 0.5, -0.5),
+)
+WORTH = 0.95  # of the noise before: a stream that keeps more is left alone
+ABOUT = 1.2  # times the least noise: closer than that the measure does not tell
+
+
+def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> tuple[list[Calibration], Halves]:
+    """Rescale the streams of `graph` that profit; the tasks, and the sketches of their roots as they are then.
+
+    A value that a Mul divides keeps its name in tasks and sketches. Unless the user asked for a method, it is solved by
+    the one that its config names for this case, in `detail["smoothed_method"]`.
+    `graph.streams` is empty afterwards: a graph is equalized once. Weights whose scale was found wait for it again.
+    """
+    tasks = list(tasks)
+    done: list[Stream] = []
+    lacking: list[Stream] = []
+    for stream in graph.streams:
+        concerned = _concerned(graph, stream, tasks, sketches)
+        if concerned is None:
+            lacking.append(stream)
+        if not concerned:
+            continue
+        noise = StreamNoise(graph, stream, concerned, sketches)
+        factors = best(noise)
+        if factors is None:
+            continue
+        rescale(graph, {stream: factors})
+        sketches = divided_halves(sketches, dict.fromkeys((root for task in concerned for root in task.roots), factors))
+        tasks = [next((c for c in concerned if c.config is task.config), task) for task in tasks]
+        done.append(stream)
+    graph.streams = []
+    if done:
+        _unsettle(graph, done)
+        graph.note(f"equalized: the channels of {_counted(done)}")
+    if lacking:
+        what = _counted(lacking)
+        graph.note(f"not equalized, for want of statistics per channel: {what}; collect them with the same settings")
+    return tasks, sketches
+
+
+def best(noise: StreamNoise) -> F64 | None:
+    """The factors that differ least of those that are ABOUT as good as the best; None where those save too little."""
+    tried = [(noise(factors), factors) for factors in candidates(noise)]
+    nothing, least = noise(np.ones(noise.channels)), min(found for found, _ in tried)
+    log.debug("noise %.3g, equalized %.3g", nothing, least)
+    if not least < WORTH * nothing:
+        return None
+    good = [factors for found, factors in tried if found <= ABOUT * least]
+    return min(good, key=lambda factors: float(np.log2(factors).std()))
+
+
+def candidates(noise: StreamNoise) -> Iterator[F64]:
+    """What is tried: factors of each of STRENGTHS, their geometric mean 1."""
+    reach, written, read = (np.log2(_lively(r)) for r in (noise.reach, noise.written, noise.read))
+    for of_values, of_writers, of_readers in STRENGTHS:
+        exponents = of_values * reach + of_writers * written + of_readers * read
+        yield np.exp2(exponents - exponents.mean())
+
+
+def _lively(ranges: F64) -> F64:
+    """The ranges; of a channel that is next to nothing a thousandth of the largest."""
+    largest = float(ranges.max())
+    return np.maximum(ranges, largest / 1000) if largest > 0 else np.ones_like(ranges)
+
+
+def _concerned(
+    graph: Graph, stream: Stream, tasks: Sequence[Calibration], sketches: Mapping[str, TensorSketch]
+) -> list[Calibration] | None:
+    """The tasks for values of the stream, as they are to be solved once it is divided; none if it has to stay, and None
+    if that is because too little is known of its channels.
+
+    Each must be per tensor, of values of the stream alone, and by a method that can do with what is known.
+    """
+    inside = set(stream.values)
+    open_tasks = {id(task.config): task for task in tasks}
+    found: list[Calibration] = []
+    for config, roots in activation_configs(graph):
+        if not inside & set(roots):
+            continue
+        task = open_tasks.get(id(config))
+        if task is None or config.is_per_channel or not inside >= set(roots) or task.needs_raw_values:
+            return []
+        if stream.inserted and not _alone(graph, stream):
+            return []
+        if stream.inserted and "smoothed_method" in config.detail:
+            task = Calibration.of(config, roots, config.detail["smoothed_method"])
+        if not task.by_extremes and any(sketches[root].channel_histogram is None for root in roots):
+            return None
+        found.append(task)
+    return found
+
+
+def _counted(streams: Sequence[Stream]) -> str:
+    """`the stream of 'a'`, `3 streams of values`."""
+    return f"the stream of '{streams[0].values[0]}'" if len(streams) == 1 else f"{len(streams)} streams of values"
+
+
+def _alone(graph: Graph, stream: Stream) -> bool:
+    """Whether nobody but the readers of an inserted stream takes the value as integers, and a float node makes it."""
+    value = graph.value(stream.values[0])
+    producer = value.producer()
+    others = [(use.node.name or "", use.idx) for use in value.uses() if use.node.name not in stream.readers]
+    in_float = (edge in graph.edges and graph.edges[edge].state is QuantizationStates.FP32 for edge in others)
+    placed = graph.config_of(value.name or "") is not None
+    return producer is not None and producer.name in graph.left_in_float and (not placed or all(in_float))
+
+
+def _unsettle(graph: Graph, done: Sequence[Stream]) -> None:
+    """The weights that were rescaled wait for their scales, if they had them."""
+    for stream in done:
+        for edge in ((name, 1) for name in (*stream.writers, *stream.readers)):
+            config = graph.edges.get(edge)
+            if config is not None and config.state is not QuantizationStates.INITIAL:
+                config.scale = config.offset = None
+                config.state = QuantizationStates.INITIAL

@@ -1,0 +1,177 @@
+"""Rows onto a grid so that a quadratic error is least: one value after the other, the rest making up for each."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from calibrant.core import TensorQuantizationConfig
+
+F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
+SWEEPS = 30  # of coordinate descent, at most; it ends where nothing changes
+PAIRED = 512  # values of a row: of longer ones no pairs are tried, which takes the square of their length
+RATIOS = np.geomspace(1.2, 0.4, 34)  # of the scale, evenly apart in their logarithm (3.4 %)
+ROUNDS = 3  # of fitting the scale to the integers, then the integers to the scale
+
+
+def fitted(target: F64, hessian: F64, config: TensorQuantizationConfig, threads: int = 1) -> tuple[F64, F32]:
+    """Rows on a grid, and its scale, with a small error d H d^T, d = target - rows.
+
+    target: (groups, outputs, K). hessian: (groups, K, K), positive definite. config: its scale is what the search
+    starts from, and keeps where scales are powers of two. Returns rows, float64, and a scale of the config's shape.
+
+    1. The scale: of the ratios to the config's, the one with the least error of plain rounding, weighted by the
+       diagonal of H.
+    2. The integers: as GPTQ rounds (Frantar et al., 2022), then by coordinate descent.
+    3. The scale that is best for these integers, in closed form, then coordinate descent again; ROUNDS times. Neither
+       can make the error larger.
+    """
+    low, high, shape = float(config.quant_min), float(config.quant_max), target.shape[:2]
+
+    def together(errors: F64) -> F64:
+        return errors if config.is_per_channel else np.full(shape, errors.sum())
+
+    given = np.asarray(config.scale, np.float64)
+    scale = np.broadcast_to(given.reshape(shape if config.is_per_channel else (1, 1)), shape)
+    if not config.is_power_of_2:
+        diagonal = np.einsum("gkk->gk", hessian)[:, None, :]
+        errors = [together((_plain_error(target, scale * ratio, low, high) * diagonal).sum(axis=2)) for ratio in RATIOS]
+        scale = scale * RATIOS[np.argmin(errors, axis=0)]
+    scale = _single(scale)
+    q = rounded(target, hessian, scale, low, high, threads)
+    for _ in range(0 if config.is_power_of_2 else ROUNDS):
+        product = q @ hessian
+        above, below = together((product * target).sum(axis=2)), together((product * q).sum(axis=2))
+        usable = (above > 0) & (below > 0)
+        fit = np.where(usable, above, 1.0) / np.where(usable, below, 1.0)
+        scale = np.where(usable & (fit > scale / 2) & (fit < scale * 2), _single(fit), scale)
+        q = descended(target, hessian, scale, q, low, high, threads)
+    kept = scale.reshape(-1) if config.is_per_channel else scale.reshape(-1)[0]
+    return q * scale[..., None], np.asarray(kept, np.float32)
+
+
+def rounded(rows: F64, hessian: F64, scale: F64, low: float, high: float, threads: int = 1) -> F64:
+    """Whole numbers q in [low, high], of the shape of `rows`, with a small (rows - scale q) H (rows - scale q)^T.
+
+    scale: (groups, outputs). Values are rounded one after the other, those of the largest diagonal element first, and
+    those still to come are moved to where they make up best for the error so far. Coordinate descent follows. It also
+    starts from plain rounding; of each row the better end is kept, so that none is worse than plainly rounded.
+    """
+    order = np.argsort(-np.einsum("gkk->gk", hessian), axis=1, kind="stable")
+    h = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], axis=1), order[:, None, :], axis=2)
+    upper = np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(h)).transpose(0, 2, 1))
+    ordered = np.take_along_axis(rows, order[:, None, :], axis=2)
+    found = np.empty_like(ordered)
+    _side_by_side(lambda first, last: _compensate(ordered, upper, scale, low, high, found, first, last), rows, threads)
+    q = np.empty_like(found)
+    np.put_along_axis(q, np.broadcast_to(order[:, None, :], found.shape), found, axis=2)
+    plain = np.clip(np.rint(rows / scale[..., None]), low, high)
+    ends = [descended(rows, hessian, scale, start, low, high, threads) for start in (q, plain)]
+    errors = [quadratic_error(rows - scale[..., None] * end, hessian) for end in ends]
+    return np.where((errors[0] <= errors[1])[..., None], *ends)
+
+
+def quadratic_error(difference: F64, hessian: F64) -> F64:
+    """d H d^T of each row: (groups, outputs)."""
+    return np.asarray(((difference @ hessian) * difference).sum(axis=2))
+
+
+def descended(rows: F64, hessian: F64, scale: F64, start: F64, low: float, high: float, threads: int = 1) -> F64:
+    """Coordinate descent from the whole numbers `start`: each goes to where it is best with the others held.
+
+    Where none moves any more, pairs are tried that move a step each: values that resemble each other can only move
+    against each other.
+    """
+    found, rows = start.copy(), np.ascontiguousarray(rows)
+    _side_by_side(lambda first, last: _descend(rows, hessian, scale, low, high, found, first, last), rows, threads)
+    return found
+
+
+def _plain_error(target: F64, scale: F64, low: float, high: float) -> F64:
+    step = scale[..., None]
+    return np.asarray((target - step * np.clip(np.rint(target / step), low, high)) ** 2)
+
+
+def _single(scale: F64) -> F64:
+    """As float32 has it, which is what is kept."""
+    return np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32).astype(np.float64)
+
+
+def _side_by_side(work: object, rows: F64, threads: int) -> None:
+    """Call work(first, last) for parts of all rows, counted through the groups."""
+    count = rows.shape[0] * rows.shape[1]
+    cuts = [count * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads, thread_name_prefix="calibrant-rounding") as pool:
+        list(pool.map(work, cuts[:-1], cuts[1:]))  # type: ignore[arg-type]
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _compensate(rows: F64, upper: F64, scale: F64, low: float, high: float, found: F64, first: int, last: int) -> None:
+    """upper: (groups, K, K), U with H^-1 = U^T U."""
+    outputs, size = rows.shape[1:]
+    for row in range(first, last):
+        g, o = row // outputs, row % outputs
+        step = scale[g, o]
+        w = rows[g, o].copy()
+        for j in range(size):
+            found[g, o, j] = min(max(np.rint(w[j] / step), low), high)
+            error = (w[j] - found[g, o, j] * step) / upper[g, j, j]
+            u = upper[g, j]
+            for k in range(j, size):
+                w[k] -= error * u[k]
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _descend(rows: F64, hessian: F64, scale: F64, low: float, high: float, found: F64, first: int, last: int) -> None:
+    outputs, size = rows.shape[1:]
+    for row in range(first, last):
+        g, o = row // outputs, row % outputs
+        step, q, h = scale[g, o], found[g, o], hessian[g]
+        slope = np.zeros(size)  # of half the error, as a value of the grid grows, with its sign turned
+        for j in range(size):
+            d = rows[g, o, j] - q[j] * step
+            for k in range(size):
+                slope[k] += d * h[j, k]
+        for _ in range(SWEEPS):
+            moved = False
+            for j in range(size):
+                wanted = min(max(np.rint(q[j] + slope[j] / (h[j, j] * step)), low), high)
+                change = (wanted - q[j]) * step
+                # A move that gains no more than a rounding error would be made back and forth.
+                if change * (2 * slope[j] - change * h[j, j]) > 1e-9 * step * step * h[j, j]:
+                    q[j] = wanted
+                    moved = True
+                    for k in range(size):
+                        slope[k] -= change * h[j, k]
+            if not moved and not (size <= PAIRED and _move_pair(q, slope, h, step, low, high)):
+                break
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _move_pair(q: F64, slope: F64, h: F64, step: float, low: float, high: float) -> bool:
+    """For each value, move it a step together with the other that gains most with it, if that gains. Did any?"""
+    size, any_moved = q.size, False
+    for j in range(size):
+        best, partner, first, second = 1e-9 * step * step * h[j, j], -1, 0.0, 0.0
+        for way in (-step, step):
+            if not low <= q[j] + way / step <= high:
+                continue
+            alone = way * (2 * slope[j] - way * h[j, j])
+            for k in range(size):
+                # The other goes where it gains more of the two ways, once this one has moved.
+                left = slope[k] - way * h[j, k]
+                other = step if left > 0 else -step
+                gain = alone + other * (2 * left - other * h[k, k])
+                if gain > best and k != j and low <= q[k] + other / step <= high:
+                    best, partner, first, second = gain, k, way, other
+        if partner >= 0:
+            any_moved = True
+            q[j] = np.rint(q[j] + first / step)
+            q[partner] = np.rint(q[partner] + second / step)
+            for k in range(size):
+                slope[k] -= first * h[j, k] + second * h[partner, k]
+    return any_moved

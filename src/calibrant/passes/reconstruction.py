@@ -1,0 +1,270 @@
+"""BlockwiseReconstructionPass: weights and biases are chosen by what they do to the output of their layer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrant.core import fake_quantize
+from calibrant.core.arithmetic import SMALLEST_SCALE
+from calibrant.engines.stepping import Stepping
+from calibrant.graph.graph import original
+from calibrant.passes.base import parameter_of
+from calibrant.passes.grid_rounding import fitted
+from calibrant.passes.linear import Linear, linear_layers
+from calibrant.passes.moments import Moments
+from calibrant.passes.optimization import OptimizationPass
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from calibrant.engines import Executor
+    from calibrant.engines.samples import Feed
+    from calibrant.graph import Graph
+
+log = logging.getLogger(__name__)
+
+F64 = NDArray[np.float64]
+Array = NDArray[Any]
+
+PLACES = 1024  # of each sample's output: more hardly tell more
+MEMORY = 1 << 30  # bytes that the values of all samples may take
+RIDGES = (1e-2, 1e-1, 1.0, 10.0)  # of the mean diagonal element of H
+EXACT = 1e-6  # of the power of an output: an error that needs no lessening
+HOLD_OUT = 4  # every so manieth sample is for the check
+
+
+class BlockwiseReconstructionPass(OptimizationPass):
+    """Choose the integers of each weight, its scale and its bias so that the layer's output stays what it was.
+
+    interested_layers: node names, op types or regular expressions; empty: all.
+
+    Layer by layer, in the order of the model, least is wanted of the mean of |y - W x - b|^2, where y is the layer's
+    output in the float model and x what it reads in the quantized one, whose layers before are done. So a layer makes
+    up for the error that reaches it, as far as a linear one can. Where an Add takes the output together with a value
+    that is there already (a residual), y is what makes their sum right.
+
+    1. The error depends on W through H = x x^T and C = y x^T alone, with the means taken out where the bias may change
+       (Moments). Its least is at W* = W + (C - W H) (H + r I)^-1: r, a share of H's mean diagonal element, keeps W*
+       near W as far as samples are too few to tell.
+    2. W* goes onto the grid by GPTQ and coordinate descent, its scale by least squares (`fitted`).
+    3. The bias makes the mean right.
+    4. Samples weigh by the inverse of their error before: a few of huge values would decide for all others.
+    5. Every fourth sample is held out. The r that errs least on those is taken, and solved for on all samples. What
+       errs more on those than the weight as it was is dropped; then a bias alone is tried.
+    6. At the end the outputs of the model are looked at on what was held out: where they are further off than before
+       the pass, all of it is dropped, which the report says.
+
+    Frantar et al., 2022 (arXiv 2210.17323); Behdin et al., 2023 (QuantEase, arXiv 2309.01885, coordinate descent);
+    Li et al., 2025 (GPTAQ, arXiv 2504.02692, quantized inputs and float outputs).
+
+    For the weights of Conv, Gemm and MatMul that one node reads (`linear_layers`), of 8 bits or less. At most as many
+    samples are looked at as MEMORY holds the values of.
+    """
+
+    name = "BlockwiseReconstructionPass"
+
+    def __init__(self, interested_layers: Sequence[str] = ()) -> None:
+        self.interested_layers = list(interested_layers)
+
+    def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
+        layers = {layer.node: layer for layer in linear_layers(graph, self.interested_layers)}
+        feeds = samples[: affordable(graph, samples[0])]
+        held = [number for number in range(len(feeds)) if is_held(number, len(feeds))] or list(range(len(feeds)))
+        before = Before(graph, layers.values(), [feeds[number] for number in held], executor.threads)
+        exact = Stepping(graph, feeds, quantized=False, threads=executor.threads)
+        rough = Stepping(graph, feeds, quantized=True, threads=executor.threads)
+        done = 0
+        for node in graph.model.graph:
+            layer = layers.get(node)
+            if layer is None:
+                exact.step(node)
+            else:
+                seen = Seen(graph, layer, rough.read(node, 0), residual(graph, node, exact, rough))
+                exact.step(node, seen.look)
+                improve(graph, layer, seen.train, seen.held, executor.threads)
+                done += 1
+                if done < len(layers):
+                    yield done, len(layers)
+            rough.step(node)
+        if layers:
+            wanted, found = (running.known(graph.output_names) for running in (exact, rough))
+            before.restore_if_worse(graph, [wanted[number] for number in held], [found[number] for number in held])
+            yield done, len(layers)
+
+
+class Before:
+    """The layers as they were, and what the quantized model made of some samples."""
+
+    def __init__(self, graph: Graph, layers: Iterable[Linear], feeds: Sequence[Feed], threads: int) -> None:
+        names = [name for layer in layers for name in (layer.weight_name, layer.bias_name) if name]
+        self._constants = {name: _constant(graph, name) for name in names}
+        self._scales = [(layer.config, layer.config.scale) for layer in layers]
+        running = Stepping(graph, feeds, quantized=True, threads=threads)
+        for node in graph.model.graph:
+            running.step(node)
+        self._outputs = running.known(graph.output_names)
+
+    def restore_if_worse(self, graph: Graph, wanted: Sequence[Feed], found: Sequence[Feed]) -> None:
+        """Put the layers back where the model's outputs are further from `wanted` than they were."""
+        now, then = (relative_error(wanted, outputs) for outputs in (found, self._outputs))
+        log.info("error of the outputs on what was held out: %.3g, before %.3g", now, then)
+        if now <= then:
+            return
+        for config, scale in self._scales:
+            config.scale = scale
+        for name, array in self._constants.items():
+            graph.change_constant(name, array)
+        graph.note("weights chosen layer by layer made the outputs worse on held-out samples: they stay as they were")
+
+
+def relative_error(wanted: Sequence[Feed], found: Sequence[Feed]) -> float:
+    """The power of what floating outputs are off, over their own, added up over outputs."""
+    total = 0.0
+    for name in wanted[0]:
+        exact = [feed[name].astype(np.float64) for feed in wanted if feed[name].dtype.kind == "f"]
+        if exact:
+            off = sum(float(((a - feed[name]) ** 2).sum()) for a, feed in zip(exact, found, strict=True))
+            total += off / max(sum(float((a**2).sum()) for a in exact), SMALLEST_SCALE)
+    return total
+
+
+def is_held(number: int, count: int) -> bool:
+    """Whether that sample is held out: every fourth, of less than four none."""
+    return count >= HOLD_OUT and number % HOLD_OUT == HOLD_OUT - 1
+
+
+def affordable(graph: Graph, feed: Feed) -> int:
+    """How many samples like this one can be kept at every node, in float and quantized."""
+    trial, most = Stepping(graph, [feed], quantized=False, threads=1), 1
+    for node in graph.model.graph:
+        trial.step(node)
+        most = max(most, trial.bytes_alive)
+    return max(1, MEMORY // (2 * most))
+
+
+def residual(graph: Graph, node: ir.Node, exact: Stepping, rough: Stepping) -> list[Array] | None:
+    """Where an Add alone reads what the node makes, how far off the other value is that it reads, if it is there."""
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or uses[0].node.op_type != "Add" or node.outputs[0].is_graph_output():
+        return None
+    adding, index = uses[0].node, 1 - uses[0].idx
+    if not (exact.is_there(adding, index) and rough.is_there(adding, index)):
+        return None
+    return [a - b for a, b in zip(exact.read(adding, index), rough.read(adding, index), strict=True)]
+
+
+class Seen:
+    """The moments of a layer, of the samples to choose by and of those held out.
+
+    data: what the layer reads in the quantized model, of each sample. missing: what its output is to make up for.
+    """
+
+    def __init__(self, graph: Graph, layer: Linear, data: Sequence[Array], missing: Sequence[Array] | None) -> None:
+        self._layer, self._data, self._missing = layer, data, missing
+        self._lock = threading.Lock()
+        weight = fake_quantize(_constant(graph, layer.weight_name), layer.config)
+        self._rows = layer.rows(weight)
+        groups, outputs, size = self._rows.shape
+        self._bias = _bias(layer, (groups, outputs)).astype(np.float32)
+        self.train, self.held = (Moments.zero(groups, outputs, size) for _ in range(2))
+
+    def look(self, number: int, output: Array) -> None:
+        """Take in the float output of that sample, at PLACES that are drawn."""
+        if self._missing is not None and self._missing[number].shape == output.shape:
+            output = output + self._missing[number]
+        count = self._layer.count(output)
+        places = np.arange(count)
+        if count > PLACES:
+            places = np.sort(np.random.default_rng(number).choice(count, PLACES, replace=False))
+        for moments, some in self._parts(number, places):
+            columns = self._layer.columns(self._data[number], output, some)
+            values = self._layer.values(output, some)
+            weight = 1 / self._error(columns, values)
+            with self._lock:
+                moments.add(columns, values, weight)
+
+    def _error(self, columns: Array, values: Array) -> float:
+        """The mean squared error as it is. Samples weigh by its inverse: not one, of huge values, for all others."""
+        off = values - self._rows @ columns - self._bias[..., None]
+        return float((off**2).mean() + EXACT * (values**2).mean()) + SMALLEST_SCALE
+
+    def _parts(self, number: int, places: NDArray[np.int64]) -> list[tuple[Moments, NDArray[np.int64]]]:
+        """Whole samples are held out; of less than HOLD_OUT samples, which may be batches, the last part of each."""
+        if len(self._data) >= HOLD_OUT:
+            return [(self.held if is_held(number, len(self._data)) else self.train, places)]
+        cut = places.size - places.size // HOLD_OUT
+        return [(self.train, places[:cut]), (self.held, places[cut:])]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A weight on its grid as rows, its bias and scale."""
+
+    rows: F64
+    bias: F64
+    scale: NDArray[np.float32]
+
+
+def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads: int = 1) -> None:
+    """Change weight, bias and scale of the layer where that lessens the error on what is held out."""
+    held = held if held.count else train  # of a few places alone
+    floats = layer.rows(np.asarray(original(graph.value(layer.weight_name)).numpy(), np.float64))  # type: ignore[union-attr]
+    now = layer.rows(fake_quantize(_constant(graph, layer.weight_name), layer.config)).astype(np.float64)
+    bias = _bias(layer, now.shape[:2])
+    fixed = None if layer.bias_name else bias
+
+    def beside(moments: Moments, rows: F64) -> F64:
+        return moments.best_bias(rows) if fixed is None else fixed
+
+    def solved(moments: Moments, ridge: float) -> Choice:
+        target, hessian = pulled(moments, floats, fixed, ridge)
+        rows, scale = fitted(target, hessian, layer.config, threads)
+        return Choice(rows, beside(moments, rows), scale)
+
+    def error(choice: Choice) -> float:
+        return float(held.error(choice.rows, choice.bias).sum())
+
+    old = np.asarray(layer.config.scale)
+    tried = {ridge: error(solved(train, ridge)) for ridge in RIDGES}
+    tried[-1.0] = error(Choice(now, beside(train, now), old))
+    tried[0.0] = error(Choice(now, bias, old))
+    best = min(tried, key=tried.__getitem__)
+    log.info(
+        "%s: %s", layer.node.name, {k: f"{10 * np.log10(tried[0.0] / max(v, 1e-30)):.2f} dB" for k, v in tried.items()}
+    )
+    if best == 0:
+        return
+    everything = train + held
+    choice = Choice(now, beside(everything, now), old) if best < 0 else solved(everything, best)
+    layer.config.scale = choice.scale
+    graph.change_constant(layer.weight_name, layer.weight(choice.rows))
+    if layer.bias_name:
+        graph.change_constant(layer.bias_name, choice.bias.reshape(-1))
+
+
+def pulled(moments: Moments, rows: F64, fixed: F64 | None, ridge: float) -> tuple[F64, F64]:
+    """W* and H + r I: see BlockwiseReconstructionPass. fixed: the bias, where it stays."""
+    h, c = moments.quadratic(fixed)
+    mean = np.einsum("gkk->g", h) / h.shape[1]
+    floor = max(float(mean.max()) * 1e-6, SMALLEST_SCALE)  # a group that is always zero
+    hessian = h + (ridge * np.maximum(mean, floor))[:, None, None] * np.eye(h.shape[1])
+    change = np.linalg.solve(hessian, (c - rows @ h).transpose(0, 2, 1)).transpose(0, 2, 1)
+    return rows + change, hessian
+
+
+def _constant(graph: Graph, name: str) -> Array:
+    return np.asarray(graph.value(name).const_value.numpy())  # type: ignore[union-attr]
+
+
+def _bias(layer: Linear, shape: tuple[int, ...]) -> F64:
+    """The node's bias, (groups, outputs); zeros where there is none."""
+    values = parameter_of(layer.node, 2)
+    flat = np.zeros(1) if values is None else values.astype(np.float64).reshape(-1)
+    return np.broadcast_to(flat, (shape[0] * shape[1],)).reshape(shape)

@@ -1,0 +1,101 @@
+"""The sketch of a value whose channels are divided by factors, without seeing the value again.
+
+Bins are relative to the values in them, so what is remembered of each channel of x tells nearly as well what would be
+remembered of x / factor. A few coarse bins of each channel are enough: where hundreds of channels are laid over each
+other, at factors of their own, the edges of none are seen. So each is spread over finer ones, evenly on either side of
+the mean of its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrant.core import ObservationError
+from calibrant.sketches.bins import LogBins
+from calibrant.sketches.cells import fold_cells
+from calibrant.sketches.extremes import Extremes
+from calibrant.sketches.halves import Halves
+from calibrant.sketches.histogram import Histogram
+from calibrant.sketches.sketch import TensorSketch
+
+F64 = NDArray[np.float64]
+
+FINE = 8  # mantissa bits of what comes out
+PARTS = 32  # of a cell
+
+
+def divided(sketch: TensorSketch, factors: F64) -> TensorSketch:
+    """The sketch of x / factors, channel by channel.
+
+    factors: (channels,), positive and finite. The extremes are exact. Where each channel has a histogram there is one of
+    the whole tensor, of bins as fine as `FINE` says; else there is none.
+    Raises ObservationError for a sketch with margins, which tell nothing once channels move against each other.
+    """
+    if sketch.margins is not None:
+        raise ObservationError("margins of rows do not tell what they are when channels are divided: leave isotone out")
+    extremes, each = _divided(sketch.extremes, factors), sketch.channel_histogram
+    if each is None:
+        return replace(sketch, spec=replace(sketch.spec, histogram=False), extremes=extremes, histogram=None)
+    spec = replace(sketch.spec, histogram=True, mantissa_bits=FINE, per_channel=False)
+    whole = _moved(each, sketch.extremes, factors)
+    return replace(sketch, spec=spec, extremes=extremes, histogram=whole, channel_histogram=None)
+
+
+def divided_halves(halves: Halves, factors: Mapping[str, F64]) -> Halves:
+    """The halves with the sketches of these values divided, the others as they are."""
+    even, odd = (
+        {name: divided(s, factors[name]) if name in factors else s for name, s in half.items()}
+        for half in (halves.even, halves.odd)
+    )
+    return Halves(even, odd)
+
+
+def _moved(histogram: Histogram, extremes: Extremes, factors: F64) -> Histogram:
+    """The whole tensor's histogram of the divided values, `FINE` mantissa bits."""
+    bins = LogBins(FINE)
+    if not histogram.channels:
+        return Histogram.empty(bins)
+    limit = float(np.finfo(np.float32).max)
+    x, counts = _spread(histogram, extremes)
+    x = np.clip(x / factors[histogram.channel], -limit, limit).astype(np.float32)[counts > 0]
+    keys, sub, counts = bins.keys(x), bins.sub(x), counts[counts > 0]
+    cells = fold_cells([np.zeros_like(keys), keys], [counts, counts * sub])
+    return Histogram.from_cells(bins, 1, cells)
+
+
+def _spread(histogram: Histogram, extremes: Extremes) -> tuple[F64, NDArray[np.int64]]:
+    """Values (parts, cells) and how many of each there are: the values of each cell, PARTS of them.
+
+    Half of the parts lie evenly between the cell's end towards -inf and its mean, half between that and the other end;
+    so many of the values are on either side that the mean stays. No part lies beyond the extremes of its channel.
+    """
+    mean = middles(histogram)
+    ends = [extremes.lo.astype(np.float64)[histogram.channel], extremes.hi.astype(np.float64)[histogram.channel]]
+    lower, upper = np.clip([histogram.bins.lower(histogram.keys), histogram.bins.upper(histogram.keys)], *ends)
+    mean = np.clip(mean, lower, upper)
+    width = np.maximum(upper - lower, np.finfo(np.float64).tiny)
+    half = PARTS // 2
+    place = (np.arange(half) + 0.5)[:, None] / half
+    x = np.concatenate([lower + place * (mean - lower), mean + place * (upper - mean)])
+    below = np.repeat([(upper - mean) / width, (mean - lower) / width], half, axis=0) / half  # shares of the parts
+    whole = np.rint(np.cumsum(below, axis=0) * histogram.counts).astype(np.int64)
+    whole[-1] = histogram.counts
+    return x, np.diff(whole, axis=0, prepend=0)
+
+
+def middles(histogram: Histogram) -> F64:
+    """The mean of the values in each cell, float64 (cells,), as far as the histogram tells."""
+    lower, upper = histogram.bins.lower(histogram.keys), histogram.bins.upper(histogram.keys)
+    place = (histogram.positions / histogram.counts + 0.5) / 256
+    return np.where(histogram.keys < 0, upper + place * (lower - upper), lower + place * (upper - lower))
+
+
+def _divided(extremes: Extremes, factors: F64) -> Extremes:
+    lo, hi = extremes.lo.astype(np.float64), extremes.hi.astype(np.float64)
+    if not extremes.channels:
+        return extremes
+    return replace(extremes, lo=(lo / factors).astype(np.float32), hi=(hi / factors).astype(np.float32))

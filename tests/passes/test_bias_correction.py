@@ -1,0 +1,208 @@
+"""BiasCorrectionPass: what quantization shifts is taken back, and what makes it worse is dropped."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from calibrant import OnnxruntimeExecutor, QuantizationSetting, calibrate, load_onnx_graph
+from calibrant.analysis import Simulation, sqnr_db
+from calibrant.api import quantize
+from calibrant.core import SettingError
+from calibrant.passes.bias_correction import Fit, biased_layers
+
+RNG = np.random.default_rng(3)
+ANYTHING = (-np.inf, np.inf)
+
+
+def saved(path, nodes, weights, shape, output):
+    """A model from `x` to `output`, both of that many dimensions, batch and all."""
+    graph = helper.make_graph(
+        nodes,
+        "case",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None] * len(shape))],
+        [numpy_helper.from_array(np.asarray(array, np.float32), name) for name, array in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture
+def shifted(tmp_path):
+    """Two 1 x 1 convolutions of 3-bit weights on values around 2, so that their rounding shifts every channel."""
+    weights = {"w1": RNG.normal(0, 0.3, (8, 4, 1, 1)), "b1": np.ones(8), "w2": RNG.normal(0, 0.3, (8, 8, 1, 1))}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "conv1"),
+        helper.make_node("Relu", ["c1"], ["r1"], "relu1"),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["y"], "conv2"),
+    ]
+    samples = [RNG.normal(2, 0.3, (1, 4, 6, 6)).astype(np.float32) for _ in range(48)]
+    return saved(tmp_path / "m.onnx", nodes, weights | {"b2": np.zeros(8)}, [1, 4, 6, 6], "y"), samples
+
+
+def setting_of(bits=3, **fields):
+    setting = QuantizationSetting(**fields)
+    setting.quantize_parameter_setting.num_of_bits = bits
+    return setting
+
+
+def outputs(model, samples, setting):
+    """Of the quantized model, simulated."""
+    simulation = Simulation(quantize(model, samples[:32], setting=setting)[0])
+    return [simulation.run({"x": x})[0] for x in samples[32:]]
+
+
+def exact_outputs(model, samples):
+    executor = OnnxruntimeExecutor(load_onnx_graph(model))
+    return [executor.forward(x)[0] for x in samples[32:]]
+
+
+def shift_of(exact, found):
+    """The largest shift of a channel, against the spread of the error in it."""
+    errors = np.concatenate(found) - np.concatenate(exact)
+    return np.abs(errors.mean(axis=(0, 2, 3)) / errors.std(axis=(0, 2, 3))).max()
+
+
+def test_what_rounding_shifts_is_taken_back(shifted):
+    model, samples = shifted
+    exact = exact_outputs(model, samples)
+    plain = outputs(model, samples, setting_of())
+    corrected = outputs(model, samples, setting_of(bias_correct=True))
+    assert shift_of(exact, plain) > 3
+    assert shift_of(exact, corrected) < 0.3
+    assert sqnr_db(exact, corrected) > sqnr_db(exact, plain) + 6
+
+
+def test_a_correction_that_makes_it_worse_is_dropped(shifted, monkeypatch):
+    model, samples = shifted
+    wrong = lambda self: np.full(self.channels, 5.0)  # noqa: E731
+    monkeypatch.setattr(Fit, "mean", wrong)
+    monkeypatch.setattr(Fit, "trimmed_mean", wrong)
+    exact = exact_outputs(model, samples)
+    dropped, plain = (outputs(model, samples, setting_of(bias_correct=on)) for on in (True, False))
+    assert np.array_equal(dropped, plain)
+    monkeypatch.setattr("calibrant.passes.bias_correction._less", lambda *args: True)  # without looking it is ruined
+    assert sqnr_db(exact, outputs(model, samples, setting_of(bias_correct=True))) < sqnr_db(exact, plain) - 3
+
+
+def test_it_does_no_harm_where_there_is_nothing_to_correct(small_model, small_samples):
+    exact = exact_outputs(small_model, small_samples)
+    plain, corrected = (outputs(small_model, small_samples, setting_of(8, bias_correct=on)) for on in (False, True))
+    assert sqnr_db(exact, corrected) > sqnr_db(exact, plain) - 0.5
+
+
+def test_the_same_samples_give_the_same_biases_with_a_table_too(shifted):
+    model, samples = shifted
+    setting = setting_of(bias_correct=True)
+    one = biases(quantize(model, samples[:32], setting=setting, threads=1)[0])
+    other = biases(quantize(model, samples[:32][::-1], setting=setting, threads=2)[0])
+    table = calibrate(model, samples[:32])
+    with_table = biases(quantize(model, samples[:32], setting=setting, table=table)[0])
+    assert np.array_equal(one, other)
+    assert np.array_equal(one, with_table)
+
+
+def biases(graph):
+    return np.concatenate([graph.value(name).const_value.numpy() for name in ("b1", "b2")])
+
+
+def test_who_stops_it_keeps_what_is_done(shifted):
+    model, samples = shifted
+    told = []
+    graph, summary = quantize(
+        model,
+        samples[:32],
+        setting=setting_of(bias_correct=True),
+        on_layer=lambda *args: told.append(args) or False,
+    )
+    found = biases(graph)
+    assert told == [("BiasCorrectionPass", 1, 2)]
+    assert not np.allclose(found[:8], 1)
+    assert not found[8:].any()
+    assert any("1 of 2 layers corrected" in note for note in summary.notes)
+    Simulation(graph)
+
+
+def test_quantizing_the_graph_again_starts_from_the_float_model(shifted):
+    model, samples = shifted
+    graph = load_onnx_graph(model)
+    once = biases(quantize(graph, samples[:32], setting=setting_of(bias_correct=True))[0])
+    assert not np.allclose(once[8:], 0)
+    again = biases(quantize(graph, samples[:32], setting=setting_of(bias_correct=True))[0])
+    assert np.array_equal(once, again)
+    plain = biases(quantize(graph, samples[:32], setting=setting_of())[0])
+    assert not plain[8:].any()
+
+
+def test_only_the_layers_of_interest(shifted):
+    model, samples = shifted
+    setting = setting_of(bias_correct=True)
+    setting.bias_correct_setting.interested_layers = ["conv2"]
+    found = biases(quantize(model, samples[:32], setting=setting)[0])
+    assert np.array_equal(found[:8], np.ones(8))
+    assert found[8:].any()
+    setting.bias_correct_setting.interested_layers = ["Relu"]
+    with pytest.raises(SettingError, match="'Relu' means no quantized layer with a bias"):
+        quantize(model, samples[:32], setting=setting)
+
+
+def test_the_constant_added_behind_a_matmul_is_its_bias(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], "product"),
+        helper.make_node("Add", ["b", "p"], ["y"], "plus"),
+    ]
+    model = saved(tmp_path / "m.onnx", nodes, {"w": RNG.normal(0, 0.3, (16, 8)), "b": np.zeros(8)}, [1, 5, 16], "y")
+    samples = [RNG.normal(2, 0.3, (1, 5, 16)).astype(np.float32) for _ in range(48)]
+    exact = exact_outputs(model, samples)
+    plain, corrected = (outputs(model, samples, setting_of(bias_correct=on)) for on in (False, True))
+    assert sqnr_db(exact, corrected) > sqnr_db(exact, plain) + 6
+    graph, _ = quantize(model, samples[:32], setting=setting_of(bias_correct=True))
+    assert [layer.node.name for layer in biased_layers(graph, ["product"])] == ["plus"]
+
+
+def test_a_gemm_multiplies_its_bias_by_beta(tmp_path):
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], "fc", beta=0.5, transB=1)]
+    weights = {"w": RNG.normal(0, 0.3, (8, 16)), "b": np.zeros(8)}
+    model = saved(tmp_path / "m.onnx", nodes, weights, [1, 16], "y")
+    samples = [RNG.normal(2, 0.3, (1, 16)).astype(np.float32) for _ in range(48)]
+    exact = exact_outputs(model, samples)
+    plain, corrected = (outputs(model, samples, setting_of(bias_correct=on)) for on in (False, True))
+    assert sqnr_db(exact, corrected) > sqnr_db(exact, plain) + 3
+
+
+def test_the_mean_counts_where_the_activation_lets_values_through():
+    exact = np.array([[3.0, -9.0, 2.0], [0.0, 7.0, 8.0]], np.float32)[None]  # two channels
+    found = np.array([[2.0, -1.0, 1.5], [-1.0, 5.0, 6.5]], np.float32)[None]
+    assert Fit([exact], [found], 1, (0.0, 6.0)).mean().tolist() == [0.75, 1.0]  # (1 + .5) / 2; 6 - 5
+    assert Fit([exact], [found], 1, ANYTHING).mean().tolist() == [-6.5 / 3, 4.5 / 3]
+
+
+def test_a_channel_that_never_comes_through_stays():
+    nothing = Fit([np.full((1, 1, 4), -1.0, np.float32)], [np.full((1, 1, 4), -3.0, np.float32)], 1, (0.0, np.inf))
+    assert nothing.mean().tolist() == nothing.trimmed_mean().tolist() == [0.0]
+
+
+def test_a_mean_that_moves_from_sample_to_sample_shrinks():
+    steady = [np.full((1, 1, 9), 1.0, np.float32) for _ in range(4)]
+    moving = [np.full((1, 1, 9), value, np.float32) for value in (-3.0, 5.0, -2.0, 4.0)]
+    zeros = [np.zeros((1, 1, 9), np.float32)] * 4
+    assert Fit(steady, zeros, 1, ANYTHING).mean() == pytest.approx([1.0])
+    assert Fit(moving, zeros, 1, ANYTHING).mean()[0] == pytest.approx(1 / (1 + np.var([-3, 5, -2, 4]) / 3))
+
+
+def test_a_few_huge_errors_do_not_make_the_trimmed_mean():
+    exact = np.full((1, 1, 400), 1.0, np.float32)
+    exact[..., :2] = 1000
+    fit = Fit([exact], [np.zeros_like(exact)], 1, ANYTHING)
+    assert fit.mean()[0] > 5
+    assert fit.trimmed_mean()[0] == pytest.approx(1.0)
+
+
+def test_weights_alone_are_corrected_too(shifted):
+    model, samples = shifted
+    exact = exact_outputs(model, samples)
+    plain, corrected = (
+        outputs(model, samples, setting_of(bias_correct=on, quantize_activation=False)) for on in (False, True)
+    )
+    assert sqnr_db(exact, corrected) > sqnr_db(exact, plain) + 6

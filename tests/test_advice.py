@@ -1,0 +1,102 @@
+"""Advice: what was measured is what comes out of the same quantization, and it helps."""
+
+import onnx
+import pytest
+
+from calibrant import QuantizationSetting, TargetPlatform
+from calibrant.advice import advise
+from calibrant.advice.fixes import find_fixes
+from calibrant.analysis import Simulation, compare, sqnr_db
+from calibrant.api import export_graph, quantize
+from calibrant.core import ObservationError
+from tests.analysis.networks import plain_network, quantized_by, random_samples
+
+SAMPLES = random_samples()
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    path = tmp_path_factory.mktemp("advice") / "damaged.onnx"
+    onnx.save(plain_network(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def advice(damaged):
+    quantized_by("qdq", damaged, SAMPLES, damaged.with_name("qdq.onnx"))
+    return advise(damaged, damaged.with_name("qdq.onnx"), SAMPLES)
+
+
+def test_the_best_fix_leaves_the_damaged_layer_in_float(advice):
+    best = advice.fixes[0]
+    assert "conv2" in best.leave_in_float
+    assert best.gain_db > 15
+    assert best.gain_db == best.sqnr_db - advice.comparison.layers.base_db
+    assert [fix.gain_db for fix in advice.fixes] == sorted((fix.gain_db for fix in advice.fixes), reverse=True)
+    tried = [(fix.method, fix.leave_in_float) for fix in advice.fixes]
+    assert {(method, ()) for method in (None, "minmax", "percentile", "mse", "kl")} < set(tried)
+    assert len(tried) == 8 == len(set(tried))
+
+
+def test_a_gain_is_that_of_quantizing_so(advice, damaged):
+    """By another way: without a table, and with the weights found anew."""
+    for fix in (advice.fixes[0], advice.fixes[-1]):
+        setting = QuantizationSetting(leave_in_float=list(fix.leave_in_float))
+        setting.quantize_activation_setting.calib_algorithm = fix.method
+        graph, _ = quantize(damaged, SAMPLES, setting=setting)
+        model, kept = Simulation(graph), advice.comparison.kept
+        exact = [load(damaged, feed) for feed in kept]
+        assert sqnr_db(exact, [model.run(feed)[0] for feed in kept]) == pytest.approx(fix.sqnr_db, abs=1e-3)
+
+
+def load(path, feed):
+    import onnxruntime as ort
+
+    return ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+
+
+def test_the_comparison_is_the_same_as_without_advice(advice, damaged):
+    alone = compare(damaged, damaged.with_name("qdq.onnx"), SAMPLES)
+    assert alone.outputs == advice.comparison.outputs
+    assert alone.layers == advice.comparison.layers
+
+
+def test_fixes_are_for_the_platform_of_the_other_model(damaged, tmp_path):
+    graph, _ = quantize(damaged, SAMPLES, platform="OPENVINO_INT8")
+    export_graph(graph, "OPENVINO_INT8", tmp_path / "ov.onnx")
+    assert advise(damaged, tmp_path / "ov.onnx", SAMPLES[:2]).platform is TargetPlatform.OPENVINO_INT8
+
+
+def test_without_anything_to_mend_nothing_is_tried(damaged):
+    found = advise(damaged, damaged, SAMPLES[:2])
+    assert (found.fixes, found.why_none) == ([], "no layer differs")
+
+
+def test_a_float_model_that_is_none_is_said(damaged, advice):
+    int8 = damaged.with_name("qdq.onnx")
+    found = advise(int8, damaged, SAMPLES[:2])
+    assert "is quantized already" in found.why_none
+    assert found.comparison.layers is not None
+
+
+def test_a_way_that_is_refused_is_said():
+    class Refusing:
+        def sqnr_db(self, method, leave_in_float):
+            if method == "kl" or leave_in_float:
+                raise ObservationError("not with me")
+            return 10.0 + len(method or "")
+
+    steps = []
+    fixes, refused = find_fixes(Refusing(), 12.0, ["a", "b"], lambda done, total: steps.append((done, total)))
+    assert [(fix.method, fix.gain_db) for fix in fixes] == [
+        ("percentile", 8.0),
+        ("minmax", 4.0),
+        ("mse", 1.0),
+        (None, -2.0),
+    ]
+    assert [sentence.split(":")[0] for sentence in refused] == [
+        "kl",
+        "percentile with a in float",
+        "percentile with a, b in float",
+    ]
+    assert steps == [(number, 7) for number in range(1, 8)]
