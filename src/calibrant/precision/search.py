@@ -16,6 +16,8 @@ from calibrant.precision.scoring import Score
 log = logging.getLogger(__name__)
 
 TAKEN_BACK = 16  # operations that are tried as integers again, at most
+ASTRAY = 2.0  # dB: forecasts that are off by amounts that differ more tell little
+ADDED = 40  # models that are run one operation after the other then, about
 NEAR = 0.3  # dB: a forecast that misses the target by no more is worth a run
 
 NOTHING: Names = frozenset()
@@ -93,7 +95,33 @@ class Search:
             best = best if found is None else self._with_some_taken_back(found)
         if best is None:
             raise TargetError(self._out_of_reach())
+        return self._built_up(best) if self._astray() else best
+
+    def _astray(self) -> bool:
+        """Whether forecasts tell little: where a few samples whose answer tips over make up most of the noise, say."""
+        offsets = [self._offset(trial) for trial in self.trials]
+        return max(offsets) - min(offsets) > ASTRAY
+
+    def _built_up(self, best: Trial) -> Trial:
+        """A smaller model, from nothing in float on, each time with the operation that turns out best; else `best`.
+
+        Tried are the operations of all models that met the targets.
+        """
+        suspects = sorted(set().union(*(trial.left for trial in self.trials if self._meets(trial))))
+        left, end = NOTHING, len(self._known) + ADDED
+        while len(self._known) < end:
+            more = [left | {name} for name in suspects if name not in left]
+            tried = [self._trial(one) for one in more if self._could_replace(best, one)]
+            meeting = [trial for trial in tried if self._meets(trial)]
+            if meeting:
+                return min(meeting, key=lambda trial: (trial.in_float, -trial.score.sqnr_db))
+            if not tried:
+                break
+            left = max(tried, key=lambda trial: trial.score.sqnr_db).left
         return best
+
+    def _could_replace(self, best: Trial, left: Names) -> bool:
+        return self._lost(left) < best.in_float and self._planner.forecast(left).observed
 
     def _first_that_meets(self, sets: _Sets) -> Trial | None:
         """A model that meets the targets, while that of the set before, if it was run, does not; None: no one does."""
