@@ -24,7 +24,7 @@ FLOORS = (
     {"passes", "exporters"},
     {"analysis", "modules"},
     {"table"},
-    {"auto", "distributed"},
+    {"auto", "distributed", "precision"},
     {"quantization"},
     {"api", "advice"},
     {"cli"},

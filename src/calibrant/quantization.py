@@ -18,12 +18,15 @@ from calibrant.engines.samples import Feed, iterate_samples
 from calibrant.engines.session import usable_processors
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.observers.registry import known
-from calibrant.passes import RuntimeCalibrationPass, pipeline
+from calibrant.passes import ExactSimulationPass, PassiveParameterQuantizePass, RuntimeCalibrationPass, pipeline
 from calibrant.passes.activations import activation_configs
 from calibrant.passes.auto import AUTO
 from calibrant.passes.base import QuantizationPass
 from calibrant.passes.optimization import OnLayer, OptimizationPass, StopsBetweenLayers
 from calibrant.passes.runtime import warn_of_few
+from calibrant.precision import Metric, OnSearch, Reached, Targets, reach
+from calibrant.precision.rebuilding import Found
+from calibrant.precision.statistics import with_shared_values
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
@@ -45,6 +48,7 @@ class QuantizationSummary:
     moving: value name -> how far apart its scales are that two halves of the samples give, as a share of its scale;
         those of more than MOVES. They would profit from more samples.
     seconds: time by stage.
+    target: how the setting's `target_sqnr` or `max_drop` was reached; None without one.
     table, kept: where they are wanted (`keep` of `quantize`), the statistics, of equalized values as these are now; and
         some of the samples.
     """
@@ -57,6 +61,7 @@ class QuantizationSummary:
     notes: list[str] = field(default_factory=list)
     moving: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    target: Reached | None = None
     table: CalibrationTable | None = None
     kept: list[Feed] = field(default_factory=list)
 
@@ -89,6 +94,8 @@ def quantize(
     on_step: OnStep | None = None,
     on_run: OnRun | None = None,
     on_layer: OnLayer | None = None,
+    metric: Metric | None = None,
+    on_search: OnSearch | None = None,
 ) -> tuple[Graph, QuantizationSummary]:
     """Quantize a float ONNX model by the samples; `export_graph` writes the result.
 
@@ -103,6 +110,9 @@ def quantize(
         compares models, with the number of runs done and of all. on_layer: called after each layer of a pass that
         optimizes, with the pass's name, the layers done and all of them; False stops there, and what is done is kept,
         as it is after Ctrl-C. Such passes see at most 256 of the samples, always the same ones of the same samples.
+    metric: a measure of the user's own, for the setting's `max_drop`: a function that is given a model (itself a
+        function from a sample to the outputs, in order) and returns a number, of which more is better.
+    on_search: called while a target is searched for, with what is being done, how much of it is, and of how much.
 
     Raises the errors of `calibrant.core.errors`; nothing is written to disk.
     """
@@ -115,25 +125,35 @@ def quantize(
         quantize_graph(graph, platform, setting)
     passes = pipeline(setting, steps)
     measuring = samples is not None and has_open_methods(graph)
-    again = any(isinstance(step, OptimizationPass) for step in passes)
+    targets = Targets.of(setting, metric)
+    again = targets is not None or any(isinstance(step, OptimizationPass) for step in passes)
     if again and samples is None:
-        raise SettingError("the passes after calibration run the model: they need samples, beside a table as well")
+        what = "a target is" if targets is not None else "the passes after calibration are"
+        raise SettingError(f"{what} measured by running the model: that needs samples, beside a table as well")
     if executor is None and (again or (setting.quantize_activation and (table is None or measuring))):
         with _timed(summary, "plan"):
             executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
     if executor is not None and samples is not None and (again or measuring or keep):
         samples, collate_fn = Kept(iterate_samples(samples, executor.input_specs, steps, collate_fn)), None
-    first = measuring or keep or table is not None or not setting.quantize_activation  # calibration reads them else
-    if executor is not None and isinstance(samples, Kept) and first:
+    first = measuring or keep or targets is not None or table is not None or not setting.quantize_activation
+    if executor is not None and isinstance(samples, Kept) and first:  # calibration reads them else
         with _timed(summary, "calibrate"):
             if measuring:
                 table = choose_by_output(graph, platform, setting, samples, executor, table, on_step, on_run)
-            elif table is None and keep:
-                table = _statistics(graph, platform, samples, executor, on_step)
+            elif table is None and setting.quantize_activation:
+                methods = METHODS if keep else ()
+                table = _statistics(graph, platform, samples, executor, on_step, methods, targets is not None)
             else:
                 samples.read(on_step)
-    interrupted = False
+    interrupted, collected = False, table
+    found: Found | None = None
     for step in passes:
+        if (
+            targets is not None
+            and found is None
+            and isinstance(step, ExactSimulationPass | PassiveParameterQuantizePass)
+        ):
+            found = Found.of(graph)
         with _timed(summary, _stage_of(step)):
             if isinstance(step, OptimizationPass) and isinstance(samples, Kept):
                 if not interrupted:
@@ -149,6 +169,12 @@ def quantize(
                 step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
     if interrupted:
         graph.note("interrupted: the layers that were optimized before are kept")
+    if targets is not None and found is not None and executor is not None and isinstance(samples, Kept):
+        with _timed(summary, "search"):
+            summary.target = reach(
+                graph, platform, setting, targets, samples.samples, executor, found, collected, on_search
+            )
+            setting = summary.target.setting
     if keep:
         summary.table, summary.kept = table, samples.samples if isinstance(samples, Kept) else []
     _tell(summary, graph, executor)
@@ -170,11 +196,21 @@ def _stage_of(step: QuantizationPass) -> str:
 
 
 def _statistics(
-    graph: Graph, platform: TargetPlatform, samples: Iterable[Feed], executor: Executor, on_step: OnStep | None
+    graph: Graph,
+    platform: TargetPlatform,
+    samples: Iterable[Feed],
+    executor: Executor,
+    on_step: OnStep | None,
+    methods: Iterable[str],
+    shared: bool,
 ) -> CalibrationTable:
-    """The table of all that the methods of the graph's configs, and the others, want to know."""
+    """The table of all that the methods of the graph's configs, and these, want to know.
+
+    shared: of the values as well that share the scale of others.
+    """
     own = {config.observer_algorithm.casefold() for config, _ in activation_configs(graph)}
-    empty = empty_table(graph, platform, sorted({*METHODS, *own}), executor.description)
+    empty = empty_table(graph, platform, sorted({*methods, *own, "isotone"}), executor.description)
+    empty = with_shared_values(empty, graph) if shared else empty
     table = collect_table(empty, samples, executor, on_step=on_step)
     warn_of_few(table.samples)
     return table

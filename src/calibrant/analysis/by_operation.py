@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from calibrant.analysis.grid_use import GridUse
 from calibrant.analysis.measures import Difference
-from calibrant.analysis.operations import Operation, config_read, operations_of, quantized_inputs
-from calibrant.analysis.pieces import Changed, Pieces
+from calibrant.analysis.operation_run import OperationRun, is_bound
+from calibrant.analysis.operations import Operation, operations_of, quantized_inputs
+from calibrant.analysis.pieces import Pieces
 from calibrant.analysis.simulation import Simulation
-from calibrant.analysis.submodel import open_submodel
-from calibrant.core import TensorQuantizationConfig, fake_quantize
+from calibrant.core import TensorQuantizationConfig
 from calibrant.engines import Executor, OnnxruntimeExecutor, iterate_samples
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
@@ -138,7 +138,7 @@ class _Measuring:
     def __init__(self, graph: Graph, executor: Executor, at_outputs: bool) -> None:
         self._executor = executor
         self._operations = operations_of(graph)
-        self._runs = [_Run(graph, operation) for operation in self._operations]
+        self._runs = [OperationRun(graph, operation) for operation in self._operations]
         self._pieces = Pieces(graph, self._operations) if at_outputs else None
         outputs = [name for name in graph.output_names if _is_floating(graph.value(name))]
         of_outputs = outputs if at_outputs else []
@@ -181,56 +181,6 @@ class _Measuring:
                 difference.add(exact[name], carried[name])
 
 
-class _Run:
-    """One operation, run on what its integers stand for. inputs: names of the activations that it reads."""
-
-    def __init__(self, graph: Graph, operation: Operation) -> None:
-        node = operation.nodes[0]
-        self._outputs = [value.name or "" for value in operation.outputs]
-        self._read: dict[str, TensorQuantizationConfig] = {}
-        self._parameters: dict[str, NDArray[Any]] = {}
-        inner = {value for one in operation.nodes for value in one.outputs}
-        read = dict.fromkeys(v for one in operation.nodes for v in one.inputs if v is not None and v not in inner)
-        inputs = [value for value in read if value.const_value is None]
-        for index, config in quantized_inputs(graph, operation).items():
-            value = node.inputs[index]
-            parameter = parameter_of(node, index)
-            if value is not None and parameter is None:
-                self._read[value.name or ""] = config
-            elif value is not None and parameter is not None and not _clips(node, index):
-                self._parameters[value.name or ""] = fake_quantize(parameter, config).astype(parameter.dtype)
-                inputs.append(value)
-        self.inputs = [value.name or "" for value in inputs if value.const_value is None]
-        made = {name: config_read(graph, name) for name in self._outputs}
-        self._made = {name: config for name, config in made.items() if config is not None}
-        opsets = graph.model.opset_imports
-        self._session = open_submodel(operation.nodes, dict.fromkeys(inputs), operation.outputs, opsets)
-
-    def alone(self, exact: Values, rounded: Values) -> dict[str, Changed]:
-        """Its outputs, by name, when it is quantized and all that it reads is exact.
-
-        rounded: values that were put on their grid before.
-        """
-        feed = {name: self._as_read(name, exact, rounded) for name in self.inputs} | self._parameters
-        made = dict(zip(self._outputs, self._session.run(self._outputs, feed), strict=True))
-        return {name: Changed(x, _rounded(x, self._made.get(name))) for name, x in made.items()}
-
-    def _as_read(self, name: str, exact: Values, rounded: Values) -> NDArray[Any]:
-        config = self._read.get(name)
-        if config is None:
-            return exact[name]
-        return rounded[name].astype(exact[name].dtype) if name in rounded else _rounded(exact[name], config)
-
-
-def _clips(node: ir.Node, index: int) -> bool:
-    """Whether that input is a bound or a filling, which the simulation leaves as it is."""
-    return node.op_type in ("Clip", "Pad") and index > 0
-
-
-def _rounded(x: NDArray[Any], config: TensorQuantizationConfig | None) -> NDArray[Any]:
-    return x if config is None else fake_quantize(x, config).astype(x.dtype)
-
-
 def _values(graph: Graph) -> list[TensorError]:
     """Every activation that is quantized, once for each scale that it is put on."""
     found = []
@@ -249,7 +199,7 @@ def _weights(graph: Graph, operations: Sequence[Operation]) -> list[TensorError]
         for index, config in quantized_inputs(graph, operation).items():
             stored, value = parameter_of(node, index), node.inputs[index]
             name = str(value.name) if value is not None else ""
-            if stored is None or config.num_of_bits == 32 or _clips(node, index) or (name, id(config)) in found:
+            if stored is None or config.num_of_bits == 32 or is_bound(node, index) or (name, id(config)) in found:
                 continue
             error = TensorError(name, config, GridUse(config, config.channel_axis), reader=operation.name)
             floats = original(value)  # type: ignore[arg-type]

@@ -19,10 +19,15 @@ Values = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Changed:
-    """A value that is not what it is in the float model. made: what float readers take; read: what integer ones do."""
+    """A value that is not what it is in the float model. made: what float readers take; read: what integer ones do.
+
+    readers: names of the operations that count as integer ones, if not all of them do; the model's outputs are `made`
+        then.
+    """
 
     made: NDArray[Any]
     read: NDArray[Any]
+    readers: frozenset[str] | None = None
 
 
 class Piece:
@@ -51,6 +56,11 @@ class Piece:
             return {}
         return dict(zip(self.outputs, self._session.run(self.outputs, {n: feed[n] for n in self.inputs}), strict=True))
 
+    def takes(self, name: str, changed: Changed) -> NDArray[Any]:
+        """As what it reads a value that is changed."""
+        others = changed.readers is not None and self.nodes[0].name not in changed.readers
+        return changed.made if others or name in self.floats else changed.read
+
     def _in_float(self, graph: Graph, value: ir.Value) -> bool:
         edges = [graph.edges.get((u.node.name or "", u.idx)) for u in value.uses() if u.node in self.nodes]
         return bool(edges) and all(edge is not None and edge.state is QuantizationStates.FP32 for edge in edges)
@@ -77,12 +87,13 @@ class Pieces:
         """
         other: dict[str, NDArray[Any]] = {}
         for piece in self._pieces:
-            own = {n: c.made if n in piece.floats else c.read for n, c in changed.items() if n in piece.inputs}
+            own = {n: piece.takes(n, one) for n, one in changed.items() if n in piece.inputs}
             if own or not other.keys().isdisjoint(piece.inputs):
                 known = {**seen, **other, **own}
                 other |= piece.run(known)
         for name, one in changed.items():
-            other[name] = one.read if self._graph.config_of(name) is not None else one.made
+            rounded = one.readers is None and self._graph.config_of(name) is not None
+            other[name] = one.read if rounded else one.made
         return [other.get(output, seen[output]) for output in self.outputs]
 
 

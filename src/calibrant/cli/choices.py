@@ -30,6 +30,8 @@ class Choices:
     percentile: float | None = None
     ignore_nonfinite: bool = False
     effort: str | None = None
+    target_sqnr: float | None = None
+    max_drop: float | None = None
     equalize: bool | None = None
     smooth_quant: bool | None = None
     reconstruct: bool | None = None
@@ -61,6 +63,8 @@ class Choices:
             (weights, "per_channel", self.per_channel),
             (weights, "power_of_2", self.power_of_2 or None),
             (setting, "effort", self.effort),
+            (setting, "target_sqnr", self.target_sqnr),
+            (setting, "max_drop", self.max_drop),
             (setting, "equalization", self.equalize),
             (setting, "smooth_quant", self.smooth_quant),
             (setting, "blockwise_reconstruction", self.reconstruct),

@@ -23,7 +23,7 @@ from rich.text import Text
 
 LOGGERS = ("calibrant", "py.warnings")
 WIDE = 10_000  # columns
-COMPARING = "comparing methods"
+CALIBRATING, COMPARING = "calibrating", "comparing methods"
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 
 
@@ -153,6 +153,12 @@ class Stages:
         """So many units of all are done in the stage of that name, which begins with the first of them."""
         if self.name != name:
             self.begin(name, total, unit)
+        self.done(count)
+
+    def searching(self, name: str, count: int, total: int | None) -> None:
+        """So much is done of what the search for a target is at."""
+        if self.name != name:
+            self.begin(name, total, "models" if total is None else "samples")
         self.done(count)
 
     def _line(self, count: int) -> str:

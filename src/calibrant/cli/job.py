@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from calibrant.analysis import Analysis, analyse
 from calibrant.api import export_graph, load_onnx_graph, quantize
 from calibrant.cli.choices import Choices
 from calibrant.cli.console import Console, Stages
@@ -16,21 +17,29 @@ from calibrant.cli.reading import Reading, Running, naming_the_file
 from calibrant.cli.reporting import check_report, report_quantization
 from calibrant.cli.summary import Finished, show_summary
 from calibrant.cli.tables import TableFile
+from calibrant.cli.targets import show_worst
 from calibrant.cli.words import left_in_float
 from calibrant.core import ModelError, QuantizationStates, SettingError, TargetPlatform
-from calibrant.data.functions import load_module
+from calibrant.data.functions import load_function, load_module
+from calibrant.engines import Executor
 from calibrant.graph import Graph
 from calibrant.passes.auto import AUTO
 from calibrant.passes.pipeline import runs_again
 from calibrant.passes.runtime import warn_of_few
+from calibrant.precision import Targets
 from calibrant.quantization import check_methods
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 
+ANALYSED = 8  # samples
+
 
 @dataclass(frozen=True)
 class Job:
-    """A model, what becomes of it, and where it goes. report: where the page about it goes."""
+    """A model, what becomes of it, and where it goes. report: where the page about it goes.
+
+    metric: package.module:function, a measure of the user's own. analyse: whether to show which operations lose most.
+    """
 
     model: Path
     output: Path | None
@@ -41,6 +50,8 @@ class Job:
     force: bool = False
     table: Path | None = None
     report: Path | None = None
+    metric: str | None = None
+    analyse: bool = False
 
     def show(self, console: Console) -> None:
         """Print what would be quantized, and how. Reads no samples and writes nothing."""
@@ -69,15 +80,18 @@ class Job:
             check_report(self.report, self.force, self.model, output)
         if setting.quantize_activation and self.reading.data is None and source is None:
             raise SettingError("--data is missing: calibration needs samples (or a --table, or --weights-only)")
-        if runs_again(setting) and self.reading.data is None:
-            raise SettingError("--data is missing: what is optimized after calibration is measured on samples")
+        metric = None if self.metric is None else load_function(self.metric, "of a model")
+        targeted = Targets.of(setting, metric) is not None
+        measures = runs_again(setting) or targeted or self.analyse
+        if measures and self.reading.data is None:
+            raise SettingError("--data is missing: what is done after calibration is measured on samples")
         with Stages(console) as stages:
             stages.begin("loading the model")
             graph = load_onnx_graph(self.model)
             size = size_of(self.model, graph)
             executor, samples = None, None
             calibrates = setting.quantize_activation and (source is None or self.reading.data is not None)
-            if calibrates or runs_again(setting):
+            if calibrates or measures:
                 executor = self.running.executor(graph)
                 samples = self.reading.open(executor.input_specs)
                 stages.begin("calibrating", samples.expected)
@@ -96,6 +110,8 @@ class Job:
                     on_step=lambda _: stages.done(samples.given if samples is not None else 0),
                     on_run=stages.comparing,
                     on_layer=stages.optimizing,
+                    metric=metric,
+                    on_search=stages.searching,
                 )
             refuse_nothing(graph, platform)
             exporting = time.perf_counter()
@@ -114,12 +130,24 @@ class Job:
         if self.report is not None:
             report_quantization(console, done, executor, self.report, self.running.threads)
         show_summary(console, done)
+        if self.analyse and executor is not None:
+            show_worst(console, self._analysed(console, graph, executor))
+
+    def _analysed(self, console: Console, graph: Graph, executor: Executor) -> Analysis:
+        """Of the quantized graph, on the first of the samples."""
+        with Stages(console) as stages:
+            samples = self.reading.open(executor.input_specs)
+            stages.begin("analysing", ANALYSED)
+            with naming_the_file(samples):
+                return analyse(graph, samples, executor=executor, steps=ANALYSED, at_outputs=True, on_step=stages.done)
 
     def _source(self, setting: QuantizationSetting) -> TableFile | None:
         """The table that stands in for samples. SettingError for options that contradict it."""
         if self.table is None:
             return None
-        measuring = setting.quantize_activation_setting.calib_algorithm == AUTO or runs_again(setting)
+        targeted = setting.target_sqnr is not None or setting.max_drop is not None
+        again = runs_again(setting) or targeted or self.analyse
+        measuring = setting.quantize_activation_setting.calib_algorithm == AUTO or again
         if not (measuring and self.reading.data is not None):
             self.reading.refuse_beside(str(self.table))
         if not setting.quantize_activation:

@@ -11,6 +11,7 @@ from calibrant.cli import parse
 from calibrant.settings import EFFORTS
 
 DATA, IMAGES, ACTIVATIONS, WEIGHTS = "Samples", "Images", "Activations", "Weights"
+ACCURACY = "Accuracy"
 METHOD, LAYERS, RUNNING, OUTPUT, MESSAGES = "Quantization", "Layers", "Running", "Output", "Messages"
 
 
@@ -283,6 +284,40 @@ IgnoreNonfinite = Annotated[
     ),
 ]
 
+TargetSqnr = Annotated[
+    Any,
+    option(
+        "--target-sqnr",
+        panel=ACCURACY,
+        parser=parse.number("a number of dB"),
+        metavar="DB",
+        help="Leave as many layers in float as it takes for so many dB at the outputs, and no more.",
+    ),
+]
+MaxDrop = Annotated[
+    Any,
+    option(
+        "--max-drop",
+        panel=ACCURACY,
+        parser=parse.number("a drop, 0 or more", least=0.0),
+        metavar="D",
+        help="The same, until --metric is at most D below the float model's.",
+    ),
+]
+MetricFunction = Annotated[
+    str | None,
+    option(
+        "--metric",
+        panel=ACCURACY,
+        metavar="MODULE:FUNCTION",
+        help="A measure of your own, more is better: package.module:function is given a model, which is a function "
+        "from a sample to the outputs, and returns a number.",
+    ),
+]
+Analyse = Annotated[
+    bool,
+    flag("--analyse", panel=ACCURACY, help="Also measure every layer on some of the samples, and show the worst."),
+]
 LeaveInFloat = Annotated[
     list[str] | None,
     option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,25 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
         if value is None or value < least or (most is not None and value > most):
             expected = f"from {least} to {most}" if most is not None else f"from {least}"
             raise typer.BadParameter(f"'{text}' is not a whole number {expected}")
+        return value
+
+    return parse
+
+
+def number(what: str, least: float = -math.inf) -> Callable[[str], float]:
+    """A parser of finite numbers from `least` on.
+
+    >>> number("a share")("0.5")
+    0.5
+    """
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= least):
+            raise typer.BadParameter(f"'{text}' is not {what}")
         return value
 
     return parse

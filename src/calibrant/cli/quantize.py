@@ -23,6 +23,10 @@ The samples show which values the layers really take: a few hundred that look li
 
   calibrant quantize model.onnx --table model.table --method mse -o int8.onnx
 
+[dim]As accurate as it has to be, with as few layers in float as that takes:[/dim]
+
+  calibrant quantize model.onnx --data photos -o int8.onnx --target-sqnr 25
+
 [dim]What would be quantized, and how; no samples needed:[/dim]
 
   calibrant quantize model.onnx --dry-run
@@ -50,6 +54,10 @@ def quantize(
     reduce_range: o.ReduceRange = False,
     power_of_2: o.PowerOf2 = False,
     effort: o.Effort = None,
+    target_sqnr: o.TargetSqnr = None,
+    max_drop: o.MaxDrop = None,
+    metric: o.MetricFunction = None,
+    analyse: o.Analyse = False,
     equalize: o.Equalize = None,
     smooth_quant: o.SmoothQuant = None,
     reconstruct: o.Reconstruct = None,
@@ -95,6 +103,8 @@ def quantize(
         reduce_range=reduce_range,
         power_of_2=power_of_2,
         effort=effort,
+        target_sqnr=target_sqnr,
+        max_drop=max_drop,
         equalize=equalize,
         smooth_quant=smooth_quant,
         reconstruct=reconstruct,
@@ -122,5 +132,7 @@ def quantize(
             force,
             table,
             report,
+            metric,
+            analyse,
         )
         job.show(console) if dry_run else job.run(console)

@@ -13,6 +13,7 @@ from calibrant.api import QuantizationSummary
 from calibrant.cli.console import Console, shortened
 from calibrant.cli.output import beside
 from calibrant.cli.tables import TableFile
+from calibrant.cli.targets import target_rows
 from calibrant.cli.words import Parameters, config_in_words, counted, left_in_float, megabytes
 from calibrant.data import Samples
 from calibrant.data.images import Images
@@ -74,6 +75,8 @@ def rows(done: Finished, verbose: bool = False) -> Iterator[tuple[str, str]]:
         yield "activations", "in float"
     yield "weights", str(Parameters.of(graph)) if done.setting.quantize_parameter else "in float"
     yield from float_rows(graph, verbose)
+    if summary.target is not None:
+        yield from target_rows(summary.target)
     yield from (("note", note) for note in done.notes + (summary.notes if verbose else alike(summary.notes)))
     total = sum(done.seconds.values())
     stages = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in done.seconds.items() if spent >= 0.05)

@@ -13,6 +13,7 @@ from calibrant.core.errors import (
     ObservationError,
     SettingError,
     StateError,
+    TargetError,
 )
 from calibrant.core.names import closest, unknown
 from calibrant.core.platforms import TargetPlatform
@@ -33,6 +34,7 @@ __all__ = [
     "RoundingPolicy",
     "SettingError",
     "StateError",
+    "TargetError",
     "TargetPlatform",
     "TensorQuantizationConfig",
     "affine",

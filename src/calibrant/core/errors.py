@@ -8,6 +8,7 @@
     ├── ObservationError       a scale cannot be found from what was observed
     ├── IncompatibleSketches   a merge of sketches whose settings differ
     ├── StateError             a pass, or an export, that comes before the pass it needs
+    ├── TargetError            an accuracy target that no quantized model reaches
     ├── ClusterError           a Ray cluster that cannot be reached, or that gave up
     └── ExportError            what a runtime cannot express, or a file that cannot be written
 
@@ -45,6 +46,10 @@ class IncompatibleSketches(CalibrantError):
 
 class StateError(CalibrantError):
     """A step was taken before the one it depends on; the message names the one to run first."""
+
+
+class TargetError(CalibrantError):
+    """An accuracy target that is out of reach as long as anything is quantized; the message says what was reached."""
 
 
 class ClusterError(CalibrantError):

@@ -36,12 +36,7 @@ def quantize_graph(graph: Graph, platform: TargetPlatform, setting: Quantization
     table = table_of(platform)
     graph.clear_quantization()
     _raise_for_wide_values(graph, table, setting)
-    symmetric = configs.activation_grid(table, setting).symmetric
-    per_channel = setting.quantize_activation_setting.per_channel
-    options = Options(setting.quantize_activation, setting.fusion, symmetric, per_channel)
-    plan = make_plan(graph, table, kept_in_float(graph, table, setting), options)
-    if table.outputs_when_read:
-        keep_what_is_read(plan)
+    plan = plan_of(graph, platform, setting)
     try:
         filling = _Filling(graph, table, setting, plan)
         filling.activations()
@@ -53,6 +48,18 @@ def quantize_graph(graph: Graph, platform: TargetPlatform, setting: Quantization
         graph.clear_quantization()
         raise
     graph.platform = platform
+
+
+def plan_of(graph: Graph, platform: TargetPlatform, setting: QuantizationSetting) -> Plan:
+    """What `quantize_graph` would decide; the graph is not changed. Raises as it does, but for overrides."""
+    table = table_of(platform)
+    symmetric = configs.activation_grid(table, setting).symmetric
+    per_channel = setting.quantize_activation_setting.per_channel
+    options = Options(setting.quantize_activation, setting.fusion, symmetric, per_channel)
+    plan = make_plan(graph, table, kept_in_float(graph, table, setting), options)
+    if table.outputs_when_read:
+        keep_what_is_read(plan)
+    return plan
 
 
 class _Filling:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ class QuantizationSetting(Setting):
     """Everything a user decides about one quantization. `QuantizationSettingFactory.default_setting()` makes one.
 
     leave_in_float, only: node names, op types or regular expressions; one that matches nothing is an error.
+    target_sqnr: dB at the outputs that the quantized model has to reach. max_drop: by how much it may be below the
+        float model in a metric of the user's own. As many operations stay in float as that takes; None: no target.
     overrides: value name or pattern -> {"num_of_bits", "calib_algorithm", "symmetric"} for those values alone.
     exact_simulation: scales are moved, by 0.1 % at most, to where a simulation and integer kernels agree bit for bit.
     effort: "default", or "high": more accurate, and slower. What that is, pass by pass, can be said as well:
@@ -51,6 +54,8 @@ class QuantizationSetting(Setting):
     fusion: bool = True
     exact_simulation: bool = True
     effort: str = "default"
+    target_sqnr: float | None = None
+    max_drop: float | None = None
     equalization: bool | None = None
     equalization_setting: EqualizationSetting = field(default_factory=EqualizationSetting)
     smooth_quant: bool | None = None
@@ -71,6 +76,10 @@ class QuantizationSetting(Setting):
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("target_sqnr", "max_drop") and isinstance(value, float) and not math.isfinite(value):
+            raise SettingError(f"QuantizationSetting.{name} takes a finite number, got {value}")
+        if name == "max_drop" and isinstance(value, int | float) and value < 0:
+            raise SettingError(f"QuantizationSetting.max_drop is by how much a metric may fall, 0 or more; got {value}")
         if name == "overrides" and isinstance(value, Mapping):
             for pattern, changes in value.items():
                 check_override(pattern, changes)

@@ -1,0 +1,100 @@
+"""From a target to the model that reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from calibrant.core import TargetPlatform
+from calibrant.engines import Executor
+from calibrant.engines.samples import Feed
+from calibrant.graph import Graph
+from calibrant.precision.judging import Judge
+from calibrant.precision.order import Planner, best_order, in_all, leaving, per_operation
+from calibrant.precision.rebuilding import Found, Models, quantized_bytes
+from calibrant.precision.scoring import Score, Targets
+from calibrant.precision.search import NOTHING, OnSearch, Search, Trial
+from calibrant.precision.sources import computing, measure_contributions
+from calibrant.quantizers.quantize import plan_of
+from calibrant.settings import QuantizationSetting
+from calibrant.table import CalibrationTable
+
+OF_MODELS = 64  # on which whole models are, half of them to choose on
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A model that reaches its target.
+
+    left: the operations to leave in float, by name. in_float, operations: how many are lost to float, with those that
+        go along, of how many that could be quantized. setting: gives this model again, without a search.
+    score: see `Judge.score`. float_metric: of the float model.
+    curve: the models that were run, from nothing in float on, without those that another beats with fewer. runs: how
+        many were run.
+    """
+
+    left: list[str]
+    in_float: int
+    operations: int
+    setting: QuantizationSetting
+    score: Score
+    float_metric: float | None
+    curve: list[Trial]
+    runs: int
+
+
+def reach(
+    graph: Graph,
+    platform: TargetPlatform,
+    setting: QuantizationSetting,
+    targets: Targets,
+    samples: Sequence[Feed],
+    executor: Executor,
+    found: Found,
+    table: CalibrationTable | None = None,
+    on_search: OnSearch | None = None,
+) -> Reached:
+    """Leave in float what the targets take; `graph` is then the model that reaches them.
+
+    graph: quantized and calibrated for the platform and the setting; found: its scales. samples: to measure on; by
+    their contents one half says what to try, and a target in dB holds on each half.
+
+    Raises TargetError where the targets are met only when nothing is quantized any more.
+    """
+    judge = Judge(targets, samples[:OF_MODELS], executor)
+    models = Models(graph, platform, setting, found, table, executor.threads)
+    operations = len(graph.operations)
+    trial = Trial(NOTHING, 0, judge.score(graph), quantized_bytes(graph))
+    trials = [trial]
+    if judge.misses(trial.score):
+        integer_only = computing(plan_of(graph, platform, setting))
+        told = None if on_search is None else partial(on_search, "measuring where the noise comes from")
+        contributions = measure_contributions(graph, executor, judge.choosing, integer_only, told)
+        observed = None if table is None else frozenset(table)
+        planner = Planner(graph, platform, setting, contributions, observed)
+        orders = [best_order(planner, graph, weigh) for weigh in (per_operation, in_all)]
+        search = Search(models, judge, planner, orders, trial, on_search)
+        trial, trials = search.smallest(), search.trials
+        models.build(trial.left)
+    graph.left_in_float |= dict.fromkeys(trial.left, "left in float to reach the target")
+    models.tell_again()
+    return Reached(
+        sorted(trial.left),
+        trial.in_float,
+        operations,
+        replace(leaving(setting, trial.left), target_sqnr=None, max_drop=None),
+        trial.score,
+        judge.float_metric,
+        list(_front(trials)),
+        len(trials),
+    )
+
+
+def _front(trials: Sequence[Trial]) -> Iterator[Trial]:
+    """Those that are better than all with as few in float or fewer."""
+    best = float("-inf")
+    for trial in sorted(trials, key=lambda trial: (trial.in_float, -trial.score.sqnr_db)):
+        if trial.score.sqnr_db > best:
+            best = trial.score.sqnr_db
+            yield trial

@@ -1,0 +1,221 @@
+"""The search along foretold orders for a small set of operations in float, with as few models run as it takes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from calibrant.core import TargetError
+from calibrant.precision.judging import Judge
+from calibrant.precision.order import Names, Planner
+from calibrant.precision.rebuilding import Models, quantized_bytes
+from calibrant.precision.scoring import Score
+
+log = logging.getLogger(__name__)
+
+TAKEN_BACK = 16  # operations that are tried as integers again, at most
+ASTRAY = 2.0  # dB: forecasts that are off by amounts that differ more tell little
+ADDED = 40  # models that are run one operation after the other then, about
+NEAR = 0.3  # dB: a forecast that misses the target by no more is worth a run
+
+NOTHING: Names = frozenset()
+
+OnSearch = Callable[[str, int, int | None], None]
+"""Called with what is being done, how much of it is done, and of how much; None where that is not known."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model that was run.
+
+    left: the operations named to stay in float. in_float: how many operations are lost to float, with those that go
+    along. score: see `Judge.score`. size: bytes of its constants.
+    """
+
+    left: Names
+    in_float: int
+    score: Score
+    size: int
+
+
+class _Sets:
+    """Growing sets, made when they are first asked for, as long as they serve."""
+
+    def __init__(self, order: Iterator[Names], serves: Callable[[Names], bool]) -> None:
+        self._order, self._serves = order, serves
+        self._made: list[Names] = []
+
+    def __getitem__(self, index: int) -> Names:
+        return self._made[index]
+
+    def reach(self, index: int) -> bool:
+        """Make the sets up to that index; whether there are so many."""
+        while len(self._made) <= index:
+            following = next(self._order, None)
+            if following is None or not self._serves(following):
+                return False
+            self._made.append(following)
+        return True
+
+
+class Search:
+    """Runs as few models as it can: where to look is foretold, and each run corrects the forecast."""
+
+    def __init__(
+        self,
+        models: Models,
+        judge: Judge,
+        planner: Planner,
+        orders: Sequence[Iterator[Names]],
+        plain: Trial,
+        on_search: OnSearch | None,
+    ) -> None:
+        self._models, self._judge, self._planner, self._orders = models, judge, planner, orders
+        self._on_search = on_search
+        self._all = planner.forecast(NOTHING).quantized
+        self._known: dict[Names, Trial] = {self._all: plain}
+        self._goal = judge.targets.sqnr_db
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The models that were run."""
+        return list(self._known.values())
+
+    def smallest(self) -> Trial:
+        """The model found that meets the targets with the fewest operations lost. Raises TargetError where none does.
+
+        In each order is looked for one with fewer than the orders before have led to.
+        """
+        best: Trial | None = None
+        for order in self._orders:
+            most = len(self._all) if best is None else best.in_float
+            found = self._first_that_meets(_Sets(order, partial(self._loses_less, most)))
+            best = best if found is None else self._with_some_taken_back(found)
+        if best is None:
+            raise TargetError(self._out_of_reach())
+        return self._built_up(best) if self._astray() else best
+
+    def _astray(self) -> bool:
+        """Whether forecasts tell little: where a few samples whose answer tips over make up most of the noise, say."""
+        offsets = [self._offset(trial) for trial in self.trials]
+        return max(offsets) - min(offsets) > ASTRAY
+
+    def _built_up(self, best: Trial) -> Trial:
+        """A smaller model, from nothing in float on, each time with the operation that turns out best; else `best`.
+
+        Tried are the operations of all models that met the targets.
+        """
+        suspects = sorted(set().union(*(trial.left for trial in self.trials if self._meets(trial))))
+        left, end = NOTHING, len(self._known) + ADDED
+        while len(self._known) < end:
+            more = [left | {name} for name in suspects if name not in left]
+            tried = [self._trial(one) for one in more if self._could_replace(best, one)]
+            meeting = [trial for trial in tried if self._meets(trial)]
+            if meeting:
+                return min(meeting, key=lambda trial: (trial.in_float, -trial.score.sqnr_db))
+            if not tried:
+                break
+            left = max(tried, key=lambda trial: trial.score.sqnr_db).left
+        return best
+
+    def _could_replace(self, best: Trial, left: Names) -> bool:
+        return self._lost(left) < best.in_float and self._planner.forecast(left).observed
+
+    def _first_that_meets(self, sets: _Sets) -> Trial | None:
+        """A model that meets the targets, while that of the set before, if it was run, does not; None: no one does."""
+        failing, step = 0, 1
+        meeting = None
+        while meeting is None:
+            if not sets.reach(failing + 1):
+                return None
+            at = max(failing + 1, self._foretold(sets, failing))
+            while at < failing + step and sets.reach(at + 1):
+                at += 1
+            if self._meets(self._trial(sets[at])):
+                meeting = at
+            else:
+                failing, step = at, 2 * step
+        while meeting - failing > 1:
+            at = min(max(self._foretold(sets, meeting), failing + 1), meeting - 1)
+            if self._meets(self._trial(sets[at])):
+                meeting = at
+            else:
+                failing = at
+        return self._trial(sets[meeting])
+
+    def _foretold(self, sets: _Sets, at: int) -> int:
+        """The first index whose forecast, corrected by what was measured at another, meets the goal; else the last.
+
+        Without a goal in dB it is 0.
+        """
+        index = 0
+        if self._goal is not None:
+            offset = self._offset(self._trial(sets[at]))
+            while self._planner.forecast(sets[index]).sqnr_db + offset < self._goal and sets.reach(index + 1):
+                index += 1
+        return index
+
+    def _loses_less(self, most: int, left: Names) -> bool:
+        return self._lost(left) < most
+
+    def _lost(self, left: Names) -> int:
+        return len(self._all - self._planner.forecast(left).quantized)
+
+    def _with_some_taken_back(self, trial: Trial) -> Trial:
+        """Without those operations in float that turn out not to be needed."""
+        tried = 0
+        waiting = self._least_needed_first(trial)
+        while waiting and tried < TAKEN_BACK:
+            left = trial.left & (trial.left - {waiting.pop(0)})
+            if self._planner.forecast(left).quantized == self._planner.forecast(trial.left).quantized:
+                trial = replace(trial, left=left)  # it goes to float anyway
+                continue
+            forecast = self._planner.forecast(left)
+            near = self._goal is None or forecast.sqnr_db + self._offset(trial) >= self._goal - NEAR
+            if not (near and forecast.observed):
+                continue
+            tried += 1
+            other = self._trial(left)
+            if self._meets(other):
+                trial = other
+        return trial
+
+    def _least_needed_first(self, trial: Trial) -> list[str]:
+        forecasts = {name: self._planner.forecast(trial.left - {name}) for name in trial.left}
+        return sorted(forecasts, key=lambda name: (-forecasts[name].sqnr_db, name))
+
+    def _trial(self, left: Names) -> Trial:
+        """The model with these in float, run unless it, or one that is the same, was before."""
+        quantized = self._planner.forecast(left).quantized
+        if quantized not in self._known:
+            self._models.build(left)
+            score = self._judge.score(self._models.graph)
+            lost = self._lost(left)
+            self._known[quantized] = Trial(left, lost, score, quantized_bytes(self._models.graph))
+            log.info("%d operations in float: %.2f dB (%s)", lost, score.sqnr_db, ", ".join(sorted(left)))
+            if self._on_search is not None:
+                self._on_search("running models", len(self._known), None)
+        return replace(self._known[quantized], left=left)
+
+    def _meets(self, trial: Trial) -> bool:
+        return not self._judge.misses(trial.score)
+
+    def _offset(self, trial: Trial) -> float:
+        """By how many dB a model turned out better than foretold."""
+        return trial.score.sqnr_db - self._planner.forecast(trial.left).sqnr_db
+
+    def _out_of_reach(self) -> str:
+        best = max(self.trials, key=lambda trial: (trial.score.metric or 0.0, trial.score.sqnr_db))
+        targets, score = self._judge.targets, best.score
+        wanted = [] if targets.sqnr_db is None else [f"{targets.sqnr_db:g} dB at the outputs"]
+        reached = f"{score.sqnr_db:.1f} dB"
+        if score.metric is not None and self._judge.float_metric is not None:
+            wanted.append(f"a metric of at least {self._judge.float_metric - (targets.max_drop or 0.0):g}")
+            reached += f" and a metric of {score.metric:g}"
+        return (
+            f"the target, {' and '.join(wanted)}, is out of reach while anything is quantized: the best of "
+            f"{len(self.trials)} models has {reached}, with {best.in_float} of {len(self._all)} operations in float; "
+            "lower the target, or leave the model in float"
+        )

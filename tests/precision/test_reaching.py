@@ -1,0 +1,141 @@
+"""Targets: reached, with hardly more in float than trying everything finds; and said so when they cannot be."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from calibrant.api import calibrate, export_graph, quantize
+from calibrant.core import DataError, SettingError, TargetError
+from calibrant.settings import QuantizationSetting
+
+
+def exhaustive_greedy(built, judge, target):
+    """How many operations are lost to float when at each step every operation is tried, and the best one left so."""
+    everything = len(built.graph.operations)
+    left = frozenset()
+    built.build(left)
+    best = judge.score(built.graph).sqnr_db
+    while best < target:
+        scores = {}
+        for name in list(built.graph.operations):
+            built.build(left | {name})
+            scores[judge.score(built.graph).sqnr_db] = name
+        best = max(scores)
+        left |= {scores[best]}
+        built.build(left)
+    return everything - len(built.graph.operations)
+
+
+def with_target(db=None, **more):
+    setting = QuantizationSetting()
+    setting.target_sqnr = db
+    for name, what in more.items():
+        setattr(setting, name, what)
+    return setting
+
+
+@pytest.mark.parametrize("gain", [1.0, 3.0, 6.0])
+def test_as_good_as_trying_everything(models, residual, photos, gain):
+    built, judge, _ = models
+    target = judge.score(built.graph).sqnr_db + gain
+    _, summary = quantize(residual, photos, setting=with_target(target), threads=1)
+    reached = summary.target
+    assert reached.score.sqnr_db >= target
+    assert 0 < reached.in_float <= 1.2 * exhaustive_greedy(built, judge, target)
+
+
+def test_few_models_are_run(residual, photos):
+    _, summary = quantize(residual, photos, setting=with_target(40.0), threads=1)
+    assert summary.target.in_float >= 2
+    assert summary.target.runs <= 24
+
+
+def test_what_is_reported_can_be_typed_in_again(residual, photos, tmp_path):
+    """From a table: what onnxruntime fuses, and so the last bit of a value, depends on the values that are observed."""
+    table = calibrate(residual, photos, threads=1)
+    graph, summary = quantize(residual, photos, setting=with_target(38.0), table=table, threads=1)
+    reached = summary.target
+    assert reached.left
+    assert set(reached.left) <= set(graph.left_in_float)
+    assert reached.setting.leave_in_float == reached.left
+    assert reached.setting.target_sqnr is None
+    again, _ = quantize(residual, None, setting=reached.setting, table=table, threads=1)
+    export_graph(graph, "ONNXRUNTIME", tmp_path / "one.onnx")
+    export_graph(again, "ONNXRUNTIME", tmp_path / "two.onnx")
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+    assert json.loads(graph.provenance["setting"])["leave_in_float"] == reached.left
+
+
+def test_a_target_that_is_met_costs_nothing(residual, photos):
+    graph, summary = quantize(residual, photos, setting=with_target(5.0), threads=1)
+    plain, _ = quantize(residual, photos, threads=1)
+    assert (summary.target.left, summary.target.in_float, summary.target.runs) == ([], 0, 1)
+    assert set(graph.operations) == set(plain.operations)
+
+
+def test_more_is_left_in_float_for_more(residual, photos):
+    found = [quantize(residual, photos, setting=with_target(db), threads=1)[1].target for db in (36.0, 42.0)]
+    assert found[0].in_float < found[1].in_float
+    assert found[1].score.sqnr_db >= 42
+
+
+def test_the_curve_rises(residual, photos):
+    curve = quantize(residual, photos, setting=with_target(42.0), threads=1)[1].target.curve
+    assert curve[0].in_float == 0
+    assert [t.score.sqnr_db for t in curve] == sorted(t.score.sqnr_db for t in curve)
+    assert all(one.in_float < other.in_float for one, other in pairwise(curve))
+    assert curve[0].size < curve[-1].size
+
+
+def test_out_of_reach_says_what_was_reached(residual, photos):
+    with pytest.raises(TargetError, match=r"150 dB at the outputs, is out of reach .* in float"):
+        quantize(residual, photos, setting=with_target(150.0), threads=1)
+
+
+def agreement(photos):
+    """A metric: minus the mean distance to remembered answers, in hundredths."""
+    answers = []
+
+    def metric(run):
+        made = [run(photo)[0] for photo in photos]
+        answers.append(made)
+        return -100 * float(np.mean([np.abs(a - b).mean() for a, b in zip(answers[0], made, strict=True)]))
+
+    return metric
+
+
+def test_a_metric_of_the_users_own(residual, photos):
+    plain = agreement(photos[:8])
+    _, summary = quantize(residual, photos, setting=with_target(max_drop=1e6), metric=plain, threads=1)
+    assert summary.target.left == []
+    drop = -summary.target.score.metric
+    assert drop > 0
+    _, summary = quantize(
+        residual, photos, setting=with_target(max_drop=drop / 2), metric=agreement(photos[:8]), threads=1
+    )
+    assert summary.target.left
+    assert summary.target.float_metric == 0
+    assert summary.target.score.metric >= -drop / 2
+
+
+def test_a_table_and_samples(residual, photos, tmp_path):
+    table = calibrate(residual, photos, threads=1)
+    _, summary = quantize(residual, photos, setting=with_target(38.0), table=table, threads=1)
+    assert summary.target.score.sqnr_db >= 38
+    with pytest.raises(SettingError, match="a target is measured by running the model"):
+        quantize(residual, None, setting=with_target(38.0), table=table)
+
+
+def test_wrong_targets(residual, photos):
+    with pytest.raises(SettingError, match="max_drop is a drop of a metric"):
+        quantize(residual, photos, setting=with_target(max_drop=1.0))
+    with pytest.raises(SettingError, match="set max_drop"):
+        quantize(residual, photos, metric=lambda run: 1.0)
+    with pytest.raises(SettingError, match="0 or more"):
+        with_target(max_drop=-1.0)
+    with pytest.raises(SettingError, match="finite"):
+        with_target(float("nan"))
+    with pytest.raises(DataError, match="the metric has to return a number, got None"):
+        quantize(residual, photos, setting=with_target(max_drop=1.0), metric=lambda run: None)
