@@ -34,6 +34,8 @@ from calibrant.table.collecting import METHODS, collect_table, empty_table
 
 MOVES = 0.1  # of a scale: less is no more than another choice of samples does
 
+LAST = (ExactSimulationPass, PassiveParameterQuantizePass)  # what depends on every scale and every weight
+
 Samples = Iterable[Any]
 OnStep = Callable[[int], None]
 OnRun = Callable[[int, int], None]
@@ -124,59 +126,32 @@ def quantize(
     with _timed(summary, "plan"):
         quantize_graph(graph, platform, setting)
     passes = pipeline(setting, steps)
-    measuring = samples is not None and has_open_methods(graph)
     targets = Targets.of(setting, metric)
     again = targets is not None or any(isinstance(step, OptimizationPass) for step in passes)
     if again and samples is None:
         what = "a target is" if targets is not None else "the passes after calibration are"
         raise SettingError(f"{what} measured by running the model: that needs samples, beside a table as well")
+    measuring = samples is not None and has_open_methods(graph)
     if executor is None and (again or (setting.quantize_activation and (table is None or measuring))):
         with _timed(summary, "plan"):
             executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
     if executor is not None and samples is not None and (again or measuring or keep):
         samples, collate_fn = Kept(iterate_samples(samples, executor.input_specs, steps, collate_fn)), None
-    first = measuring or keep or targets is not None or table is not None or not setting.quantize_activation
-    if executor is not None and isinstance(samples, Kept) and first:  # calibration reads them else
+    road = _Road(graph, platform, setting, summary, executor, samples, collate_fn, table, on_step, on_layer)
+    if isinstance(samples, Kept) and (measuring or keep or targets is not None or table is not None):
         with _timed(summary, "calibrate"):
-            if measuring:
-                table = choose_by_output(graph, platform, setting, samples, executor, table, on_step, on_run)
-            elif table is None and setting.quantize_activation:
-                methods = METHODS if keep else ()
-                table = _statistics(graph, platform, samples, executor, on_step, methods, targets is not None)
-            else:
-                samples.read(on_step)
-    interrupted, collected = False, table
-    found: Found | None = None
-    for step in passes:
-        if (
-            targets is not None
-            and found is None
-            and isinstance(step, ExactSimulationPass | PassiveParameterQuantizePass)
-        ):
-            found = Found.of(graph)
-        with _timed(summary, _stage_of(step)):
-            if isinstance(step, OptimizationPass) and isinstance(samples, Kept):
-                if not interrupted:
-                    with StopsBetweenLayers(on_layer) as layer:
-                        step.optimize(graph, samples.samples, executor, on_layer=layer)
-                    interrupted = layer.stopped
-            elif isinstance(step, RuntimeCalibrationPass) and table is not None:
-                solved_from = table.apply(graph, step.method, threads or usable_processors())
-                table = replace(table, sketches=solved_from)
-                if executor is not None:
-                    executor.load_graph(graph)  # as it is equalized
-            else:
-                step.optimize(graph, samples, executor, collate_fn=collate_fn, on_step=on_step)
-    if interrupted:
-        graph.note("interrupted: the layers that were optimized before are kept")
-    if targets is not None and found is not None and executor is not None and isinstance(samples, Kept):
+            road.collect(METHODS if keep else (), targets is not None, on_run)
+    collected = road.table
+    road.take([step for step in passes if not isinstance(step, LAST)], threads or usable_processors())
+    found = Found.of(graph) if targets is not None else None
+    road.take([step for step in passes if isinstance(step, LAST)], threads or usable_processors())
+    kept = samples.samples if isinstance(samples, Kept) else []
+    if targets is not None and found is not None and executor is not None:
         with _timed(summary, "search"):
-            summary.target = reach(
-                graph, platform, setting, targets, samples.samples, executor, found, collected, on_search
-            )
+            summary.target = reach(graph, platform, setting, targets, kept, executor, found, collected, on_search)
             setting = summary.target.setting
     if keep:
-        summary.table, summary.kept = table, samples.samples if isinstance(samples, Kept) else []
+        summary.table, summary.kept = road.table, kept
     _tell(summary, graph, executor)
     graph.provenance = {
         "version": __version__,
@@ -187,6 +162,69 @@ def quantize(
         "fingerprint": graph.fingerprint,
     }
     return graph, summary
+
+
+@dataclass
+class _Road:
+    """A graph on its way. table: what its scales are solved from, once that is known; None: the samples themselves."""
+
+    graph: Graph
+    platform: TargetPlatform
+    setting: QuantizationSetting
+    summary: QuantizationSummary
+    executor: Executor | None
+    samples: Samples | None
+    collate_fn: Callable[[Any], Any] | None
+    table: CalibrationTable | None
+    on_step: OnStep | None
+    on_layer: OnLayer | None
+    interrupted: bool = False
+
+    def collect(self, methods: Iterable[str], shared: bool, on_run: OnRun | None) -> None:
+        """Read the samples, which are kept, for a table or beside it. See `_statistics`."""
+        if not isinstance(self.samples, Kept) or self.executor is None:
+            return
+        if has_open_methods(self.graph):
+            self.table = choose_by_output(
+                self.graph,
+                self.platform,
+                self.setting,
+                self.samples,
+                self.executor,
+                self.table,
+                self.on_step,
+                on_run,
+            )
+        elif self.table is None and self.setting.quantize_activation:
+            self.table = _statistics(
+                self.graph, self.platform, self.samples, self.executor, self.on_step, methods, shared
+            )
+        else:
+            self.samples.read(self.on_step)
+
+    def take(self, passes: Iterable[QuantizationPass], threads: int) -> None:
+        """Run these passes. Once one is interrupted, those that optimize are left out."""
+        for step in passes:
+            with _timed(self.summary, _stage_of(step)):
+                if isinstance(step, OptimizationPass):
+                    self._optimize(step)
+                elif isinstance(step, RuntimeCalibrationPass) and self.table is not None:
+                    self.table = replace(self.table, sketches=self.table.apply(self.graph, step.method, threads))
+                    if self.executor is not None:
+                        self.executor.load_graph(self.graph)  # as it is equalized
+                else:
+                    step.optimize(
+                        self.graph, self.samples, self.executor, collate_fn=self.collate_fn, on_step=self.on_step
+                    )
+
+    def _optimize(self, step: OptimizationPass) -> None:
+        if self.interrupted or not isinstance(self.samples, Kept):
+            return
+        with StopsBetweenLayers(self.on_layer) as layer:
+            step.optimize(self.graph, self.samples.samples, self.executor, on_layer=layer)
+        self.interrupted = layer.stopped
+        if self.interrupted:
+            self.graph.note("interrupted: the layers that were optimized before are kept")
 
 
 def _stage_of(step: QuantizationPass) -> str:
