@@ -41,7 +41,6 @@ def test_json_round_trip(method, bits, percentile, names, fusion):
         ('{"quantize_activation_setting": {"activation_type": "int9"}}', "int8, uint8"),
         ('{"overrides": {"a": {"bits": 8}}}', "unknown key in the override of 'a' 'bits'"),
         ('{"overrides": {"a": {"num_of_bits": "8"}}}', "num_of_bits takes int"),
-        ('{"lsq_optimization": true}', "not part of this version"),
         ("[1]", "a setting is a JSON object"),
         ("{", "not JSON"),
     ],

@@ -153,3 +153,33 @@ def test_two_quantized_models(networks, plain_samples):
     assert found.layers.unmatched == []
     assert "conv2" in names(found.layers.layers)
     assert found.notes == []
+
+
+def test_a_layer_of_another_shape_is_part_of_the_next(networks, plain_samples, tmp_path):
+    model = onnx.load(networks["healthy"])
+    for one in model.graph.initializer:
+        array = numpy_helper.to_array(one)
+        if one.name in ("w1", "b1", "w2"):
+            narrow = array[:, :4] if one.name == "w2" else array[:4]
+            one.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(narrow), one.name))
+    onnx.save(model, tmp_path / "narrow.onnx")
+    found = compare(networks["healthy"], tmp_path / "narrow.onnx", plain_samples[:2]).layers
+    assert names(found.layers) == ["conv2", "conv3", "fc"]
+    assert found.unmatched == ["conv1"]
+    assert found.worst[0].name == "conv2"
+
+
+def test_outputs_that_are_no_floats(networks, plain_samples, tmp_path):
+    paths = []
+    for name in ("damaged", "damaged calibrant"):
+        model = onnx.load(networks[name])
+        model.graph.node.append(helper.make_node("ArgMax", ["y"], ["label"], "label", axis=1))
+        model.graph.output.pop()
+        model.graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, None))
+        paths.append(tmp_path / f"{name}.onnx")
+        onnx.save(model, paths[-1])
+    found = compare(*paths, plain_samples)
+    label = found.outputs["label"]
+    assert (label.is_float, label.rows) == (False, 12)
+    assert label.agreement < 0.5
+    assert found.layers.worst[0].name == "conv2"  # measured at the last floats there are

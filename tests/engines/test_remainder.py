@@ -40,6 +40,22 @@ def test_values_are_taken_in_the_forms_in_which_they_are_read(small_model, small
     assert Remainder(graph, node, graph.value("c1")).slots == [("c1", AS_IT_IS)]
 
 
+def test_a_reader_with_a_config_of_its_own_reads_a_form_of_its_own(small_model, small_samples):
+    graph, _ = quantize(small_model, small_samples[:20])
+    ours, own = graph.config_of("r1"), graph.config_of("r1").clone()
+    graph.edges["conv2", 0] = own
+    remainder = Remainder(graph, graph.node("relu1"), graph.value("r1"))
+    assert set(remainder.slots) == {("r1", key_of(ours)), ("r1", key_of(own))}
+    rng = np.random.default_rng(0)
+    one, other = (rng.uniform(0, 2, (1, 8, 16, 16)).astype(np.float32) for _ in range(2))
+    found = [
+        remainder.run({("r1", key_of(ours)): a, ("r1", key_of(own)): b})[0]
+        for a, b in ((one, one), (one, other), (other, one))
+    ]
+    assert not np.allclose(found[0], found[1])
+    assert not np.allclose(found[1], found[2])
+
+
 def test_what_reaches_no_output_has_none(small_model):
     graph = load_onnx_graph(small_model)
     after = graph.node("fc")

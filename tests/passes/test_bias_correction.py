@@ -42,8 +42,10 @@ def shifted(tmp_path):
 
 
 def setting_of(bits=3, **fields):
-    setting = QuantizationSetting(**fields)
+    """Without what else would take away the errors that these cases are built for."""
+    setting = QuantizationSetting(equalization=False, smooth_quant=False, **fields)
     setting.quantize_parameter_setting.num_of_bits = bits
+    setting.quantize_parameter_setting.balanced_rounding = False
     return setting
 
 
@@ -84,6 +86,22 @@ def test_a_correction_that_makes_it_worse_is_dropped(shifted, monkeypatch):
     assert np.array_equal(dropped, plain)
     monkeypatch.setattr("calibrant.passes.bias_correction._less", lambda *args: True)  # without looking it is ruined
     assert sqnr_db(exact, outputs(model, samples, setting_of(bias_correct=True))) < sqnr_db(exact, plain) - 3
+
+
+def test_a_correction_that_is_better_on_the_first_half_alone_is_dropped(shifted, monkeypatch):
+    model, samples = shifted
+    asked = set()
+
+    def errors(self, remainder, stepping, value, form, numbers):
+        """1 without correction, which is asked for first; then less on even numbers, more on odd ones."""
+        found = np.array([0.5 + number % 2 for number in numbers]) if value.name in asked else np.ones(len(numbers))
+        asked.add(value.name)
+        return found
+
+    monkeypatch.setattr("calibrant.passes.ahead.Ahead.errors", errors)
+    graph, summary = quantize(model, samples[:32], setting=setting_of(bias_correct=True))
+    assert np.array_equal(biases(graph), [1.0] * 8 + [0.0] * 8)
+    assert any("0 of 2 layers corrected" in note for note in summary.notes)
 
 
 def test_it_does_no_harm_where_there_is_nothing_to_correct(small_model, small_samples):
@@ -166,8 +184,10 @@ def test_a_gemm_multiplies_its_bias_by_beta(tmp_path):
     weights = {"w": RNG.normal(0, 0.3, (8, 16)), "b": np.zeros(8)}
     model = saved(tmp_path / "m.onnx", nodes, weights, [1, 16], "y")
     samples = [RNG.normal(2, 0.3, (1, 16)).astype(np.float32) for _ in range(48)]
+    graph = load_onnx_graph(model, simplify=False)  # else beta is folded into the bias
     exact = exact_outputs(model, samples)
-    plain, corrected = (outputs(model, samples, setting_of(bias_correct=on)) for on in (False, True))
+    plain, corrected = (outputs(graph, samples, setting_of(bias_correct=on)) for on in (False, True))
+    assert biased_layers(graph)[0].beta == 0.5
     assert sqnr_db(exact, corrected) > sqnr_db(exact, plain) + 3
 
 

@@ -32,6 +32,8 @@ class Choices:
     effort: str | None = None
     equalize: bool | None = None
     smooth_quant: bool | None = None
+    reconstruct: bool | None = None
+    lsq: bool = False
     leave_in_float: list[str] = field(default_factory=list)
     only: list[str] = field(default_factory=list)
     overrides: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -61,6 +63,8 @@ class Choices:
             (setting, "effort", self.effort),
             (setting, "equalization", self.equalize),
             (setting, "smooth_quant", self.smooth_quant),
+            (setting, "blockwise_reconstruction", self.reconstruct),
+            (setting, "lsq_optimization", self.lsq or None),
             (setting, "quantize_activation", False if self.weights_only else None),
         ):
             if value is not None:

@@ -172,6 +172,23 @@ Equalize = Annotated[
         "residual streams alone. For a table: collect what that takes.",
     ),
 ]
+Reconstruct = Annotated[
+    bool | None,
+    flag(
+        "--reconstruct/--no-reconstruct",
+        panel=WEIGHTS,
+        help="Choose the integers of weights by what they do to the output of their layer, or not. By default with "
+        "--effort high.",
+    ),
+]
+Lsq = Annotated[
+    bool,
+    flag(
+        "--lsq",
+        panel=WEIGHTS,
+        help="Train weights, biases and scales block by block; needs PyTorch, and takes its time.",
+    ),
+]
 SmoothQuant = Annotated[
     bool | None,
     flag(

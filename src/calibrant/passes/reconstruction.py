@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ Array = NDArray[Any]
 PLACES = 1024  # of each sample's output: more hardly tell more
 MEMORY = 1 << 30  # bytes that the values of all samples may take
 RIDGES = (1e-2, 1e-1, 1.0, 10.0)  # of the mean diagonal element of H
+NOTHING, BIAS_ALONE = 0.0, np.inf  # what stands for these where a ridge is chosen: none at all, and an endless one
 EXACT = 1e-6  # of the power of an output: an error that needs no lessening
 HOLD_OUT = 4  # every so manieth sample is for the check
 
@@ -232,17 +234,18 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
         return float(held.error(choice.rows, choice.bias).sum())
 
     old = np.asarray(layer.config.scale)
-    tried = {ridge: error(solved(train, ridge)) for ridge in RIDGES}
-    tried[-1.0] = error(Choice(now, beside(train, now), old))
-    tried[0.0] = error(Choice(now, bias, old))
+    tried: dict[float, float] = {}
+    for ridge in RIDGES:
+        with suppress(np.linalg.LinAlgError):  # H of inputs that hardly vary, which r does not outweigh
+            tried[ridge] = error(solved(train, ridge))
+    tried[BIAS_ALONE] = error(Choice(now, beside(train, now), old))
+    tried[NOTHING] = error(Choice(now, bias, old))
     best = min(tried, key=tried.__getitem__)
-    log.info(
-        "%s: %s", layer.node.name, {k: f"{10 * np.log10(tried[0.0] / max(v, 1e-30)):.2f} dB" for k, v in tried.items()}
-    )
-    if best == 0:
+    log.info("%s: ridge %s, error %.3g of %.3g", layer.node.name, best, tried[best], tried[NOTHING])
+    if best == NOTHING:
         return
     everything = train + held
-    choice = Choice(now, beside(everything, now), old) if best < 0 else solved(everything, best)
+    choice = Choice(now, beside(everything, now), old) if best == BIAS_ALONE else solved(everything, best)
     layer.config.scale = choice.scale
     graph.change_constant(layer.weight_name, layer.weight(choice.rows))
     if layer.bias_name:

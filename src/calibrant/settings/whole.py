@@ -23,7 +23,6 @@ from calibrant.settings.passes import (
 
 EFFORTS = ("default", "high")
 HIGH = ("equalization", "smooth_quant", "blockwise_reconstruction", "output_refinement", "bias_correct")  # fields
-UNBUILT = ("lsq_optimization",)
 
 
 @dataclass
@@ -72,8 +71,6 @@ class QuantizationSetting(Setting):
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in UNBUILT and value:
-            raise SettingError(f"QuantizationSetting.{name}: this pass is not part of this version; leave it out")
         if name == "overrides" and isinstance(value, Mapping):
             for pattern, changes in value.items():
                 check_override(pattern, changes)

@@ -14,11 +14,11 @@ from calibrant.core import StateError
 from calibrant.sketches import margins as host
 from calibrant.sketches.cells import fold_cells
 from calibrant.sketches.kernels import gpu
-from calibrant.sketches.kernels.gpu import TILE_OF_NAMES, Tensor
+from calibrant.sketches.kernels.gpu import TILE_OF_SLOTS, Tensor
 from calibrant.sketches.kernels.gpu_rows import FIRST_OWNER, HEAD, SEEN, SHIFT
 from calibrant.sketches.margins import COARSEST, EXACT, Margins
 
-SPARES = 8  # tables that can be made coarser at once
+SPARES = 16  # tables that can be made coarser at once
 _HALVES = 2
 
 
@@ -41,7 +41,7 @@ class MarginRoom:
                 "its memory cannot be taken while a CUDA graph is captured: add it once before, outside, and call clear"
             )
         # Of the coarsest keys, which are signs, there are three cells a channel.
-        slots = max(4 * triton.next_power_of_2(max(host.LIMIT, 3 * channels)), TILE_OF_NAMES)
+        slots = max(4 * triton.next_power_of_2(max(host.LIMIT, 3 * channels)), TILE_OF_SLOTS)
         head = HEAD + 2 * channels
         tables = torch.zeros((_HALVES, head + 3 * slots), dtype=torch.int64, device=self.device)
         if not self._tables or slots > max(known for *_, known in self._tables):

@@ -179,6 +179,18 @@ def test_what_was_measured_comes_before_what_is_estimated(small_model, small_sam
     assert {o.name: o.accumulated for o in report.operations} == accumulated
 
 
+def test_outputs_that_nothing_moves_rank_nothing(small_model, small_samples):
+    graph, _ = api.quantize(small_model, small_samples)
+    analysis = analyse(graph, small_samples[:2], at_outputs=True)
+    for error in analysis.operations:
+        for difference in error.at_outputs.values():
+            difference.noise = difference.signal * 1e-20
+    _, report = reported(small_model, small_samples, analysis=analysis)
+    assert all(o.alone is None for o in report.operations)
+    assert any(o.accumulated is not None for o in report.operations)
+    assert report.suspects
+
+
 def test_a_damaged_weight_is_named_first(small_model, small_samples, tmp_path):
     setting = QuantizationSetting()
     setting.quantize_parameter_setting.per_channel = False

@@ -3,10 +3,18 @@
 import gc
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 
-from calibrant import TorchExecutor, load_onnx_graph
+from calibrant import (
+    QuantizationSettingFactory,
+    TargetPlatform,
+    TorchExecutor,
+    export_graph,
+    load_onnx_graph,
+    quantize_torch_model,
+)
 from calibrant.engines.torch import statistics
 from calibrant.engines.torch.cuda import Cuda
 from calibrant.sketches import SketchSpec, TensorSketch
@@ -156,6 +164,26 @@ def test_margins_of_many_captured_steps(parsed):
     assert report == []
     values = -np.concatenate([sample["x"] for sample in samples])
     assert found[0]["y"].merge(found[1]["y"]) == TensorSketch.of(values, wanted["y"])
+
+
+def test_quantize_torch_model(tmp_path):
+    """The scales of a torchvision model are those of the CPU, and onnxruntime runs what is exported."""
+    models = pytest.importorskip("torchvision", reason="torchvision is not installed").models
+    torch.manual_seed(0)
+    module, setting = models.mobilenet_v2().eval(), QuantizationSettingFactory.default_setting()
+    setting.quantize_activation_setting.calib_algorithm = "minmax"
+    samples = [torch.randn(4, 3, 64, 64) for _ in range(4)]
+    scales = []
+    for device in ("cuda", "cpu"):
+        graph = quantize_torch_model(
+            module, samples, 4, [4, 3, 64, 64], TargetPlatform.ONNXRUNTIME, setting=setting, device=device
+        )
+        scales.append({group.roots[0]: float(group.config.scale) for group in graph.groups})
+        export_graph(graph, TargetPlatform.ONNXRUNTIME, tmp_path / f"{device}.onnx")
+    assert scales[0] == pytest.approx(scales[1], rel=5e-3)
+    session = ort.InferenceSession(str(tmp_path / "cuda.onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: samples[0].numpy()})
+    assert found.shape == (4, 1000)
 
 
 def test_raw_values_come_as_before(small_model):

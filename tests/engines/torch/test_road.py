@@ -1,12 +1,19 @@
 """The whole road with the torch engine: the scales are those that the onnxruntime engine gives."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from calibrant import OnnxruntimeExecutor, TorchExecutor, calibrate, export_graph, load_onnx_graph
 from calibrant.api import quantize
+from calibrant.core import QuantizationProperty, TensorQuantizationConfig
+from calibrant.observers.error import squared_error
 from calibrant.settings import QuantizationSetting
 from demo import data, efficientnet_lite0
+from tests.sketches.devices import on_gpu
+
+DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
 
 
 def scales_of(model, samples, method, executor):
@@ -18,20 +25,42 @@ def scales_of(model, samples, method, executor):
     return {group.roots[0]: float(group.config.scale) for group in graph.groups}
 
 
-def on_torch(graph):
-    return TorchExecutor(graph, "cpu", threads=1)
+def on_torch(graph, device="cpu"):
+    return TorchExecutor(graph, device, threads=1)
 
 
 def on_onnxruntime(graph):
     return OnnxruntimeExecutor(graph, threads=1)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("method", ["minmax", "percentile"])
-def test_scales_of_both_engines(small_model, small_samples, method):
-    mine, theirs = (scales_of(small_model, small_samples, method, e) for e in (on_torch, on_onnxruntime))
+def test_scales_of_both_engines(small_model, small_samples, method, device):
+    mine, theirs = (
+        scales_of(small_model, small_samples, method, engine)
+        for engine in (partial(on_torch, device=device), on_onnxruntime)
+    )
     assert mine.keys() == theirs.keys()
     for name, scale in mine.items():
         assert scale == pytest.approx(theirs[name], rel=5e-3)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("symmetry", [QuantizationProperty.SYMMETRICAL, QuantizationProperty.ASYMMETRICAL])
+def test_the_least_error_of_one_engine_is_that_of_the_other(small_model, small_samples, symmetry, device):
+    """Scales may be far apart where errors are not: what counts is the error on the other engine's values."""
+    graph = load_onnx_graph(small_model)
+    mine, theirs = (
+        calibrate(graph, small_samples, methods=["mse"], executor=engine)
+        for engine in (on_torch(graph, device), on_onnxruntime(graph))
+    )
+    for name, sketch in theirs.sketches.items():
+        errors = []
+        for table in (mine, theirs):
+            config = TensorQuantizationConfig(QuantizationProperty.PER_TENSOR | QuantizationProperty.LINEAR | symmetry)
+            config.scale, config.offset = table.solve(name, method="mse", policy=config)
+            errors.append(squared_error(config, sketch)[0])
+        assert errors[0] <= 1.01 * errors[1], name
 
 
 def test_a_model_that_is_quantized_with_it_is_exported(small_model, small_samples, tmp_path):

@@ -32,6 +32,7 @@ from calibrant.passes.base import SOLVED, parameter_of
 from calibrant.passes.calibration import merged
 from calibrant.sketches import Halves, TensorSketch
 
+UNMOVED = 100.0  # dB: float32 itself is hardly more exact
 ALL_BYTES = 2_400_000  # of the outlines of all values: with the rest, and the plotting library, less than 5 MB
 
 
@@ -191,12 +192,15 @@ def reported_operations(
 ) -> list[ReportedOperation]:
     """The operations that compute with numbers, in the order in which they run.
 
-    An activation fused into the operation before it is told with that one; what computes shapes is left out.
+    An activation fused into the operation before it is told with that one; what computes shapes is left out. Outputs
+    that no operation alone moves, as those of a Softmax that is sure of itself, do not tell them apart: `alone` is
+    left out.
     """
     by_name = {value.name: value for value in values}
     home = {name: root for group in graph.groups for name in group.values for root in group.roots[:1]}
     home |= {name: name for name in by_name}
     measured = {error.name: error for error in analysis.operations} if analysis is not None else {}
+    tells = any(decibels_of(loss(error), 1.0) < UNMOVED for error in measured.values())
     inside = {name for fused in graph.operations.values() for name in fused}
     made: set[str] = set()  # by quantized operations so far
     found = []
@@ -209,7 +213,8 @@ def reported_operations(
         if error := measured.get(operation.name):
             broken = np.isnan(error.accumulated.sqnr_db)
             accumulated = -math.inf if broken else error.accumulated.sqnr_db
-            operation = replace(operation, alone=decibels_of(loss(error), 1.0), accumulated=accumulated)
+            alone = decibels_of(loss(error), 1.0) if tells else None
+            operation = replace(operation, alone=alone, accumulated=accumulated)
         made |= {operation.value} if not operation.reason else set()
         found.append(operation)
     return found

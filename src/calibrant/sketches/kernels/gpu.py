@@ -26,7 +26,8 @@ Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 TILE = 1024  # elements that a program looks at together, of four such tiles at once
 LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
 TILE_OF_ROWS = 2048  # for margins
-TILE_OF_NAMES = 1024  # at least as many as a program has threads, or some would add twice
+# For names and slots: at least as many as a program has threads, or some would add twice.
+TILE_OF_NAMES, TILE_OF_SLOTS = 1024, 4096
 PROGRAMS = 512  # at most so many for one tensor, unless it has more channels: all at work at once
 MOST_PARTS, MERGED = 2048, 1024  # of one group; and channels of all parts that are merged at once
 PARTS_OF_MANY, LEAST_TILES = 256, 8  # of one group of many tensors; and tiles that are worth a program
@@ -414,6 +415,6 @@ def fit(descriptions: Tensor, spares: Tensor, limit: int, most_shift: int) -> No
         spares.shape[1] // 3,
         limit,
         most_shift,
-        TILE=TILE_OF_NAMES,
-        num_warps=8,
+        TILE=TILE_OF_SLOTS,
+        num_warps=32,
     )

@@ -117,9 +117,10 @@ def fit(descriptions, tables, spares, spare_slots, limit, most_shift, TILE: tl.c
         cells, shift = tl.load(table + _CELLS), tl.load(table + _SHIFT)
         own = table + tl.load(descriptions + number * 3 + 1)
         while (cells > limit) & (shift < most_shift):
-            shift += 1
             cells = _move(own, spare, slots, 1, TILE)
-            _move(spare, own, slots, 0, TILE)
+            again = ((cells > limit) & (shift + 1 < most_shift)).to(tl.int32)
+            cells = _move(spare, own, slots, again, TILE)
+            shift += 1 + again
             tl.store(table + _CELLS, cells)
             tl.store(table + _SHIFT, shift)
         number += tl.num_programs(0)
