@@ -21,7 +21,7 @@ Arrays = dict[str, NDArray[Any]]
 
 SCHEMA = 1
 MOST_BYTES = 1 << 32  # a table of 10,000 values, per channel, has far fewer
-DTYPES = ("U8", "U16", "U32", "U64", "I32", "F32")
+DTYPES = ("U8", "U16", "U32", "U64", "I16", "I32", "F32")
 
 
 def write(path: Path, header: Mapping[str, Any], arrays: Arrays) -> None:

@@ -17,6 +17,7 @@ from calibrant.sketches.margins import COARSEST, EXACT, LIMIT
 
 Arrays = Mapping[str, NDArray[Any]]
 
+LEAST_KEY = -(1 << 12)  # of the keys that are kept in 16 bits: those of up to 3 mantissa bits
 MOST = 1 << 53  # no count is larger; 255 times it, the sum of so many positions, stays well within int64
 _PARTS: dict[str, type] = {
     "extremes": Extremes,
@@ -84,7 +85,9 @@ def _expected(spec: SketchSpec) -> list[str]:
 
 
 def _narrow(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """Counts and channels in the narrowest unsigned integers; floats and signed keys as they are."""
+    """Counts and channels in the narrowest unsigned integers, keys of coarse bins in 16 bits; others as they are."""
+    if name == "keys" and array.max(initial=0) < -LEAST_KEY and array.min(initial=0) >= LEAST_KEY:
+        return array.astype(np.int16)
     if name in _AS_IT_IS:
         return np.ascontiguousarray(array)
     return array.astype(np.min_scalar_type(array.max(initial=0)))
@@ -93,6 +96,8 @@ def _narrow(array: NDArray[Any], name: str) -> NDArray[Any]:
 def _wide(arrays: Arrays, key: str, name: str) -> NDArray[Any]:
     _check(key in arrays, f"array '{key}' is missing")
     array = arrays[key]
+    if name == "keys" and array.dtype == np.int16:
+        array = array.astype(np.int32)
     fits = array.dtype == _AS_IT_IS[name] if name in _AS_IT_IS else array.dtype.kind == "u"
     _check(fits and array.ndim == 1, f"{name} is {array.dtype} of rank {array.ndim}")
     if name in _AS_IT_IS:
