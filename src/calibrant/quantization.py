@@ -138,7 +138,8 @@ def quantize(
     if executor is not None and samples is not None and (again or measuring or keep):
         samples, collate_fn = Kept(iterate_samples(samples, executor.input_specs, steps, collate_fn)), None
     road = _Road(graph, platform, setting, summary, executor, samples, collate_fn, table, on_step, on_layer)
-    if isinstance(samples, Kept) and (measuring or keep or targets is not None or table is not None):
+    sampled = setting.quantize_activation and table is None  # calibration reads them
+    if isinstance(samples, Kept) and (measuring or keep or targets is not None or not sampled):
         with _timed(summary, "calibrate"):
             road.collect(METHODS if keep else (), targets is not None, on_run)
     collected = road.table

@@ -55,7 +55,7 @@ def test_beside_a_table_samples_are_read_for_it_alone(counting, small_model, sma
     _, summary = quantize(small_model, small_samples[20:30], table=table)
     assert contents(counting.seen) == contents({"x": s} for s in small_samples[20:30])
     assert summary.samples == 20
-    with pytest.raises(SettingError, match="need samples, beside a table as well"):
+    with pytest.raises(SettingError, match="needs samples, beside a table as well"):
         quantize(small_model, None, table=table)
 
 
