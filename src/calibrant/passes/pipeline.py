@@ -20,6 +20,7 @@ def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[Quan
     """What runs after the quantizer assigned its configs: calibration, then weights, then what depends on both.
 
     The quantizer wrote each config's own method, overrides included; isotone alone is for some values only.
+    Reconstruction comes last of high effort: it is dropped where the outputs do not gain, so it cannot spoil the others.
     """
     passes: list[QuantizationPass] = []
     if setting.quantize_activation:
@@ -30,14 +31,14 @@ def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[Quan
         passes.append(ParameterQuantizePass(baking_parameter=baking))
         if setting.quantize_parameter_setting.balanced_rounding:
             passes.append(BalancedRoundingPass())
-    if setting.wants("blockwise_reconstruction") and setting.quantize_parameter:
-        passes.append(BlockwiseReconstructionPass(setting.blockwise_reconstruction_setting.interested_layers))
     if setting.quantize_activation and setting.wants("output_refinement"):
         refining = setting.output_refinement_setting
         passes.append(OutputRefinementPass(refining.interested_layers, refining.steps))
     if setting.wants("bias_correct"):
         correcting = setting.bias_correct_setting
         passes.append(BiasCorrectionPass(correcting.interested_layers, correcting.steps))
+    if setting.wants("blockwise_reconstruction") and setting.quantize_parameter:
+        passes.append(BlockwiseReconstructionPass(setting.blockwise_reconstruction_setting.interested_layers))
     if setting.wants("lsq_optimization"):
         passes.append(LearnedStepSizePass(**setting.lsq_optimization_setting.to_dict()))
     if setting.exact_simulation:
