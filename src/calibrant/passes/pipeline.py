@@ -20,7 +20,7 @@ def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[Quan
     """What runs after the quantizer assigned its configs: calibration, then weights, then what depends on both.
 
     The quantizer wrote each config's own method, overrides included; isotone alone is for some values only.
-    Reconstruction comes last of high effort: it is dropped where the outputs do not gain, so it cannot spoil the others.
+    Reconstruction comes last of high effort: dropped where the outputs do not gain, it cannot spoil the others.
     """
     passes: list[QuantizationPass] = []
     if setting.quantize_activation:
