@@ -10,9 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.analysis.operations import Operation
-from calibrant.analysis.submodel import open_submodel, reads
+from calibrant.analysis.submodel import open_submodel
 from calibrant.core import QuantizationStates
 from calibrant.graph import Graph
+from calibrant.graph.bodies import reads
 
 Values = Mapping[str, NDArray[Any]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,9 @@ import onnxruntime as ort
 
 from calibrant.core import ModelError
 from calibrant.engines.session import reason
-from calibrant.graph.bodies import body_graphs
+from calibrant.engines.working import in_memory
+from calibrant.graph.bodies import reads
 from calibrant.graph.graph import original
-
-
-def reads(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node of the main graph reads: its inputs, and the values of that graph that graphs inside of it use."""
-    yield from (value for value in node.inputs if value is not None)
-    for body in body_graphs(node):
-        inner = set(body.inputs) | set(body.initializers.values())
-        for one in body:
-            yield from (value for value in reads(one) if value not in inner)
-            inner.update(one.outputs)
-        yield from (value for value in body.outputs if value not in inner)
 
 
 def open_submodel(
@@ -48,7 +38,7 @@ def open_submodel(
     )
     for value, constant in constants.items():
         if value not in inputs:
-            graph.initializer.append(_in_memory(constant, value.name or ""))
+            graph.initializer.append(in_memory(constant, value.name or ""))
     ids = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     model = onnx.helper.make_model(graph, opset_imports=ids, ir_version=10)
     options = ort.SessionOptions()
@@ -67,12 +57,3 @@ def _described(value: ir.Value, dtype: np.dtype[Any] | None) -> onnx.ValueInfoPr
     if dtype is None:
         return ir.to_proto(value)
     return onnx.helper.make_tensor_value_info(value.name or "", onnx.helper.np_dtype_to_tensor_dtype(dtype), None)
-
-
-def _in_memory(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
-    """The tensor with its numbers, which may lie in another file, under that name."""
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor = ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype)
-    proto: onnx.TensorProto = ir.to_proto(tensor)
-    proto.name = name
-    return proto

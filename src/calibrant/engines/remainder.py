@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import onnx
 import onnx_ir as ir
@@ -11,8 +11,9 @@ from onnx import helper
 from calibrant.core import QuantizationStates, TensorQuantizationConfig
 from calibrant.engines.session import Runtime, run
 from calibrant.engines.stepping import Array, Slot
+from calibrant.engines.working import in_memory
 from calibrant.graph import Graph
-from calibrant.graph.bodies import read_from_outside
+from calibrant.graph.bodies import read_from_outside, reads
 from calibrant.graph.graph import original
 
 AS_IT_IS = 0  # the key of the slot of a value that is not quantized: see `Slot`
@@ -73,7 +74,7 @@ class Remainder:
             node=protos,
             input=[_described(read, name) for name, read in self._names.values()],
             output=[onnx.ValueInfoProto(name=_renamed(name)) for name in self.outputs],
-            initializer=[_named(tensor, name) for name, tensor in constants.items()],
+            initializer=[in_memory(tensor, name) for name, tensor in constants.items()],
         )
         proto = helper.make_model(
             graph,
@@ -111,7 +112,7 @@ def _reached(nodes: list[ir.Node], value: ir.Value) -> set[ir.Value]:
     """The value, and all that these nodes make of it."""
     found = {value}
     for node in nodes:
-        if any(read in found for read in _reads(node)):
+        if any(read in found for read in reads(node)):
             found.update(node.outputs)
     return found
 
@@ -123,13 +124,8 @@ def _needed(nodes: list[ir.Node], outputs: list[ir.Value]) -> list[ir.Node]:
     for node in reversed(nodes):
         if any(made in wanted for made in node.outputs):
             found.append(node)
-            wanted.update(_reads(node))
+            wanted.update(reads(node))
     return found[::-1]
-
-
-def _reads(node: ir.Node) -> Iterator[ir.Value]:
-    yield from (value for value in node.inputs if value is not None)
-    yield from read_from_outside(node)
 
 
 def _is_float(value: ir.Value) -> bool:
@@ -142,13 +138,5 @@ def _renamed(name: str) -> str:
 
 def _described(value: ir.Value, name: str) -> onnx.ValueInfoProto:
     proto: onnx.ValueInfoProto = ir.to_proto(value)
-    proto.name = name
-    return proto
-
-
-def _named(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor = ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype)
-    proto: onnx.TensorProto = ir.to_proto(tensor)
     proto.name = name
     return proto

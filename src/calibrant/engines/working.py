@@ -46,6 +46,15 @@ def set_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
 
 
+def in_memory(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
+    """The tensor with its numbers, which may lie in another file, under that name."""
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor = ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype)
+    proto: onnx.TensorProto = ir.to_proto(tensor)
+    proto.name = name
+    return proto
+
+
 def has_convolutions(graph: Graph) -> bool:
     """Whether onnxruntime may run part of the graph in its blocked layout."""
     return any(node.op_type in ("Conv", "FusedConv") for node in graph.model.graph)

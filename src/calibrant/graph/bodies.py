@@ -18,6 +18,12 @@ def body_graphs(node: ir.Node) -> list[ir.Graph]:
     return found
 
 
+def reads(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node of the main graph reads: its inputs, and the values of that graph that graphs inside of it use."""
+    yield from (value for value in node.inputs if value is not None)
+    yield from read_from_outside(node)
+
+
 def read_from_outside(node: ir.Node) -> list[ir.Value]:
     """What the graphs inside of a node read of the graphs around it."""
     found: dict[ir.Value, None] = {}

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from calibrant.analysis.pairs.matching import Pair
 from calibrant.analysis.pairs.view import View
-from calibrant.analysis.submodel import open_submodel, reads
+from calibrant.analysis.submodel import open_submodel
 from calibrant.core import ModelError
 from calibrant.engines.session import reason
+from calibrant.graph.bodies import reads
 
 Arrays = dict[ir.Value, NDArray[Any]]
 _MOVING = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Identity"}

@@ -8,10 +8,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from calibrant.analysis.pairs.expand import expand_integer_operators
-from calibrant.analysis.submodel import reads
 from calibrant.core import ModelError
 from calibrant.exporters.provenance import rescaled_in
 from calibrant.graph import load_onnx_graph
+from calibrant.graph.bodies import reads
 from calibrant.graph.load import read_onnx
 from calibrant.graph.naming import name_nodes
 from calibrant.graph.rescaling import rescale_as
