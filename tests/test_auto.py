@@ -9,9 +9,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibrant import OnnxruntimeExecutor, QuantizationSetting, RuntimeCalibrationPass, load_onnx_graph
 from calibrant.analysis import Simulation, sqnr_db
+from calibrant.analysis.probabilities import logs_of
 from calibrant.api import calibrate, export_graph, quantize
 from calibrant.auto.choosing import choose
-from calibrant.auto.judging import SURE, best_of, logs_of, mean_sqnr, signal_and_noise
+from calibrant.auto.judging import SURE, best_of, mean_sqnr, signal_and_noise
 from calibrant.auto.kept import FEWEST, affordable
 from calibrant.core import (
     ObservationError,

@@ -142,14 +142,13 @@ def quantize(
     if isinstance(samples, Kept) and (measuring or keep or targets is not None or not sampled):
         with _timed(summary, "calibrate"):
             road.collect(METHODS if keep else (), targets is not None, on_run)
-    collected = road.table
     road.take([step for step in passes if not isinstance(step, LAST)], threads or usable_processors())
     found = Found.of(graph) if targets is not None else None
     road.take([step for step in passes if isinstance(step, LAST)], threads or usable_processors())
     kept = samples.samples if isinstance(samples, Kept) else []
     if targets is not None and found is not None and executor is not None:
         with _timed(summary, "search"):
-            summary.target = reach(graph, platform, setting, targets, kept, executor, found, collected, on_search)
+            summary.target = reach(graph, platform, setting, targets, kept, executor, found, road.table, on_search)
             setting = summary.target.setting
     if keep:
         summary.table, summary.kept = road.table, kept

@@ -1,5 +1,7 @@
 """A deeper convolutional network than the others have, with layers that differ in how badly they are quantized."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -78,18 +80,24 @@ def photos():
     return [rng.normal(0, rng.uniform(0.5, 1.5), (1, 3, 12, 12)).astype(np.float32) for _ in range(48)]
 
 
-@pytest.fixture
-def models(residual, photos):
-    """`Models` of it with everything quantized, and the `Judge` of its SQNR."""
-    graph = load_onnx_graph(residual)
-    quantize_graph(graph, PLATFORM, QuantizationSetting())
+def models_of(path, photos, setting):
+    """`Models` of that file with everything quantized, and the `Judge` of its SQNR."""
+    graph = load_onnx_graph(path)
+    quantize_graph(graph, PLATFORM, setting)
     executor = OnnxruntimeExecutor(graph, threads=1)
     feeds = list(iterate_samples(photos, executor.input_specs))
     empty = with_shared_values(empty_table(graph, PLATFORM, ["mse", "percentile", "minmax"], "test"), graph)
     table = collect_table(empty, feeds, executor)
-    table.apply(graph)
+    table = replace(table, sketches=table.apply(graph))
+    executor.load_graph(graph)
     ParameterQuantizePass().optimize(graph)
     found = Found.of(graph)
-    built = Models(graph, PLATFORM, QuantizationSetting(), found, table, 1)
+    built = Models(graph, PLATFORM, setting, found, table, 1)
     built.build(frozenset())
     return built, Judge(Targets(sqnr_db=0.0), feeds, executor), executor
+
+
+@pytest.fixture
+def models(residual, photos):
+    """`models_of` the residual net."""
+    return models_of(residual, photos, QuantizationSetting())

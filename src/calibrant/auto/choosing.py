@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from calibrant.auto.judging import Powers, best_of, logs_of, mean_sqnr, signal_and_noise
+from calibrant.analysis.probabilities import logs_of
+from calibrant.auto.judging import Powers, best_of, mean_sqnr, signal_and_noise
 from calibrant.auto.kept import affordable
 from calibrant.auto.trials import Choice, Trials
 from calibrant.core import TargetPlatform

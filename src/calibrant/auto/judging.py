@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrant.analysis.probabilities import Outputs
+
 F64 = NDArray[np.float64]
-Outputs = Sequence[NDArray[Any]]  # of a model, for one sample
 Powers = tuple[F64, ...]  # of the outputs, and of their logarithms: see `best_of`
 
 SURE = 2.0  # standard errors
@@ -47,28 +47,6 @@ def signal_and_noise(reference: Outputs, found: Outputs) -> list[tuple[float, fl
     """Of each floating output of one sample: its power, and the power of the difference to it."""
     floats = [(r.astype(np.float64), f) for r, f in zip(reference, found, strict=True) if r.dtype.kind == "f"]
     return [(float((r**2).sum()), float(((r - f) ** 2).sum())) for r, f in floats]
-
-
-def logs_of(reference: Outputs, found: Outputs) -> tuple[Outputs, Outputs]:
-    """Both, with logarithms less their mean where outputs of the reference are probabilities along the last axis.
-
-    Probabilities: not negative, and 1 together. Their logarithms end at that of the least normal float32.
-    """
-    each = [
-        (_logs(exact), _logs(other)) if _are_probabilities(exact) else (exact, other)
-        for exact, other in zip(reference, found, strict=True)
-    ]
-    return [exact for exact, _ in each], [other for _, other in each]
-
-
-def _are_probabilities(x: NDArray[Any]) -> bool:
-    several = x.dtype.kind == "f" and x.ndim > 0 and x.shape[-1] > 1
-    return several and bool((x >= 0).all()) and bool((abs(x.sum(axis=-1, dtype=np.float64) - 1) < 1e-3).all())
-
-
-def _logs(x: NDArray[Any]) -> F64:
-    logs = np.log(np.maximum(x, np.finfo(np.float32).tiny, dtype=np.float64))
-    return np.asarray(logs - logs.mean(axis=-1, keepdims=True))
 
 
 def mean_sqnr(powers: F64) -> F64:

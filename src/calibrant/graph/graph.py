@@ -50,7 +50,7 @@ class Graph:
         never on the value), an activation config that differs from the value's, or one in state FP32: it reads the
         float value. Edges of one value that hold the same object share one Q/DQ pair.
     streams: whose channels are to be equalized before scales are found. undoing: what takes rescalings back, in order.
-    rescaled: first value of each stream whose channels were divided -> the factors.
+    rescalings: the streams whose channels were divided -> the factors.
     calibrated_samples: over how many samples its scales were found. provenance: what exporters write into metadata.
     operations: name of each node that runs on integers -> names of the activations that run inside of it.
     left_in_float: node name -> why. report: sentences on what was changed, raised or left out, for the summary.
@@ -69,7 +69,7 @@ class Graph:
         self.report: list[str] = []
         self._notes: list[str] = []
         self.undoing: list[Callable[[], None]] = []
-        self.rescaled: dict[str, list[float]] = {}
+        self.rescalings: dict[Stream, NDArray[np.float64]] = {}
         self._index: dict[str, ir.Value] = {}
         self._nodes: dict[str, ir.Node] = {}
         self._changed: dict[str, ir.Value] = {}
@@ -98,7 +98,13 @@ class Graph:
         """Give the weights what they had before `rescale`, to the last bit; its Muls go."""
         while self.undoing:
             self.undoing.pop()()
-        self.rescaled = {}
+        self.rescalings = {}
+
+    @property
+    def rescaled(self) -> dict[str, list[float]]:
+        """First value of each stream whose channels were divided where they are made -> the factors."""
+        made = {stream: factors for stream, factors in self.rescalings.items() if not stream.inserted}
+        return {stream.values[0]: [float(factor) for factor in factors] for stream, factors in made.items()}
 
     def note(self, sentence: str) -> None:
         """Add to the report what holds for this quantization; `clear_quantization` takes it out again."""

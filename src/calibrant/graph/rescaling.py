@@ -36,9 +36,7 @@ def rescale(graph: Graph, chosen: Mapping[Stream, Factors]) -> None:
             _scale_weight(graph, graph.node(name), by_input(graph.node(name), factors))
         if stream.inserted:
             _insert_mul(graph, stream, factors)
-        else:
-            before = graph.rescaled.get(stream.values[0], 1.0)
-            graph.rescaled[stream.values[0]] = [float(factor) for factor in factors * before]
+        graph.rescalings[stream] = factors * graph.rescalings.get(stream, 1.0)
 
 
 def rescale_as(graph: Graph, rescaled: Mapping[str, Sequence[float]]) -> None:

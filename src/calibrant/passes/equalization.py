@@ -75,7 +75,8 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> Eq
             continue
         rescale(graph, {stream: factors})
         names = {root: smoothed_name(root) if stream.inserted else root for task in concerned for root in task.roots}
-        sketches = divided_halves(sketches, factors, names)
+        shared = {} if stream.inserted else {name: name for name in stream.values if name in sketches}
+        sketches = divided_halves(sketches, factors, names | shared)
         moved = {id(task.config): _reading(task, names) for task in concerned}
         tasks = [moved.get(id(task.config), task) for task in tasks]
         done[stream] = factors

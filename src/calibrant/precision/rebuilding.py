@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from calibrant.core import QuantizationStates, TargetPlatform, TensorQuantizationConfig
 from calibrant.exporters.readiness import parameter_configs
 from calibrant.graph import Graph
+from calibrant.graph.streams import Stream
 from calibrant.passes import RuntimeCalibrationPass, pipeline
 from calibrant.passes.activations import activation_configs
+from calibrant.passes.equalization import equalize_again
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.parameter import keep_weights, solved_weights
 from calibrant.precision.order import Names, leaving
@@ -28,10 +30,11 @@ Config = TensorQuantizationConfig
 class Found:
     """The scales of a calibrated graph, to be given to it again once it is quantized anew.
 
-    activations: by the values that they were found from. weights: by edge. constants: those that the quantized model
-        reads otherwise, by name. report: what was told on the way.
+    factors: of the streams that were equalized. activations: by the values that they were found from. weights: by
+        edge. constants: those that the quantized model reads otherwise, by name. report: what was told on the way.
     """
 
+    factors: Mapping[Stream, NDArray[np.float64]]
     activations: Mapping[tuple[str, ...], Config]
     weights: Mapping[tuple[str, int], Config]
     constants: Mapping[str, NDArray[Any]]
@@ -42,10 +45,14 @@ class Found:
         """Of a graph with its scales found, before they are moved for an exact simulation."""
         solved = {tuple(roots): config.clone() for config, roots in activation_configs(graph) if _solved(config)}
         constants = {name: _constant(graph, name) for name in graph.changed_constants}
-        return cls(solved, solved_weights(graph), constants, list(graph.report))
+        return cls(dict(graph.rescalings), solved, solved_weights(graph), constants, list(graph.report))
 
     def give(self, graph: Graph) -> None:
-        """To the configs that wait for a scale, and are found from the same values on the same grid."""
+        """To the configs that wait for a scale, and are found from the same values on the same grid.
+
+        Streams are equalized whatever is in float: that changes nothing of the float model.
+        """
+        equalize_again(graph, self.factors)
         for config, roots in activation_configs(graph):
             known = self.activations.get(tuple(roots))
             if known is not None and config.state is QuantizationStates.INITIAL and _grid(known) == _grid(config):
@@ -60,8 +67,8 @@ class Found:
 class Models:
     """Makes of a graph the model in which some operations more are left in float.
 
-    found: the scales of the model with none of them. table: statistics, for values that get a scale of their own when
-    others go to float; None where activations are not quantized.
+    found: the scales of the model with none of them. table: statistics of the equalized values, for those that get a
+    scale of their own when others go to float; None where activations are not quantized.
     """
 
     def __init__(
