@@ -13,7 +13,6 @@ from calibrant.analysis.probabilities import logs_of
 from calibrant.api import calibrate, export_graph, quantize
 from calibrant.auto.choosing import choose
 from calibrant.auto.judging import SURE, best_of, mean_sqnr, signal_and_noise
-from calibrant.auto.kept import FEWEST, affordable
 from calibrant.core import (
     ObservationError,
     QuantizationStates,
@@ -31,6 +30,7 @@ from calibrant.passes.calibration import Calibration
 from calibrant.passes.least_error import least_error
 from calibrant.quantizers import quantize_graph
 from calibrant.sketches import Halves, SketchSpec, TensorSketch
+from calibrant.table.affordable import FEWEST, affordable
 
 RNG = np.random.default_rng(29)
 SPEC = SketchSpec()
@@ -175,12 +175,12 @@ def test_a_large_model_is_measured_on_fewer_samples(small_model, small_samples, 
     numbers = sum(sketch.extremes.size for sketch in table.sketches.values()) // 40  # of one sample
     feeds = [{"x": x} for x in small_samples]
     assert len(affordable(feeds, table)) == 40
-    monkeypatch.setattr("calibrant.auto.kept.NUMBERS", 36 * numbers)
+    monkeypatch.setattr("calibrant.table.affordable.NUMBERS", 36 * numbers)
     assert [id(feed) for feed in affordable(feeds, table)] == [id(feed) for feed in feeds[:36]]
     twice = [{"x": np.concatenate([x, x])} for x in small_samples]
-    monkeypatch.setattr("calibrant.auto.kept.NUMBERS", 72 * numbers)
+    monkeypatch.setattr("calibrant.table.affordable.NUMBERS", 72 * numbers)
     assert len(affordable(twice, table)) == 36
-    monkeypatch.setattr("calibrant.auto.kept.NUMBERS", 0)
+    monkeypatch.setattr("calibrant.table.affordable.NUMBERS", 0)
     assert len(affordable(feeds, table)) == FEWEST < 36
 
 

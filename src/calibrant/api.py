@@ -24,6 +24,7 @@ from calibrant.exporters import EXPORTERS
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.modules import example_of, import_torch, load_torch_module
 from calibrant.observers import BaseTensorObserver, build_observer, register_calibration_observer
+from calibrant.precision import Metric
 from calibrant.quantization import OnStep, QuantizationSummary, Samples, check_methods, quantize
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting, QuantizationSettingFactory
@@ -70,6 +71,7 @@ def quantize_onnx_model(
     device: str | None = None,
     verbose: int = 0,
     do_quantize: bool = True,
+    metric: Metric | None = None,
 ) -> Graph:
     """PPQ's entry: load, quantize and calibrate an ONNX model. Returns the quantized graph, for `export_graph`.
 
@@ -77,6 +79,7 @@ def quantize_onnx_model(
     input_shape, input_dtype, inputs: what PPQ traces with. Here the model says it; they are checked against the model.
     device: None or "cpu"; "cuda" runs onnxruntime's CUDA provider and is an error where there is none.
     verbose: 1 logs the summary. do_quantize False: the graph is loaded and left in float.
+    metric: a measure of the user's own, for the setting's `max_drop`: see `quantize`.
 
     Raises the errors of `calibrant.core.errors`.
     """
@@ -85,7 +88,7 @@ def quantize_onnx_model(
         return graph
     executor = OnnxruntimeExecutor(graph, _providers(device))
     _check_inputs(executor, input_shape, input_dtype, inputs)
-    return _quantized(graph, calib_dataloader, calib_steps, platform, setting, collate_fn, executor, verbose)
+    return _quantized(graph, calib_dataloader, calib_steps, platform, setting, collate_fn, executor, verbose, metric)
 
 
 def quantize_torch_model(
@@ -102,6 +105,7 @@ def quantize_torch_model(
     onnx_export_file: str | Path | None = None,
     device: str | torch.device | None = None,
     verbose: int = 0,
+    metric: Metric | None = None,
 ) -> Graph:
     """PPQ's entry for PyTorch: export, quantize and calibrate a module. Returns the quantized graph.
 
@@ -110,8 +114,8 @@ def quantize_torch_model(
     input_shape, input_dtype: of the one input (or a list of shapes, for several). inputs: instead of them a tensor, a
         tuple in forward's order, or a dict by the names of its parameters. Neither: the first sample is traced with.
         The first axis may be of any size afterwards, the others are as given.
-    calib_dataloader, calib_steps, collate_fn, setting, verbose, do_quantize: as for `quantize_onnx_model`. A sample
-        holds forward's tensors; tensors may lie on any device.
+    calib_dataloader, calib_steps, collate_fn, setting, verbose, do_quantize, metric: as for `quantize_onnx_model`. A
+        sample holds forward's tensors; tensors may lie on any device.
     onnx_export_file: keep the exported float model there; else nothing is written.
     device: what calibrates: None or "cpu" onnxruntime, "cuda" or "cuda:0" torch on that GPU.
 
@@ -126,7 +130,7 @@ def quantize_torch_model(
     if not do_quantize:
         return graph
     executor = _executor_on(graph, device)
-    return _quantized(graph, samples, calib_steps, platform, setting, collate_fn, executor, verbose)
+    return _quantized(graph, samples, calib_steps, platform, setting, collate_fn, executor, verbose, metric)
 
 
 def _quantized(
@@ -138,6 +142,7 @@ def _quantized(
     collate_fn: Callable[[Any], Any] | None,
     executor: Executor,
     verbose: int,
+    metric: Metric | None,
 ) -> Graph:
     """What both of PPQ's entries end with."""
     graph, summary = quantize(
@@ -148,6 +153,7 @@ def _quantized(
         steps=steps,
         collate_fn=collate_fn,
         executor=executor,
+        metric=metric,
     )
     if verbose:
         log.info("%d values calibrated on %d samples (%s)", summary.values, summary.samples, summary.methods)

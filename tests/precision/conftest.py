@@ -23,8 +23,10 @@ from calibrant.table.collecting import collect_table, empty_table
 PLATFORM = TargetPlatform.ONNXRUNTIME
 
 
-def residual_net(blocks=4, channels=8, seed=5):
-    """Stem, `blocks` of depthwise and 1x1 convolutions with a sum around them, a pool, a Gemm: `x` to `logits`.
+def residual_net(blocks=4, channels=8, seed=5, sure=None):
+    """`x` to `logits`; with `sure`, to `probabilities`, the Softmax of so many times the logits.
+
+    Stem, `blocks` of depthwise and 1x1 convolutions with a sum around them, a pool, a Gemm.
 
     The weights of each layer are spread by another factor, so that some lose much more than others.
     """
@@ -55,11 +57,14 @@ def residual_net(blocks=4, channels=8, seed=5):
         helper.make_node("Flatten", ["pooled"], ["flat"], "flatten"),
         helper.make_node("Gemm", ["flat", "fc.w", "fc.b"], ["logits"], "fc", transB=1),
     ]
+    if sure is not None:
+        weights |= {"fc.w": sure * weights["fc.w"], "fc.b": sure * weights["fc.b"]}
+        nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], "softmax"))
     graph = helper.make_graph(
         nodes,
         "residual",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 12, 12])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 5])],
+        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, ["N", 5])],
         [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -70,6 +75,14 @@ def residual(tmp_path_factory):
     """The file of `residual_net`."""
     path = tmp_path_factory.mktemp("precision") / "residual.onnx"
     onnx.save(residual_net(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def residual_probabilities(tmp_path_factory):
+    """The same, as a classifier that is sure of nearly every answer."""
+    path = tmp_path_factory.mktemp("precision") / "probabilities.onnx"
+    onnx.save(residual_net(sure=4.0), path)
     return path
 
 

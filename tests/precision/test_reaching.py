@@ -6,9 +6,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from calibrant.api import calibrate, export_graph, quantize
+from calibrant.analysis import Simulation, sqnr_db
+from calibrant.api import calibrate, export_graph, quantize, quantize_onnx_model
 from calibrant.core import DataError, SettingError, TargetError
+from calibrant.engines import OnnxruntimeExecutor
+from calibrant.graph import load_onnx_graph
 from calibrant.settings import QuantizationSetting
+
+from .conftest import PLATFORM, models_of
 
 
 def exhaustive_greedy(built, judge, target):
@@ -37,10 +42,13 @@ def with_target(db=None, **more):
 
 
 @pytest.mark.parametrize("gain", [1.0, 3.0, 6.0])
-def test_as_good_as_trying_everything(models, residual, photos, gain):
-    built, judge, _ = models
+@pytest.mark.parametrize("net", ["residual", "residual_probabilities"])
+def test_as_good_as_trying_everything(net, photos, gain, request):
+    """Also of a classifier that is sure of nearly every answer."""
+    path = request.getfixturevalue(net)
+    built, judge, _ = models_of(path, photos, QuantizationSetting())
     target = judge.score(built.graph).sqnr_db + gain
-    _, summary = quantize(residual, photos, setting=with_target(target), threads=1)
+    _, summary = quantize(path, photos, setting=with_target(target), threads=1)
     reached = summary.target
     assert reached.score.sqnr_db >= target
     assert 0 < reached.in_float <= 1.2 * exhaustive_greedy(built, judge, target)
@@ -118,6 +126,36 @@ def test_a_metric_of_the_users_own(residual, photos):
     assert summary.target.left
     assert summary.target.float_metric == 0
     assert summary.target.score.metric >= -drop / 2
+
+
+def test_a_metric_for_those_who_come_from_ppq(residual, photos):
+    """The metric is given the float model first, then quantized ones."""
+    seen = []
+
+    def metric(run):
+        seen.append(run(photos[0])[0])
+        return -float(np.abs(seen[0] - seen[-1]).max())
+
+    setting = with_target(max_drop=0.005)
+    graph = quantize_onnx_model(residual, photos, 48, None, PLATFORM, setting=setting, metric=metric)
+    assert len(seen) > 2
+    assert json.loads(graph.provenance["setting"])["leave_in_float"]
+    assert np.abs(Simulation(graph).run({"x": photos[0]})[0] - seen[0]).max() <= 0.005
+
+
+def test_high_effort_and_a_target(residual, photos):
+    """What high effort found is kept while operations go to float: fewer have to, for what default effort gives."""
+    plain = quantize(residual, photos, setting=with_target(38.0), threads=1)[1].target
+    graph, summary = quantize(residual, photos, setting=with_target(38.0, effort="high"), threads=1)
+    reached = summary.target
+    assert reached.score.sqnr_db >= 38
+    assert 0 < reached.in_float < plain.in_float
+    assert reached.setting.effort == "high"
+    exact = OnnxruntimeExecutor(load_onnx_graph(residual), threads=1)
+    simulation = Simulation(graph, 1)
+    feeds = [{"x": photo} for photo in photos]
+    found = sqnr_db([exact.forward(feed)[0] for feed in feeds], [simulation.run(feed)[0] for feed in feeds])
+    assert found >= 38
 
 
 def test_a_table_and_samples(residual, photos, tmp_path):

@@ -12,7 +12,7 @@ from calibrant.precision.sources import computing, folded, measure_contributions
 from calibrant.quantizers.quantize import plan_of
 from calibrant.settings import QuantizationSetting
 
-from .conftest import PLATFORM
+from .conftest import PLATFORM, models_of
 
 
 def contributions(models, samples=None):
@@ -44,6 +44,15 @@ def test_a_contribution_is_what_a_model_with_that_noise_alone_has(models, source
     quantized = [simulation.run(feed)[0] for feed in judge.choosing]
     assert found.shape == (1,)
     assert -10 * np.log10(found[0]) == pytest.approx(sqnr_db(exact, quantized), abs=0.3)
+
+
+def test_of_probabilities_what_their_softmax_is_given_counts(residual, residual_probabilities, photos):
+    """Noise over signal of logits less their mean, which a Softmax cannot tell from logits: sure or not, the same."""
+    found = [
+        contributions(models_of(path, photos, QuantizationSetting()), 4).together([value("deep1.act")])[0]
+        for path in (residual, residual_probabilities)
+    ]
+    assert 0.5 < found[0] / found[1] < 2
 
 
 def test_the_sum_of_all_foretells_the_model(models):

@@ -10,7 +10,6 @@ import numpy as np
 
 from calibrant.analysis.probabilities import logs_of
 from calibrant.auto.judging import Powers, best_of, mean_sqnr, signal_and_noise
-from calibrant.auto.kept import affordable
 from calibrant.auto.trials import Choice, Trials
 from calibrant.core import TargetPlatform
 from calibrant.engines import Executor
@@ -21,6 +20,7 @@ from calibrant.passes.activations import activation_configs
 from calibrant.passes.auto import AUTO, is_auto
 from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
+from calibrant.table.affordable import affordable
 from calibrant.table.collecting import OnStep, collect_table, empty_table
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from calibrant.precision.sources import computing, measure_contributions
 from calibrant.quantizers.quantize import plan_of
 from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
+from calibrant.table.affordable import affordable
 
-OF_MODELS = 64  # on which whole models are, half of them to choose on
+FEWEST = 64  # samples that whole models are measured on if there are so many, half of them to choose on
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def reach(
 
     Raises TargetError where the targets are met only when nothing is quantized any more.
     """
-    judge = Judge(targets, samples[:OF_MODELS], executor)
+    judge = Judge(targets, measured_on(samples, table), executor)
     models = Models(graph, platform, setting, found, table, executor.threads)
     operations = len(graph.operations)
     trial = Trial(NOTHING, 0, judge.score(graph), quantized_bytes(graph))
@@ -89,6 +90,11 @@ def reach(
         list(_front(trials)),
         len(trials),
     )
+
+
+def measured_on(samples: Sequence[Feed], table: CalibrationTable | None) -> list[Feed]:
+    """The first of the samples: FEWEST of them, or more where the model is small."""
+    return list(samples[:FEWEST]) if table is None else affordable(list(samples), table, FEWEST)
 
 
 def _front(trials: Sequence[Trial]) -> Iterator[Trial]:

@@ -26,7 +26,8 @@ Metric = Callable[[Run], float]
 class Targets:
     """What the quantized model has to reach.
 
-    sqnr_db: of the outputs, the mean over them. max_drop: by how much the metric may be below the float model's.
+    sqnr_db: of the outputs, the mean over them; where they are probabilities, of their logarithms as well. max_drop: by
+    how much the metric may be below the float model's.
     """
 
     sqnr_db: float | None = None

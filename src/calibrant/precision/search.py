@@ -9,16 +9,17 @@ from functools import partial
 
 from calibrant.core import TargetError
 from calibrant.precision.judging import Judge
-from calibrant.precision.order import Names, Planner
+from calibrant.precision.order import Names, Planner, per_operation
 from calibrant.precision.rebuilding import Models, quantized_bytes
 from calibrant.precision.scoring import Score
 
 log = logging.getLogger(__name__)
 
-TAKEN_BACK = 16  # operations that are tried as integers again, at most
+TAKEN_BACK = 40  # operations that are tried as integers again, at most
 ASTRAY = 2.0  # dB: forecasts that are off by amounts that differ more tell little
-ADDED = 40  # models that are run one operation after the other then, about
-NEAR = 0.3  # dB: a forecast that misses the target by no more is worth a run
+ADDED = 48  # models that are run one operation after the other then, about
+TRIED = 8  # of them for each operation: those that are foretold to gain most
+NEAR = 0.3  # dB: a forecast that misses the target by no more is worth a run, however well forecasts did so far
 
 NOTHING: Names = frozenset()
 
@@ -38,6 +39,12 @@ class Trial:
     in_float: int
     score: Score
     size: int
+
+
+def _gain(one: Trial, other: Trial) -> float:
+    """Of the noise of one model, how much is gone in the other for each operation lost."""
+    left = 10 ** ((one.score.sqnr_db - other.score.sqnr_db) / 10)
+    return per_operation(1 - left, other.in_float - one.in_float)
 
 
 class _Sets:
@@ -95,33 +102,41 @@ class Search:
             best = best if found is None else self._with_some_taken_back(found)
         if best is None:
             raise TargetError(self._out_of_reach())
-        return self._built_up(best) if self._astray() else best
+        return self._built_up(best) if best.in_float > 1 and self._spread() > ASTRAY else best
 
-    def _astray(self) -> bool:
-        """Whether forecasts tell little: where a few samples whose answer tips over make up most of the noise, say."""
+    def _spread(self) -> float:
+        """By how many dB what forecasts are off by differs.
+
+        Much where a few samples whose answer tips over make up most of the noise: forecasts then tell little.
+        """
         offsets = [self._offset(trial) for trial in self.trials]
-        return max(offsets) - min(offsets) > ASTRAY
+        return max(offsets) - min(offsets)
 
     def _built_up(self, best: Trial) -> Trial:
-        """A smaller model, from nothing in float on, each time with the operation that turns out best; else `best`.
+        """A smaller model, from nothing in float on, one operation after the other; else `best`.
 
-        Tried are the operations of all models that met the targets.
+        Run are those that are foretold to gain most for each operation lost; the one goes on that turns out to.
         """
-        suspects = sorted(set().union(*(trial.left for trial in self.trials if self._meets(trial))))
-        left, end = NOTHING, len(self._known) + ADDED
+        now, end = self._known[self._all], len(self._known) + ADDED
         while len(self._known) < end:
-            more = [left | {name} for name in suspects if name not in left]
-            tried = [self._trial(one) for one in more if self._could_replace(best, one)]
+            more = [now.left | {name} for name in sorted(self._all - now.left)]
+            serving = [left for left in more if now.in_float < self._lost(left) < best.in_float]
+            serving = [left for left in serving if self._planner.forecast(left).observed]
+            if not serving:
+                break
+            serving.sort(key=partial(self._foretold_gain, now), reverse=True)
+            tried = [self._trial(left) for left in serving[:TRIED]]
             meeting = [trial for trial in tried if self._meets(trial)]
             if meeting:
-                return min(meeting, key=lambda trial: (trial.in_float, -trial.score.sqnr_db))
-            if not tried:
-                break
-            left = max(tried, key=lambda trial: trial.score.sqnr_db).left
+                found = min(meeting, key=lambda trial: (trial.in_float, -trial.score.sqnr_db))
+                return self._with_some_taken_back(found)
+            now = max(tried, key=partial(_gain, now))
         return best
 
-    def _could_replace(self, best: Trial, left: Names) -> bool:
-        return self._lost(left) < best.in_float and self._planner.forecast(left).observed
+    def _foretold_gain(self, now: Trial, left: Names) -> float:
+        """Of the noise that there is now, how much goes for each operation lost."""
+        there, then = (10 ** (-self._planner.forecast(names).sqnr_db / 10) for names in (now.left, left))
+        return per_operation(1 - then / there, self._lost(left) - now.in_float)
 
     def _first_that_meets(self, sets: _Sets) -> Trial | None:
         """A model that meets the targets, while that of the set before, if it was run, does not; None: no one does."""
@@ -173,7 +188,8 @@ class Search:
                 trial = replace(trial, left=left)  # it goes to float anyway
                 continue
             forecast = self._planner.forecast(left)
-            near = self._goal is None or forecast.sqnr_db + self._offset(trial) >= self._goal - NEAR
+            doubt = max(NEAR, self._spread())
+            near = self._goal is None or forecast.sqnr_db + self._offset(trial) >= self._goal - doubt
             if not (near and forecast.observed):
                 continue
             tried += 1

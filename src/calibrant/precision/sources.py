@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calibrant.analysis.operation_run import OperationRun, rounded_by
 from calibrant.analysis.operations import operations_of
 from calibrant.analysis.pieces import Changed, Pieces
+from calibrant.analysis.probabilities import are_probabilities, logarithms
 from calibrant.engines import Executor
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
@@ -75,6 +76,7 @@ class Contributions:
     products: (outputs, sources, sources), of the errors that each source alone makes at each floating output of the
     model: their inner products, over the signal. So far as errors add up, those of several sources together have the
     power of all products among them: sources whose errors point the same way, or against each other, are known.
+    Where an output is probabilities, all of that is of their logarithms: there no answer tips over.
 
     A source that was not measured (a value on the scale of others, which becomes one when those stay in float) counts
     as those others do.
@@ -145,16 +147,17 @@ class _Meter:
     def add(self, feed: Feed) -> None:
         """Measure every source on one more sample."""
         exact = dict(zip(self._wanted, self._executor.forward(feed, self._wanted), strict=True))
+        wanted = [compared(exact[name], exact[name]) for name in self._outputs]
         with ThreadPoolExecutor(self._executor.threads, thread_name_prefix="calibrant-sources") as pool:
-            errors = list(pool.map(lambda source: self._errors(source, exact), self._sources))
-        for number, name in enumerate(self._outputs):
+            errors = list(pool.map(lambda source: self._errors(source, exact, wanted), self._sources))
+        for number, reference in enumerate(wanted):
             together = np.stack([error[number] for error in errors])
             self._products[number] += together @ together.T
-            self._signal[number] += np.square(np.nan_to_num(exact[name].astype(np.float64))).sum()
+            self._signal[number] += np.square(reference).sum()
         self.numbers += sum(array.size for array in exact.values()) * len(self._sources) / 2
 
-    def _errors(self, source: Source, exact: Mapping[str, NDArray[Any]]) -> list[F64]:
-        """The error at each output, folded."""
+    def _errors(self, source: Source, exact: Mapping[str, NDArray[Any]], wanted: Sequence[F64]) -> list[F64]:
+        """The error at each output, folded. wanted: what is compared of the outputs, see `compared`."""
         if source.kind != "parameters":
             seen = exact[source.name]
             readers = self._computing if source.kind == "read" else None
@@ -162,7 +165,8 @@ class _Meter:
         else:
             changed = self._runs[source.name].with_parameters(exact)
         carried = dict(zip(self._pieces.outputs, self._pieces.carry(changed, exact), strict=True)) if changed else exact
-        return [folded(np.nan_to_num(carried[name].astype(np.float64) - exact[name])) for name in self._outputs]
+        made = (compared(carried[name], exact[name]) for name in self._outputs)
+        return [folded(one - other) for one, other in zip(made, wanted, strict=True)]
 
     def _has_other_readers(self, name: str) -> bool:
         """Whether operations that take integers only are some of its readers, but not all."""
@@ -175,6 +179,11 @@ class _Meter:
         signal = np.maximum(self._signal, np.finfo(np.float64).tiny)
         alike = {name: group.roots for group in self._graph.groups for name in group.values}
         return Contributions(self._sources, self._products / signal[:, None, None], alike)
+
+
+def compared(x: NDArray[Any], exact: NDArray[Any]) -> F64:
+    """What is compared of an output that is `exact` in the float model: logarithms of probabilities, else itself."""
+    return logarithms(x) if are_probabilities(exact) else np.nan_to_num(x.astype(np.float64))
 
 
 def folded(x: F64, most: int = FOLDED) -> F64:
