@@ -115,7 +115,8 @@ class Search:
     def _built_up(self, best: Trial) -> Trial:
         """A smaller model, from nothing in float on, one operation after the other; else `best`.
 
-        Run are those that are foretold to gain most for each operation lost; the one goes on that turns out to.
+        Run are those that are foretold to gain most for each operation lost; the one goes on that turns out to. Where
+        no other can follow, those that are foretold to gain less are run as well.
         """
         now, end = self._known[self._all], len(self._known) + ADDED
         while len(self._known) < end:
@@ -124,12 +125,13 @@ class Search:
             serving = [left for left in serving if self._planner.forecast(left).observed]
             if not serving:
                 break
+            last = min(map(self._lost, serving)) == best.in_float - 1
             serving.sort(key=partial(self._foretold_gain, now), reverse=True)
-            tried = [self._trial(left) for left in serving[:TRIED]]
-            meeting = [trial for trial in tried if self._meets(trial)]
-            if meeting:
-                found = min(meeting, key=lambda trial: (trial.in_float, -trial.score.sqnr_db))
-                return self._with_some_taken_back(found)
+            tried = []
+            for left in serving[: end - len(self._known) if last else TRIED]:
+                tried.append(self._trial(left))
+                if self._meets(tried[-1]):
+                    return self._with_some_taken_back(tried[-1])
             now = max(tried, key=partial(_gain, now))
         return best
 
