@@ -85,7 +85,7 @@ DROP = """
 ## A measure of the task's own
 
 Top-1 on labelled photos, and lines that were read without a mistake, in percent: `--max-drop` on half of the labelled
-items, and what becomes of it on the other half.
+items, and what becomes of it on the other half. Bits: of the weights; activations have 8.
 """
 
 
@@ -305,12 +305,16 @@ Right = Callable[[Run, Any], bool]  # whether a model is right about an item
 
 @dataclass(frozen=True)
 class Labelled:
-    """Items with labels, and whether a model is right about one. The first half is what the metric is taken on."""
+    """Items with labels, and whether a model is right about one. The first half is what the metric is taken on.
+
+    bits: of the weights, in each model that is tried.
+    """
 
     subject: Subject
     items: Sequence[Any]
     right: Right
     max_drop: float
+    bits: Sequence[int] = (8,)
 
     def metric(self, first: bool) -> Metric:
         """In percent, on the first half or on the other."""
@@ -322,7 +326,7 @@ def find_labelled(name: str, options: argparse.Namespace) -> Labelled | None:
     """What is known of that model's data; None where they are not given."""
     subject = find_subject(name, options)
     if name == "EfficientNet-Lite0" and subject is not None and options.labelled:
-        return Labelled(subject, accepted_labels(options.labelled), _named, 0.5)
+        return Labelled(subject, accepted_labels(options.labelled), _named, 0.5, (8, 4))
     if name == "PP-OCRv4 recogniser" and subject is not None:
         characters = recogniser_characters(MODELS[name].path(options.cache))
         with open(options.lines / "labels.csv", newline="", encoding="utf-8") as file:
@@ -345,15 +349,16 @@ def with_drops(options: argparse.Namespace, console: Console) -> Iterator[str]:
     for name in options.models:
         labelled = find_labelled(name, options)
         if labelled is not None:
-            rows.append(drop_row(labelled, options.threads))
-            console.print(rows[-1], markup=False, highlight=False)
+            for bits in labelled.bits:
+                rows.append(drop_row(labelled, bits, options.threads))
+                console.print(rows[-1], markup=False, highlight=False)
     yield DROP
     headings = ["", "FP32", "default", "max drop", "reached", "others: FP32", "others: default", "others: reached"]
     yield table([*headings, "in float", "of", "models run", "seconds"], rows)
 
 
-def drop_row(labelled: Labelled, threads: int | None) -> list[str]:
-    """One model."""
+def drop_row(labelled: Labelled, bits: int, threads: int | None) -> list[str]:
+    """One model, its weights in so many bits."""
     subject = labelled.subject
     calibration, _ = samples_of(subject)
     metric, other = labelled.metric(True), labelled.metric(False)
@@ -362,6 +367,7 @@ def drop_row(labelled: Labelled, threads: int | None) -> list[str]:
         return float(other(running(model)))
 
     setting = QuantizationSettingFactory.default_setting()
+    setting.quantize_parameter_setting.num_of_bits = bits
     setting.max_drop = 100.0
     plain, plain_others, _ = searched(subject.model, calibration, setting, threads, metric, on_others)
     setting.max_drop = labelled.max_drop
@@ -369,7 +375,12 @@ def drop_row(labelled: Labelled, threads: int | None) -> list[str]:
     others = [on_others(subject.model), plain_others, reached_others]
     metrics = [reached.float_metric, plain.score.metric, labelled.max_drop, reached.score.metric, *others]
     counts = [reached.in_float, reached.operations, reached.runs]
-    return [subject.name, *(f"{number:.1f}" for number in metrics), *map(str, counts), f"{seconds:.0f}"]
+    return [
+        f"{subject.name}, {bits} bits",
+        *(f"{number:.1f}" for number in metrics),
+        *map(str, counts),
+        f"{seconds:.0f}",
+    ]
 
 
 def running(model: Path) -> Run:
