@@ -99,7 +99,9 @@ class OnnxruntimeExecutor(Executor):
         splitter = Splitter(self._memory_budget, self.input_specs, self.note)
         with _folder() as folder:
             maker = self._tap_maker(wanted, raw, Path(folder))
-            pump = Pump(maker, splitter, names, raw, self.threads, self._memory_budget)
+            apart = self.settings(self.threads)(self.graph)  # its session goes when it is done
+            masking = self._masking(names, apart.forward)
+            pump = Pump(maker, splitter, names, raw, self.threads, self._memory_budget, masking)
             del maker  # the pump drops it once the taps are chosen
             collect = Collecting(pump, wanted, self.note)
             del pump
@@ -116,7 +118,8 @@ class OnnxruntimeExecutor(Executor):
         if not names:
             return None
         blockable: set[str] = set()
-        if self._blocked and self._runtime.on_cpu_only and has_convolutions(self.graph):
+        plain = self.graph.mask is not None  # positions are picked out of plain values
+        if self._blocked and not plain and self._runtime.on_cpu_only and has_convolutions(self.graph):
             blockable = {name for name in names if name not in raw and _may_be_blocked(wanted[name])}
         maker = TapMaker(WorkingModel(self.graph, folder), self._runtime, names, blockable, folder)
         for name, kind in maker.output_types.items():

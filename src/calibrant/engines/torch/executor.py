@@ -32,7 +32,7 @@ class TorchExecutor(Executor):
     threads: of torch on the CPU, and of statistics there; None: all.
     capture: on CUDA, whether samples of the same shapes as two before them run as one captured CUDA graph, which costs
         the host next to nothing. What cannot be captured runs operator by operator, which `report` says; so does
-        everything where raw values are asked for.
+        everything where raw values are asked for, or the graph names a mask.
 
     An operator that the engine lacks is run by onnxruntime on the host, which `report` says.
     Raises SettingError where torch is not installed, for a device that is not there, for an unknown precision.
@@ -143,7 +143,8 @@ class TorchExecutor(Executor):
                 raise ObservationError(f"value '{name}' is {kind.name}: only floating values can be observed")
         session = self._opened()
         session.tell_again()
-        running: list[Collect] = [session.collecting(wanted, raw, self._capture)]
+        masking = self._masking(names, self.forward)
+        running: list[Collect] = [session.collecting(wanted, raw, self._capture, masking)]
 
         def collect(samples: Iterable[Feed], on_step: OnStep | None = None) -> Halves:
             if not running:
