@@ -8,7 +8,7 @@ from math import prod
 import onnx_ir as ir
 
 from calibrant.core import ObservationError
-from calibrant.engines.probing import Extents, Probe, Runs, Sizes, Unclear
+from calibrant.engines.probing import Extents, Probe, Runs, Unclear
 from calibrant.graph import Graph
 
 RESHAPES = ("Reshape", "Flatten")
@@ -28,28 +28,33 @@ def arrangements(graph: Graph, probe: Probe, shared: Mapping[str, int]) -> dict[
     return {name: _is_outer(runs, behind[name], axis) for name, axis in shared.items()}
 
 
-def check_length(graph: Graph, mask: str, sizes: Sizes, probe: Probe) -> None:
+def check_length(graph: Graph, mask: str, length: int, probe: Probe) -> None:
     """Raise ObservationError where something that is no sequence is as long as sequences of fixed length.
 
     That is a number of features, in a weight, or one that a Reshape makes.
     """
-    like = [node for node in graph.model.graph if sizes.length in _features(node)]
+    like = [node for node in graph.model.graph if length in _features(node)]
     ends = {
         node: (source.name or "", node.outputs[0].name or "")
         for node in graph.model.graph
         if node.op_type == "Reshape" and (source := node.inputs[0]) is not None and _is_float(source)
     }
     if ends:
-        shapes = probe.run([name for names in ends.values() for name in names]).shapes[0]
-        long = (sizes.length, sizes.length * sizes.batch)
-        counts = {node: [sum(size in long for size in shapes[name]) for name in names] for node, names in ends.items()}
+        runs = probe.run([name for names in ends.values() for name in names])
+        counts = {node: [_count_long(runs, name) for name in names] for node, names in ends.items()}
         like += [node for node, (before, after) in counts.items() if after > before]
     if like:
         raise ObservationError(
-            f"mask '{mask}': its sequences are always {sizes.length} long, and so is something else of operation "
+            f"mask '{mask}': its sequences are always {length} long, and so is something else of operation "
             f"'{like[0].name}' ({like[0].op_type}), so that axes of positions cannot be told. Export the model with a "
             "free length of sequence, or calibrate on samples without padding, and name no mask"
         )
+
+
+def _count_long(runs: Runs, name: str) -> int:
+    """How many axes of a value are as long as sequences, or hold those of all samples."""
+    long = [runs.lengths, runs.totals] if runs.batch_varies else [runs.lengths]
+    return sum(extents in long for extents in zip(*(shapes[name] for shapes in runs.shapes), strict=False))
 
 
 def _features(node: ir.Node) -> Iterator[int]:

@@ -30,7 +30,7 @@ def find_axes(graph: Graph, mask: str, names: Collection[str], feed: Feed, forwa
     probe = Probe(graph, mask, feed, forward)
     runs = probe.run(names)
     if not runs.length_varies:
-        check_length(graph, mask, runs.sizes[0], probe)
+        check_length(graph, mask, runs.sizes[0].length, probe)
     found: dict[str, Axes] = {}
     unclear: dict[str, str] = {}
     shared: dict[str, int] = {}

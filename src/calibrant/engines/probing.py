@@ -63,11 +63,20 @@ class Runs:
 
     @property
     def length_varies(self) -> bool:
-        return len({sizes.length for sizes in self.sizes}) > 1
+        return len(set(self.lengths)) > 1
 
     @property
     def batches(self) -> Extents:
         return tuple(sizes.batch for sizes in self.sizes)
+
+    @property
+    def lengths(self) -> Extents:
+        return tuple(sizes.length for sizes in self.sizes)
+
+    @property
+    def totals(self) -> Extents:
+        """How many positions all samples have together."""
+        return tuple(sizes.batch * sizes.length for sizes in self.sizes)
 
     def extents(self, name: str) -> list[Extents]:
         """Of each axis of a value. Raises Unclear where its rank varies."""
@@ -81,20 +90,19 @@ class Runs:
         return [self._kind(axis, extents) for axis, extents in enumerate(self.extents(name))]
 
     def _kind(self, axis: int, found: Extents) -> Kind:
-        batch, several = self.batches, max(self.batches) > 1
-        length = tuple(sizes.length for sizes in self.sizes)
-        both = tuple(sizes.batch * sizes.length for sizes in self.sizes)
-        if several and batch == length == found:
+        several = max(self.batches) > 1
+        if several and found == self.batches == self.lengths:
             raise Unclear(f"axis {axis} is as large as the batch, and as long as the sequence")
-        if several and found == batch:
+        if several and found == self.batches:
             return Kind.SAMPLES
-        if found == length:
+        if found == self.lengths:
             return Kind.POSITIONS
-        if several and found == both:
+        if several and found == self.totals:
             return Kind.BOTH
         if len(set(found)) == 1:
             return Kind.OTHER
-        if len({size / rows for size, rows in zip(found, batch, strict=True)}) == 1 and found[0] % batch[0] == 0:
+        share, left = divmod(found[0], self.batches[0])
+        if not left and found == tuple(share * rows for rows in self.batches):
             return Kind.SHARED
         raise Unclear(f"axis {axis} is {found[0]}, {found[1]}, ... for {_in_words(self.sizes)}")
 

@@ -20,7 +20,7 @@ def name_mask(graph: Graph, name: str | None) -> None:
             raise SettingError(f"mask: {unknown('input', name, graph.input_names)}")
         shape, dtype = graph.shape_of(name), graph.dtype_of(name)
         if (shape is not None and len(shape) != 2) or dtype in NO_NUMBERS:
-            dims = "of any shape" if shape is None else str(shape)
+            dims = "of any shape" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
             kind = dtype.name.lower() if dtype is not None else "of any type"
             raise SettingError(
                 f"mask: '{name}' is {kind} {dims}; expected an input of numbers [batch, sequence], 1 where a position "
