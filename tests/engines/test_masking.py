@@ -230,7 +230,5 @@ def test_what_cannot_be_a_mask_is_refused_at_once():
     with pytest.raises(SettingError, match="unknown input 'scores'; known: ids, mask"):
         name_mask(graph, "scores")
     flat = load_onnx_graph(parse("y = ReduceSum <keepdims = 0> (x)", "float[B, T, 3] x"), simplify=False)
-    with pytest.raises(
-        SettingError, match=r"'x' is float \[B, T, 3\]; expected an input of numbers"
-    ):
+    with pytest.raises(SettingError, match=r"'x' is float \[B, T, 3\]; expected an input of numbers"):
         name_mask(flat, "x")

@@ -17,23 +17,35 @@ class Kept:
     """Passes samples on, and keeps some to run again: always the same ones of the same samples.
 
     At most `most` of them, and BYTES. Those whose content is least, wherever in the order they come.
+    prepare: what is done to those that were kept, before they are run again.
     """
 
-    def __init__(self, samples: Iterable[Feed], most: int = MOST) -> None:
+    def __init__(
+        self,
+        samples: Iterable[Feed],
+        most: int = MOST,
+        prepare: Callable[[list[Feed]], list[Feed]] | None = None,
+    ) -> None:
         self._samples = samples
         self._most = most
+        self._prepare = prepare
+        self._prepared: list[Feed] | None = None
         self._heap: list[tuple[int, int, Feed]] = []
         self._bytes = 0
 
     def __iter__(self) -> Iterator[Feed]:
+        self._prepared = None
         for number, feed in enumerate(self._samples):
             self._consider(content_of(feed) % HALF, number, feed)
             yield feed
 
     @property
     def samples(self) -> list[Feed]:
-        """What was kept, the least content first."""
-        return [feed for _, _, feed in sorted(self._heap, key=lambda entry: -entry[0])]
+        """What was kept, the least content first; as `prepare` makes it, if there is one."""
+        if self._prepared is None:
+            kept = [feed for _, _, feed in sorted(self._heap, key=lambda entry: -entry[0])]
+            self._prepared = kept if self._prepare is None else self._prepare(kept)
+        return self._prepared
 
     def read(self, on_step: Callable[[int], None] | None = None) -> None:
         """Read all samples, for those that are kept. on_step: called with the number of them read."""

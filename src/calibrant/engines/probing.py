@@ -107,6 +107,36 @@ class Runs:
         raise Unclear(f"axis {axis} is {found[0]}, {found[1]}, ... for {_in_words(self.sizes)}")
 
 
+def free_sizes(graph: Graph, mask: str) -> tuple[bool, bool]:
+    """Whether the model says that batches may be of any size, and sequences of any length."""
+    batch, length = graph.shape_of(mask) or (None, None)
+    return _is_free(batch), _is_free(length)
+
+
+def axes_of_inputs(graph: Graph, mask: str, feed: Feed) -> dict[str, list[str | None]]:
+    """Of each input, for each axis what it runs along, as `Sizes` has it; None: neither.
+
+    Told by the names of dimensions, where the mask's have them; else by place, and by size in this sample.
+    """
+    batch, length = feed[mask].shape
+    named = graph.shape_of(mask) or [None, None]
+
+    def along(axis: int, dim: int | str | None, size: int) -> str | None:
+        if not _is_free(dim):
+            return None
+        if dim is not None and dim in named:
+            return "batch" if dim == named[0] else "length"
+        if axis == 0 and size == batch:
+            return "batch"
+        return "length" if size == length else None
+
+    found = {}
+    for name, array in feed.items():
+        dims = graph.shape_of(name) or [None] * array.ndim
+        found[name] = [along(*each) for each in zip(range(array.ndim), dims, array.shape, strict=True)]
+    return found
+
+
 class Probe:
     """Runs a model on a sample in other sizes: cut, or its rows and positions over and over again.
 
@@ -114,12 +144,11 @@ class Probe:
     """
 
     def __init__(self, graph: Graph, mask: str, feed: Feed, forward: Forward) -> None:
-        self._graph = graph
         self._feed = feed
         self._forward = forward
         self._own = Sizes(*feed[mask].shape)
-        self._named = graph.shape_of(mask) or [None, None]
-        self._along = {name: self._axes_of_input(name) for name in feed}
+        self._free = free_sizes(graph, mask)
+        self._along = axes_of_inputs(graph, mask, feed)
 
     def run(self, names: Collection[str]) -> Runs:
         """The shapes of these values, in two batches and two lengths, as far as the model takes others than its own.
@@ -127,9 +156,8 @@ class Probe:
         Raises ModelError where it does not run even in these.
         """
         own, wanted = self._own, list(dict.fromkeys(names))
-        free = [not isinstance(d, int) or d < 0 for d in self._named]
         for batch_varies, length_varies in ((True, True), (True, False), (False, True)):
-            if (batch_varies and not free[0]) or (length_varies and not free[1]):
+            if (batch_varies and not self._free[0]) or (length_varies and not self._free[1]):
                 continue
             rows = 2 if batch_varies else own.batch
             sizes = [Sizes(rows, own.length)]
@@ -148,25 +176,6 @@ class Probe:
             shapes.append({name: tuple(value.shape) for name, value in zip(names, values, strict=True)})
         return Runs(sizes, shapes)
 
-    def _axes_of_input(self, name: str) -> list[str | None]:
-        """For each axis of an input what it runs along, as `Sizes` has it; None: neither.
-
-        Told by the names of dimensions, where the mask's have them; else by place, and by size in the sample.
-        """
-        array = self._feed[name]
-        dims = self._graph.shape_of(name) or [None] * array.ndim
-        along: list[str | None] = []
-        for axis, (dim, size) in enumerate(zip(dims, array.shape, strict=True)):
-            if isinstance(dim, int) and dim >= 0:
-                along.append(None)
-            elif dim is not None and dim in self._named:
-                along.append("batch" if dim == self._named[0] else "length")
-            elif axis == 0 and size == self._own.batch:
-                along.append("batch")
-            else:
-                along.append("length" if size == self._own.length else None)
-        return along
-
     def _resized(self, sizes: Sizes) -> Feed:
         feed = {}
         for name, array in self._feed.items():
@@ -179,3 +188,7 @@ class Probe:
 
 def _in_words(sizes: Sequence[Sizes]) -> str:
     return ", ".join(f"{each.batch} x {each.length}" for each in sizes) + " positions"
+
+
+def _is_free(dim: int | str | None) -> bool:
+    return not isinstance(dim, int) or dim < 0  # some exporters write a free dimension as -1
