@@ -1,5 +1,7 @@
 """`--mask`: padded positions do not count, and what is no mask is refused."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -81,4 +83,39 @@ def test_an_empty_sample_is_named(texts):
     arrays = dict(np.load(texts / "texts.npz"))
     arrays["mask"][4] = 0
     np.savez(texts / "texts.npz", **arrays)
-    texts.check_refused(quantize(texts, "--mask", "mask"), FAILED, "sample 5", "row 0 of 1", "leave the row out")
+    texts.check_refused(quantize(texts, "--mask", "mask"), FAILED, "sample 5, mask", "row 0 of 1", "leave the row out")
+
+
+def compare(texts, *args):
+    return texts.run("compare", "model.onnx", "out.onnx", "--data", "texts.npz", "--batch-size", "6", *args)
+
+
+def test_compared_alone_without_padding(texts):
+    assert quantize(texts, "--mask", "mask").exit_code == 0
+    arrays = np.load(texts / "texts.npz")
+    (texts / "alone").mkdir()
+    for number, length in enumerate(arrays["mask"].sum(axis=1)):
+        np.savez(texts / "alone" / f"{number:02}.npz", **{n: arrays[n][number : number + 1, :length] for n in arrays})
+    masked = compare(texts, "--mask", "mask", "--no-layers", "--json")
+    alone = texts.run("compare", "model.onnx", "out.onnx", "--data", "alone", "--no-layers", "--json")
+    assert masked.exit_code == alone.exit_code == 0, masked.output
+    found, expected = (json.loads(result.stdout)["outputs"] for result in (masked, alone))
+    assert found == expected
+    assert found != json.loads(compare(texts, "--no-layers", "--json").stdout)["outputs"]
+
+
+def test_what_would_help_names_the_mask(texts):
+    assert quantize(texts, "--mask", "mask", "--bits", "4").exit_code == 0
+    result = compare(texts, "--mask", "mask")
+    assert result.exit_code == 0, result.output
+    assert "--batch-size 6 --mask mask" in " ".join(result.stdout.split())
+
+
+def test_what_cannot_be_compared_without_padding_is_refused(texts):
+    assert quantize(texts).exit_code == 0
+    texts.check_refused(compare(texts, "--mask", "maks"), USAGE, "unknown input 'maks'; did you mean 'mask'?")
+    texts.check_refused(compare(texts, "--mask", "mask", "--metric", "a:b"), USAGE, "--metric", "leave one out")
+    arrays = dict(np.load(texts / "texts.npz"))
+    arrays["mask"] = arrays["mask"][:, ::-1]
+    np.savez(texts / "texts.npz", **arrays)
+    texts.check_refused(compare(texts, "--mask", "mask"), FAILED, "padding stands elsewhere than at the end")

@@ -6,6 +6,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from calibrant import OnnxruntimeExecutor, load_onnx_graph
 from calibrant.core import DataError, ObservationError, SettingError
@@ -45,7 +46,8 @@ def by_hand(model, axes, samples, specs=None):
     """The sketches of the raw values that the mask chooses."""
     found = {name: TensorSketch.empty((specs or {}).get(name, PLAIN)) for name in axes}
     for feed in samples:
-        for name, x in values_of(model, list(axes), feed).items():
+        made = values_of(model, [name for name in axes if name not in feed], feed)
+        for name, x in {**made, **{name: feed[name] for name in axes if name in feed}}.items():
             for part in chosen(x, axes[name], feed["mask"]):
                 found[name] = found[name].merge(TensorSketch.of(part, found[name].spec))
     return found
@@ -109,6 +111,29 @@ def test_channels_and_rows_stay_where_they_are():
     assert found == by_hand(model, axes, BATCHES, wanted)
     assert found["p"].extremes.lo.shape == (HEADS,)
     assert found["p"].margins.rows == HEADS * sum(int(feed["mask"].sum()) for feed in BATCHES)
+
+
+def spectrogram_net():
+    """`x` [batch, time, 8] as an image through two convolutions, which onnxruntime computes in blocks."""
+    rng, last, nodes, weights = np.random.default_rng(4), "image", [], {"one": np.int64([1])}
+    nodes.append(helper.make_node("Unsqueeze", ["x", "one"], ["image"]))
+    for number, (before, after) in enumerate([(1, 16), (16, 20)], 1):
+        weights[f"w{number}"] = rng.normal(0, 0.3, (after, before, 3, 3)).astype(np.float32)
+        nodes.append(helper.make_node("Conv", [last, f"w{number}"], [f"c{number}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"]))
+        last = f"r{number}"
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["b", "t", 8]), ("r2", None))]
+    mask = helper.make_tensor_value_info("mask", TensorProto.BOOL, ["b", "t"])
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "net", [ends[0], mask], [ends[1]], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_values_of_convolutions():
+    model, axes, rng = spectrogram_net(), {"r1": "b c s w", "r2": "b c s w", "x": "b s w"}, np.random.default_rng(6)
+    samples = [{"x": rng.normal(size=(3, 7, 8)).astype(np.float32), "mask": rng.random((3, 7)) < 0.7} for _ in range(3)]
+    specs = {"r1": SketchSpec(channel_axis=1), "r2": SketchSpec(channel_axis=1, per_channel=True), "x": PLAIN}
+    assert collect(model, samples, specs) == by_hand(model, axes, samples, specs)
 
 
 def test_batches_in_parts():

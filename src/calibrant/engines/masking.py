@@ -44,29 +44,8 @@ class Masking:
             self._forward = None  # and with it the session that it opened
 
     def kept(self, feed: Feed, number: int = 1) -> list[Kept]:
-        """The positions that count, of each sample of a batch. number: of the batch, for messages.
-
-        Raises DataError where the mask is not [batch, sequence], has other values than 0 and 1, or leaves nothing of
-        a sample.
-        """
-        mask = feed[self.mask]
-        where = f"sample {number}, mask '{self.mask}'"
-        if mask.ndim != 2:
-            raise DataError(f"{where}: expected the shape [batch, sequence], got {list(mask.shape)}")
-        counts = mask == 1
-        strange = mask[~counts & (mask != 0)]
-        if strange.size:
-            raise DataError(
-                f"{where}: expected 1 where a position counts and 0 where it is padding, got {strange.flat[0]}"
-            )
-        empty = np.flatnonzero(~counts.any(axis=1))
-        if empty.size:
-            raise DataError(
-                f"{where}: nothing is left of row {empty[0]} of {len(mask)}, where every position is padding: leave "
-                "the row out"
-            )
-        batch, length = mask.shape
-        return [Kept(row, batch, length, _positions(counts[row])) for row in range(batch)]
+        """See `kept_of`."""
+        return kept_of(self.mask, feed, number)
 
     def parts(self, values: Mapping[str, X], kept: Sequence[Kept]) -> Iterator[dict[str, X]]:
         """What counts of the values of a batch, in parts: each is to be counted like a batch of its own.
@@ -87,6 +66,30 @@ class Masking:
             return self._axes[name].cut(x, sample)
         except DataError as error:
             raise DataError(f"value '{name}', shape {list(x.shape)}: {error}") from None
+
+
+def kept_of(name: str, feed: Feed, number: int = 1) -> list[Kept]:
+    """The positions that count, of each sample of a batch. name: of the mask. number: of the batch, for messages.
+
+    Raises DataError where the mask is not [batch, sequence], has other values than 0 and 1, or leaves nothing of a
+    sample.
+    """
+    mask = feed[name]
+    where = f"sample {number}, mask '{name}'"
+    if mask.ndim != 2:
+        raise DataError(f"{where}: expected the shape [batch, sequence], got {list(mask.shape)}")
+    counts = mask == 1
+    strange = mask[~counts & (mask != 0)]
+    if strange.size:
+        raise DataError(f"{where}: expected 1 where a position counts and 0 where it is padding, got {strange.flat[0]}")
+    empty = np.flatnonzero(~counts.any(axis=1))
+    if empty.size:
+        raise DataError(
+            f"{where}: nothing is left of row {empty[0]} of {len(mask)}, where every position is padding: leave the "
+            "row out"
+        )
+    batch, length = mask.shape
+    return [Kept(row, batch, length, _positions(counts[row])) for row in range(batch)]
 
 
 def _positions(counts: NDArray[np.bool_]) -> slice | NDArray[np.int64]:
