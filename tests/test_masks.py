@@ -2,10 +2,18 @@
 
 import json
 
+import numpy as np
 import onnx
 import pytest
 
-from calibrant import CalibrationTable, QuantizationSetting, TargetPlatform, export_graph, load_onnx_graph
+from calibrant import (
+    CalibrationTable,
+    OnnxruntimeExecutor,
+    QuantizationSetting,
+    TargetPlatform,
+    export_graph,
+    load_onnx_graph,
+)
 from calibrant.api import calibrate, quantize
 from calibrant.core import IncompatibleSketches, SettingError
 from calibrant.passes import BiasCorrectionPass
@@ -95,17 +103,53 @@ def test_a_checkpoint_of_another_mask_is_refused(model, tmp_path):
     assert one.sketches == calibrate(model, BATCHES, setting=setting_of()).sketches
 
 
-def test_passes_that_run_the_model_again_see_no_padding(model, monkeypatch):
-    seen = []
+WITHOUT_PADDING = sorted((1, length) for lengths in LENGTHS for length in lengths)
+
+
+def shapes_of(feeds):
+    return sorted(feed["ids"].shape for feed in feeds)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The samples that bias correction is given."""
+    found = []
     layers = BiasCorrectionPass.layers
 
     def looking(self, graph, samples, executor):
-        seen.extend(samples)
+        found.extend(samples)
         return layers(self, graph, samples, executor)
 
     monkeypatch.setattr(BiasCorrectionPass, "layers", looking)
-    quantize(model, BATCHES, setting=setting_of(bias_correct=True))
-    assert sorted(feed["ids"].shape for feed in seen) == sorted((1, n) for lengths in LENGTHS for n in lengths)
+    return found
+
+
+def test_what_runs_the_model_again_sees_no_padding(model, seen):
+    _, summary = quantize(model, BATCHES, setting=setting_of(bias_correct=True), keep=True)
+    assert shapes_of(seen) == shapes_of(summary.kept) == WITHOUT_PADDING
+
+
+def test_a_pass_by_itself_sees_no_padding(model, seen):
+    graph, _ = quantize(model, BATCHES, setting=setting_of())
+    BiasCorrectionPass().optimize(graph, BATCHES, OnnxruntimeExecutor(graph, threads=1))
+    assert shapes_of(seen) == WITHOUT_PADDING
+
+
+def test_positions_of_fixed_length_are_no_channels():
+    """Keys [batch, 8, 6] have as many channels as positions, were it not for the mask."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[N, 6, 8] x, bool[N, 6] mask, float[8, 8] w) => (float[N, 6, 6] y) {
+        k = MatMul(x, w) t = Transpose <perm = [0, 2, 1]> (k) y = MatMul(x, t)
+    }"""
+    net = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(8)
+    net.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=(8, 8)).astype(np.float32), "w"))
+    del net.graph.input[2]
+    mask = np.arange(6) < np.array([[2], [6], [3]])
+    samples = [{"x": rng.normal(size=(3, 6, 8)).astype(np.float32), "mask": mask}]
+    table = calibrate(load_onnx_graph(net), samples, setting=setting_of())
+    assert {name: sketch.extremes.size for name, sketch in table.sketches.items()} == {"x": 88, "t": 88}
+    assert table.sketches["t"].spec.channel_axis is None
 
 
 def test_auto_and_high_effort_with_a_mask(model):
