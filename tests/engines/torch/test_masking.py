@@ -5,10 +5,11 @@ import pytest
 
 from calibrant import TorchExecutor, load_onnx_graph
 from calibrant.core import DataError
+from calibrant.engines.torch import statistics
 from calibrant.graph.mask import name_mask
 from calibrant.sketches import SketchSpec, TensorSketch
 from tests.engines.transformers import AXES, HEADS, chosen, encoder, padded
-from tests.sketches.devices import on_gpu
+from tests.sketches.devices import interpreted, on_gpu
 
 DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
 HOLES = {"ids": np.arange(12).reshape(2, 6) % 11, "mask": np.int64([[1, 0, 1, 1, 0, 0], [0, 1, 1, 1, 0, 1]])}
@@ -35,6 +36,25 @@ def test_what_is_counted_is_what_the_mask_chooses(layout, device):
                 sketch = sketch.merge(TensorSketch.of(part, spec))
         assert found[name] == sketch
     assert executor.report == []
+
+
+@pytest.mark.long
+@interpreted
+def test_the_kernels_of_the_device_count_what_is_cut(monkeypatch):
+    """Cut tensors have gaps; the collectors of a GPU, in Triton's interpreter, are given them as they are."""
+    from calibrant.sketches.device import DeviceCollectors
+
+    monkeypatch.setattr(statistics, "HostStatistics", lambda wanted, threads: DeviceCollectors(wanted, "cpu"))
+    samples = BATCHES[1:3]
+    wanted = {
+        "p": SketchSpec(mantissa_bits=3, isotone_axis=-1, channel_axis=1),
+        "states": SketchSpec(mantissa_bits=3),
+        "keys": SketchSpec(mantissa_bits=3, histogram=False, channel_axis=2),
+    }
+    graph = masked(encoder(masked_with=-1e4))
+    found = TorchExecutor(graph, "cpu", threads=1).collect(samples, wanted)
+    monkeypatch.undo()
+    assert found == TorchExecutor(graph, "cpu", threads=1).collect(samples, wanted)
 
 
 @pytest.mark.parametrize("device", DEVICES)
