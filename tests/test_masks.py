@@ -14,6 +14,7 @@ from calibrant import (
     export_graph,
     load_onnx_graph,
 )
+from calibrant.analysis import analyse
 from calibrant.api import calibrate, quantize
 from calibrant.core import IncompatibleSketches, SettingError
 from calibrant.passes import BiasCorrectionPass
@@ -133,6 +134,17 @@ def test_a_pass_by_itself_sees_no_padding(model, seen):
     graph, _ = quantize(model, BATCHES, setting=setting_of())
     BiasCorrectionPass().optimize(graph, BATCHES, OnnxruntimeExecutor(graph, threads=1))
     assert shapes_of(seen) == WITHOUT_PADDING
+
+
+def test_what_is_measured_is_measured_without_padding(model):
+    graph, _ = quantize(model, BATCHES, setting=setting_of())
+    padded_ones, alone = (analyse(graph, samples, at_outputs=True) for samples in (BATCHES, ALONE))
+    assert padded_ones.samples == alone.samples == 12
+    assert padded_ones.outputs == alone.outputs
+    assert padded_ones.operations == alone.operations
+    assert analyse(graph, BATCHES, steps=4).samples == 4
+    plain, _ = quantize(model, ALONE)
+    assert analyse(plain, BATCHES).outputs != alone.outputs
 
 
 def test_positions_of_fixed_length_are_no_channels():

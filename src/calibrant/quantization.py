@@ -14,7 +14,7 @@ from calibrant import __version__
 from calibrant.auto import choose_by_output, has_open_methods
 from calibrant.core import QuantizationStates, SettingError, TargetPlatform, unknown
 from calibrant.engines import Executor, OnnxruntimeExecutor
-from calibrant.engines.kept import MOST, Kept
+from calibrant.engines.kept import Kept
 from calibrant.engines.samples import Feed, iterate_samples
 from calibrant.engines.session import usable_processors
 from calibrant.engines.unpadding import unpadded
@@ -140,7 +140,7 @@ def quantize(
             executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
     if executor is not None and samples is not None and (again or measuring or keep):
         feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
-        samples, collate_fn = Kept(feeds, prepare=partial(unpadded, executor=executor, most=MOST)), None
+        samples, collate_fn = Kept(feeds, prepare=partial(unpadded, executor=executor)), None
     road = _Road(graph, platform, setting, summary, executor, samples, collate_fn, table, on_step, on_layer)
     sampled = setting.quantize_activation and table is None  # calibration reads them
     if isinstance(samples, Kept) and (measuring or keep or targets is not None or not sampled):

@@ -13,8 +13,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.core import ModelError, ObservationError, SettingError, closest
-from calibrant.engines.masking import Masking
-from calibrant.engines.probing import Forward
 from calibrant.engines.samples import Feed, InputSpec, iterate_samples
 from calibrant.graph import Graph
 from calibrant.sketches import Halves, SketchSpec
@@ -97,7 +95,7 @@ class Executor(ABC):
         outputs among them) and what to remember of each.
         raw: functions that are given each batch of a value, as a copy of their own, in the calling thread, in order.
         Where the graph names a mask, what is counted, and given to `raw`, is what each sample of a batch has at the
-        positions that count: see `Masking`.
+        positions that count: see `calibrant.engines.masking`.
         on_step: called with the number of samples done.
 
         NaN and Inf are counted by the sketch, no error here. Raises SettingError for an unknown value,
@@ -112,10 +110,6 @@ class Executor(ABC):
         self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback] | None = None
     ) -> AbstractContextManager[Collect]:
         """`collect` for several blocks of samples, one after the other, with the model opened once."""
-
-    def _masking(self, names: Sequence[str], forward: Forward) -> Masking | None:
-        """What counts of these values; None: all of them."""
-        return None if self.graph.mask is None else Masking(self.graph, self.graph.mask, names, forward)
 
     def note(self, message: str) -> None:
         """Add a sentence to the report, and to the log."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from calibrant.engines.halves import WORD, content_of
 from calibrant.engines.samples import Feed
@@ -17,14 +18,14 @@ class Kept:
     """Passes samples on, and keeps some to run again: always the same ones of the same samples.
 
     At most `most` of them, and BYTES. Those whose content is least, wherever in the order they come.
-    prepare: what is done to those that were kept, before they are run again.
+    prepare: what is made of those that were kept, before they are run again; `most` of it.
     """
 
     def __init__(
         self,
         samples: Iterable[Feed],
         most: int = MOST,
-        prepare: Callable[[list[Feed]], list[Feed]] | None = None,
+        prepare: Callable[[Iterable[Feed]], Iterable[Feed]] | None = None,
     ) -> None:
         self._samples = samples
         self._most = most
@@ -44,7 +45,7 @@ class Kept:
         """What was kept, the least content first; as `prepare` makes it, if there is one."""
         if self._prepared is None:
             kept = [feed for _, _, feed in sorted(self._heap, key=lambda entry: -entry[0])]
-            self._prepared = kept if self._prepare is None else self._prepare(kept)
+            self._prepared = kept if self._prepare is None else list(islice(self._prepare(kept), self._most))
         return self._prepared
 
     def read(self, on_step: Callable[[int], None] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 from calibrant.core import CalibrantError, DataError
 from calibrant.engines.executor import Executor
@@ -16,22 +16,29 @@ class NotCut(DataError):
     """Padding cannot be cut off."""
 
 
-def unpadded(samples: Sequence[Feed], executor: Executor, most: int | None = None) -> list[Feed]:
-    """The samples of padded batches, each alone and cut to the positions that count; at most so many of them.
+def unpadded(samples: Iterable[Feed], executor: Executor) -> Iterator[Feed]:
+    """The samples of padded batches, each alone and cut to the positions that count.
 
-    As they are where the graph names no mask, or nothing is padded; and where they cannot be cut, which the graph's
-    report says.
+    As they are where the graph names no mask, or nothing of a batch is padded; and where they cannot be cut, which the
+    graph's report says.
     """
     graph, mask = executor.graph, executor.graph.mask
-    if mask is None or all((feed[mask] == 1).all() for feed in samples):
-        return list(samples)
-    try:
-        found = [one for number, feed in enumerate(samples, 1) for one in each_alone(feed, graph, mask, number)]
-        _check_run(found[0], executor)
-    except NotCut as error:
-        graph.note(f"padded positions count where errors are measured, though not in the statistics: {error}")
-        return list(samples)
-    return found[:most]
+    runs = False
+    for number, feed in enumerate(samples, 1):
+        if mask is None or (feed[mask] == 1).all():
+            yield feed
+            continue
+        try:
+            found = each_alone(feed, graph, mask, number)
+            if not runs:
+                _check_run(found[0], executor)
+            runs = True
+        except NotCut as error:
+            found = [feed]
+            note = f"padded positions count where errors are measured, though not in the statistics: {error}"
+            if note not in graph.report:
+                graph.note(note)
+        yield from found
 
 
 def each_alone(feed: Feed, graph: Graph, mask: str, number: int = 1) -> list[Feed]:

@@ -47,7 +47,7 @@ class OptimizationPass(QuantizationPass):
     ) -> None:
         if dataloader is None or executor is None:
             raise DataError(f"{self.name} needs samples and an executor: optimize(graph, dataloader, executor)")
-        samples = unpadded(list(iterate_samples(dataloader, executor.input_specs, None, collate_fn)), executor)
+        samples = list(unpadded(iterate_samples(dataloader, executor.input_specs, None, collate_fn), executor))
         for done, total in self.layers(graph, samples, executor):
             if on_layer is not None and on_layer(self.name, done, total) is False:
                 return

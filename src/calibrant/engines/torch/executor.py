@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import ObservationError, SettingError, TensorQuantizationConfig
 from calibrant.engines.executor import Collect, Executor, OnStep, RawCallback, check_names
+from calibrant.engines.masking import Masking
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import usable_processors
 from calibrant.graph import Graph
@@ -143,7 +144,8 @@ class TorchExecutor(Executor):
                 raise ObservationError(f"value '{name}' is {kind.name}: only floating values can be observed")
         session = self._opened()
         session.tell_again()
-        masking = self._masking(names, self.forward)
+        mask = self.graph.mask
+        masking = None if mask is None else Masking(self.graph, mask, names, self.forward)
         running: list[Collect] = [session.collecting(wanted, raw, self._capture, masking)]
 
         def collect(samples: Iterable[Feed], on_step: OnStep | None = None) -> Halves:
