@@ -159,6 +159,28 @@ def test_a_fixed_length_that_something_else_has_is_refused(length, operation):
         collect(encoder(length=length), [padded((2, 3), length)], {"q": PLAIN})
 
 
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ("float[B, 6, 3] x, bool[B, 6] mask", "no axis of their own behind operation 'Flatten"),
+        ("float[B, T, 3] x, bool[B, T] mask", "'n' .*axis 1 is 18, 18"),
+    ],
+)
+def test_positions_that_are_merged_with_features_are_refused(inputs, words):
+    model = parse("f = Flatten(x) n = Neg(f) y = ReduceSum <keepdims = 0> (n)", inputs)
+    with pytest.raises(ObservationError, match=words):
+        collect(model, [{"x": np.ones((2, 6, 3), np.float32), "mask": np.ones((2, 6), bool)}], {"n": PLAIN})
+
+
+def test_positions_that_are_merged_with_samples_and_features_are_refused():
+    model = parse(
+        "s = Constant <value_ints = [-1, 2]> () f = Reshape(x, s) n = Neg(f) y = ReduceSum <keepdims = 0> (n)",
+        "float[B, 5, 6] x, bool[B, 5] mask",
+    )
+    with pytest.raises(ObservationError, match="no axis of their own behind operation 'Reshape"):
+        collect(model, [{"x": np.ones((2, 5, 6), np.float32), "mask": np.ones((2, 5), bool)}], {"n": PLAIN})
+
+
 def test_a_fixed_batch_that_something_shares_is_refused():
     with pytest.raises(ObservationError, match=r"'scores' .*several axes are as large as the batch"):
         collect(encoder(batch=HEADS), [padded((2, 3))], {"scores": PLAIN, "q": PLAIN})

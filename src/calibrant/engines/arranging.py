@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 
 import onnx_ir as ir
@@ -29,32 +29,39 @@ def arrangements(graph: Graph, probe: Probe, shared: Mapping[str, int]) -> dict[
 
 
 def check_length(graph: Graph, mask: str, length: int, probe: Probe) -> None:
-    """Raise ObservationError where something that is no sequence is as long as sequences of fixed length.
+    """Raise ObservationError where sequences of fixed length are not told by their size.
 
-    That is a number of features, in a weight, or one that a Reshape makes.
+    That is where something else is as long, a number of features in a weight or one that a Reshape makes; and where a
+    Reshape merges positions with something else of a sample.
     """
     like = [node for node in graph.model.graph if length in _features(node)]
+    merged: list[ir.Node] = []
     ends = {
         node: (source.name or "", node.outputs[0].name or "")
         for node in graph.model.graph
-        if node.op_type == "Reshape" and (source := node.inputs[0]) is not None and _is_float(source)
+        if node.op_type in RESHAPES and (source := node.inputs[0]) is not None and _is_float(source)
     }
     if ends:
         runs = probe.run([name for names in ends.values() for name in names])
-        counts = {node: [_count_long(runs, name) for name in names] for node, names in ends.items()}
-        like += [node for node, (before, after) in counts.items() if after > before]
-    if like:
-        raise ObservationError(
-            f"mask '{mask}': its sequences are always {length} long, and so is something else of operation "
-            f"'{like[0].name}' ({like[0].op_type}), so that axes of positions cannot be told. Export the model with a "
-            "free length of sequence, or calibrate on samples without padding, and name no mask"
-        )
+        long = [runs.lengths, runs.totals] if runs.batch_varies else [runs.lengths]
+        like += [node for node, names in ends.items() if _more(runs, *names, long)]
+        merged += [node for node, names in ends.items() if _more(runs, *names[::-1], [runs.lengths, runs.totals])]
+    for nodes, what in ((like, "and so is something else of"), (merged, "and they are no axis of their own behind")):
+        if nodes:
+            raise ObservationError(
+                f"mask '{mask}': its sequences are always {length} long, {what} operation '{nodes[0].name}' "
+                f"({nodes[0].op_type}), so that positions cannot be told. Export the model with a free length of "
+                "sequence, or calibrate on samples without padding, and name no mask"
+            )
 
 
-def _count_long(runs: Runs, name: str) -> int:
-    """How many axes of a value are as long as sequences, or hold those of all samples."""
-    long = [runs.lengths, runs.totals] if runs.batch_varies else [runs.lengths]
-    return sum(extents in long for extents in zip(*(shapes[name] for shapes in runs.shapes), strict=False))
+def _more(runs: Runs, source: str, made: str, long: Collection[Extents]) -> bool:
+    """Whether the second value has more axes than the first that are `long`."""
+    before, after = (
+        sum(extents in long for extents in zip(*(shapes[name] for shapes in runs.shapes), strict=False))
+        for name in (source, made)
+    )
+    return after > before
 
 
 def _features(node: ir.Node) -> Iterator[int]:
