@@ -36,6 +36,12 @@ def test_a_file_a_message_and_an_ir_model_give_the_same_graph(tiny, tmp_path):
     assert graphs[2].path is None
 
 
+def test_a_file_that_is_not_there_and_the_one_that_was_meant(tiny, tmp_path):
+    write(tmp_path / "tiny.onnx", tiny.SerializeToString())
+    with pytest.raises(ModelError, match=r"tinny.onnx: there is no such file; did you mean '.*tiny.onnx'\?"):
+        load_onnx_graph(tmp_path / "tinny.onnx")
+
+
 def test_the_model_given_is_not_changed():
     model = parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 12]> m (float[1,2] x) => (float[1,2] y) {

@@ -63,8 +63,9 @@ def _of_operation(operation: ReportedOperation, worst: float, values: dict[str, 
             )
         if operation.weight_method == "minmax" and operation.weights < FINE:
             steps.append(Step("scale the weights by least error", "--weight-method mse"))
-    if operation.rounding is not None and (operation.rounding_in_use or 0.0) < operation.rounding - LESS:
-        facts.append(f"what reads '{operation.value}' finds {operation.rounding_in_use:.1f} dB of what it makes use of")
+    used = operation.rounding_in_use
+    if operation.rounding is not None and used is not None and used < operation.rounding - LESS:
+        facts.append(f"what reads '{operation.value}' finds {used:.1f} dB of what it makes use of")
     reads = operation.entering if operation.alone is None else operation.reads
     involved = [values[name] for name in dict.fromkeys([operation.value, *reads]) if name in values]
     for value in sorted(involved, key=lambda each: each.sqnr if each.sqnr is not None else np.inf):
