@@ -250,6 +250,10 @@ def test_adding_waits_for_nothing():
             made.add({"x": x, "y": x.half()}, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    halves, kept = made.sketches(), x.cpu()
+    assert halves.even["x"] == on_host([kept], EVERYTHING)
+    assert halves.odd["x"] == on_host([kept] * 5, EVERYTHING)
+    assert halves.odd["y"] == on_host([kept.half()] * 5, SketchSpec())
 
 
 HARD = {
