@@ -28,12 +28,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from rich.console import Console
 
+import calibrant
 from benchmarks.machine import command, description
 from benchmarks.markdown import table
 from benchmarks.models import default_cache
 from benchmarks.subjects import find_subject
 from benchmarks.tasks import add_data_options
-import calibrant
 from calibrant import OnnxruntimeExecutor, load_onnx_graph
 from calibrant.analysis import Simulation
 from calibrant.api import quantize

@@ -35,6 +35,7 @@ def calibrate(
     samples: o.SampleCount = None,
     batch_size: o.BatchSize = None,
     skip_bad: o.SkipBad = False,
+    mask: o.Mask = None,
     platform: o.Platform = None,
     methods: t.Methods = None,
     symmetric: o.Symmetric = None,
@@ -71,6 +72,7 @@ def calibrate(
     console = console_of(verbose, quiet, debug)
     choices = Choices(
         setting=setting,
+        mask=mask,
         symmetric=symmetric,
         activation_type=activation_type,
         per_channel_activations=per_channel_activations,
