@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import typer
-
 from calibrant.cli import options as o
 from calibrant.cli import table_options as t
 from calibrant.cli.choices import Choices
-from calibrant.cli.console import Console
 from calibrant.cli.exits import one_line_errors
+from calibrant.cli.gathered import console_of, images_of
 from calibrant.core import TargetPlatform
 
 CALIBRATE_HELP = """Collect the statistics of a model's values over samples, as a table: once, for any number of models.
@@ -37,6 +35,7 @@ def calibrate(
     samples: o.SampleCount = None,
     batch_size: o.BatchSize = None,
     skip_bad: o.SkipBad = False,
+    mask: o.Mask = None,
     platform: o.Platform = None,
     methods: t.Methods = None,
     symmetric: o.Symmetric = None,
@@ -70,11 +69,10 @@ def calibrate(
     debug: o.Debug = False,
 ) -> None:
     """The command's body; typer makes the options of its signature."""
-    if quiet and (verbose or debug):
-        raise typer.BadParameter("--quiet contradicts --verbose and --debug")
-    console = Console(verbose, quiet, debug)
+    console = console_of(verbose, quiet, debug)
     choices = Choices(
         setting=setting,
+        mask=mask,
         symmetric=symmetric,
         activation_type=activation_type,
         per_channel_activations=per_channel_activations,
@@ -84,8 +82,7 @@ def calibrate(
         only=only or [],
         overrides=override or [],
     )
-    images = {"resize": resize, "crop": crop, "mean": mean, "std": std, "layout": layout, "color": color}
-    images["pixels"] = int(pixels) if pixels else None
+    images = images_of(resize, crop, mean, std, pixels, layout, color)
     with console.logging(), one_line_errors(console):
         from calibrant.cli.collect import Collecting, Keeping, Sharing
         from calibrant.cli.reading import Reading, Running

@@ -1,4 +1,4 @@
-"""What to type: a `calibrant quantize` that does what was tried."""
+"""What to type: a `calibrant quantize` that does what was tried, a `calibrant compare` of what came of it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def quantize_command(model: Path, reading: Reading, platform: TargetPlatform, fi
     return shlex.join([*words, "--output", output])
 
 
+def compare_command(model: Path, other: Path, reading: Reading) -> str:
+    """The line, quoted for a shell."""
+    return shlex.join(["calibrant", "compare", str(model), str(other), *reading_words(reading)])
+
+
 def reading_words(reading: Reading) -> list[str]:
     """The options with which samples are read so.
 
@@ -36,6 +41,7 @@ def reading_words(reading: Reading) -> list[str]:
     for option, number in (("--samples", reading.samples), ("--batch-size", reading.batch_size)):
         words += [] if number is None else [option, str(number)]
     words += ["--skip-bad"] if reading.skip_bad else []
+    words += [] if reading.mask is None else ["--mask", reading.mask]
     for name, value in reading.images.items():
         words += [] if value is None else [f"--{name}", _text(value)]
     return words
