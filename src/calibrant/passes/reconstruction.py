@@ -58,8 +58,8 @@ class BlockwiseReconstructionPass(OptimizationPass):
     2. W* goes onto the grid by GPTQ and coordinate descent, its scale by least squares (`fitted`).
     3. The bias makes the mean right.
     4. Samples weigh by the inverse of their error before: a few of huge values would decide for all others.
-    5. Every fourth sample is held out. The r that errs least on those is taken, and solved for on all samples. What
-       errs more on those than the weight as it was is dropped; then a bias alone is tried.
+    5. Every fourth sample is held out. The r that errs least on those, by GPTQ alone, is taken, and solved for on all
+       samples. What errs more on those than the weight as it was is dropped; then a bias alone is tried.
     6. At the end the outputs of the model are looked at on what was held out: where they are further off than before
        the pass, all of it is dropped, which the report says.
 
@@ -225,9 +225,9 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     def beside(moments: Moments, rows: F64) -> F64:
         return moments.best_bias(rows) if fixed is None else fixed
 
-    def solved(moments: Moments, ridge: float) -> Choice:
+    def solved(moments: Moments, ridge: float, quick: bool) -> Choice:
         target, hessian = pulled(moments, floats, fixed, ridge)
-        rows, scale = fitted(target, hessian, layer.config, threads)
+        rows, scale = fitted(target, hessian, layer.config, threads, quick=quick)
         return Choice(rows, beside(moments, rows), scale)
 
     def error(choice: Choice) -> float:
@@ -237,7 +237,7 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     tried: dict[float, float] = {}
     for ridge in RIDGES:
         with suppress(np.linalg.LinAlgError):  # H of inputs that hardly vary, which r does not outweigh
-            tried[ridge] = error(solved(train, ridge))
+            tried[ridge] = error(solved(train, ridge, quick=True))
     tried[BIAS_ALONE] = error(Choice(now, beside(train, now), old))
     tried[NOTHING] = error(Choice(now, bias, old))
     best = min(tried, key=tried.__getitem__)
@@ -245,7 +245,7 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     if best == NOTHING:
         return
     everything = train + held
-    choice = Choice(now, beside(everything, now), old) if best == BIAS_ALONE else solved(everything, best)
+    choice = Choice(now, beside(everything, now), old) if best == BIAS_ALONE else solved(everything, best, quick=False)
     layer.config.scale = choice.scale
     graph.change_constant(layer.weight_name, layer.weight(choice.rows))
     if layer.bias_name:
