@@ -113,7 +113,11 @@ def search(error, symmetric=False, low=-8.0, high=8.0, starts=()):
         config.offset = 0
     more = [config.clone(scale=config.scale * factor) for factor in starts]
     value = Refinable(None, None, config, [], more, low, high)
-    return config, Search(value, lambda c: error(*ends_of(c))).run()
+
+    def errors(config, best=None):
+        return np.array([error(*ends_of(config))])
+
+    return config, Search(value, errors(config), errors).run()
 
 
 def test_each_end_is_searched():

@@ -185,9 +185,7 @@ def _descend(
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _move_pair(
-    q: F64, slope: F64, h: F64, diagonal: F64, beside: F64, step: float, low: float, high: float
-) -> bool:
+def _move_pair(q: F64, slope: F64, h: F64, diagonal: F64, beside: F64, step: float, low: float, high: float) -> bool:
     """For each value, move it a step together with the other that gains most with it, if that gains. Did any?
 
     A pair gains what each of the two gains by itself, and 2 step^2 |h| of what they have in common. So most values are
@@ -220,9 +218,7 @@ def _move_pair(
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _alone(
-    q: F64, slope: F64, diagonal: F64, step: float, low: float, high: float, down: F64, up: F64
-) -> float:
+def _alone(q: F64, slope: F64, diagonal: F64, step: float, low: float, high: float, down: F64, up: F64) -> float:
     """Fill in what each value gains by a step of its own, down and up; the most of them. No step leads off the grid."""
     top = -np.inf
     for k in range(q.size):
