@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -36,6 +37,7 @@ class Ahead:
 
     def __init__(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> None:
         self._graph = graph
+        self._protos: dict[ir.Node, onnx.NodeProto] = {}
         names = [v.name or "" for v in graph.model.graph.outputs if v.dtype is not None and v.dtype.is_floating_point()]
         made = [executor.forward(feed, names) for feed in samples] if names else [[] for _ in samples]
         self._exact = [dict(zip(names, values, strict=True)) for values in made]
@@ -43,7 +45,7 @@ class Ahead:
 
     def from_here(self, node: ir.Node | None, value: ir.Value) -> Remainder:
         """What is to run from `node` on (None: from the inputs), where `value` is changed."""
-        return Remainder(self._graph, node, value)
+        return Remainder(self._graph, node, value, self._protos)
 
     def errors(
         self, remainder: Remainder, stepping: Stepping, value: ir.Value, form: Form, numbers: Iterable[int]
@@ -73,8 +75,8 @@ class Ahead:
         """`errors`, of the first of the samples alone where these tell that the value errs less in the `best` form.
 
         best: the errors of that form on these samples, at least as many as the result; None: nothing to compare with.
-        Looked at are LAPS parts one after the other: it ends where so far there is BEHIND more error than with the best,
-        or more than that has in all.
+        Looked at are LAPS parts one after the other: it ends where so far there is more than BEHIND times the error of
+        the best, or more than that has in all.
         """
         found = np.empty(0)
         part = -(-len(numbers) // LAPS)
