@@ -87,6 +87,11 @@ class Ahead:
         return found
 
 
+def less(errors: F64, others: F64) -> bool:
+    """Whether all samples of the first were looked at (see `Ahead.race`), and they err less in all."""
+    return errors.size == others.size and bool(errors.sum() < others.sum())
+
+
 def affordable(graph: Graph, samples: Sequence[Feed]) -> list[Feed]:
     """The first of the samples, as many as can be kept in BYTES while the graph runs node by node; two at least.
 

@@ -16,7 +16,7 @@ from calibrant.core import CalibrantError, QuantizationStates, affine, fake_quan
 from calibrant.engines.remainder import AS_IT_IS, key_of
 from calibrant.engines.stepping import Stepping
 from calibrant.passes.activations import activation_configs, unsettle_dependents
-from calibrant.passes.ahead import Ahead, affordable, check_size
+from calibrant.passes.ahead import Ahead, affordable, check_size, less
 from calibrant.passes.auto import candidates_for
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.runtime import wanted_by
@@ -185,11 +185,6 @@ class Search:
         bottom, top = max(ends[0] * low, self._value.low), min(ends[1] * high, self._value.high)
         scale, offset = affine(bottom, top, config)
         return config.clone(scale=scale, offset=offset)
-
-
-def less(errors: F64, others: F64) -> bool:
-    """Whether all samples were looked at, and err less in all."""
-    return errors.size == others.size and bool(errors.sum() < others.sum())
 
 
 def _key_of(config: Config) -> tuple[float, float]:
