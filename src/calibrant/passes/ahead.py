@@ -20,7 +20,6 @@ from calibrant.graph.graph import PROTOBUF_LIMIT
 
 BYTES = 1 << 29  # that the values of a model may take which are alive at a place, of all samples
 LAPS = 4  # parts of the samples between which is looked whether a candidate is behind
-BEHIND = 1.05  # times the error of the best: so far behind, others are not looked at any further
 F64 = NDArray[np.float64]
 Array = NDArray[Any]
 Form = Callable[[int, int], Array]
@@ -72,17 +71,15 @@ class Ahead:
         numbers: Sequence[int],
         best: F64 | None,
     ) -> F64:
-        """`errors`, of the first of the samples alone where these tell that the value errs less in the `best` form.
+        """`errors`; of LAPS parts of the samples, one after the other, until so far it errs no less than the best.
 
-        best: the errors of that form on these samples, at least as many as the result; None: nothing to compare with.
-        Looked at are LAPS parts one after the other: it ends where so far there is more than BEHIND times the error of
-        the best, or more than that has in all.
+        best: the errors of the best on these samples, in their order; None: nothing to compare with.
         """
         found = np.empty(0)
         part = -(-len(numbers) // LAPS)
         for start in range(0, len(numbers), part):
             found = np.append(found, self.errors(remainder, stepping, value, form, numbers[start : start + part]))
-            if best is not None and found.sum() > min(BEHIND * best[: found.size].sum(), best.sum()):
+            if best is not None and not found.sum() < best[: found.size].sum():
                 break
         return found
 

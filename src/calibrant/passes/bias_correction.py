@@ -95,18 +95,18 @@ class BiasCorrectionPass(OptimizationPass):
         remainder = ahead.from_here(layer.node, layer.output)
         shape = fit.shape
 
-        def errors(shift: F64, numbers: Sequence[int], best: F64 | None = None) -> F64:
+        def errors(shift: F64, numbers: Sequence[int]) -> F64:
             moved = shift.reshape(shape).astype(np.float32)
-            return ahead.race(remainder, quantized, layer.output, lambda i, _: made[i] + moved, numbers, best)
+            return ahead.errors(remainder, quantized, layer.output, lambda i, _: made[i] + moved, numbers)
 
         least, found = errors(np.zeros(fit.channels), halves[0]), None
         for shift in (fit.mean(), fit.trimmed_mean()):
-            if shift.any() and less(after := errors(shift, halves[0], least), least):
+            if shift.any() and less(after := errors(shift, halves[0]), least):
                 least, found = after, shift
         if found is None:
             return False
         before = errors(np.zeros(fit.channels), halves[1])
-        if not less(errors(found, halves[1], before), before):
+        if not less(errors(found, halves[1]), before):
             return False
         layer.add(graph, found)
         return True
