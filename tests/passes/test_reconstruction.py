@@ -16,7 +16,7 @@ from calibrant.api import quantize
 from calibrant.core import QuantizationProperty as P
 from calibrant.core import SettingError
 from calibrant.core import quantize as integers_of
-from calibrant.passes.grid_rounding import descended, fitted, rounded
+from calibrant.passes.grid_rounding import compensated, descended, fitted, rounded
 from calibrant.passes.linear import linear_layers
 from calibrant.passes.moments import Moments
 
@@ -70,6 +70,36 @@ def test_descent_ends_where_no_single_move_gains():
         moved = q.copy()
         moved[..., k] = np.clip(moved[..., k] + step, -4, 3)
         assert (error(rows, 0.7 * moved, hessian) >= least - 1e-9).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_descent_ends_where_no_pair_gains(seed):
+    rows, hessian = problem(seed, 12)
+    scale = np.full(rows.shape[:2], 0.7)
+    q = descended(rows, hessian, scale, np.clip(np.rint(rows / 0.7), -4, 3), -4, 3)
+    least = error(rows, 0.7 * q, hessian)
+    for j, k in itertools.combinations(range(12), 2):
+        for first, second in itertools.product((-1, 1), repeat=2):
+            moved = q.copy()
+            moved[..., j] = np.clip(moved[..., j] + first, -4, 3)
+            moved[..., k] = np.clip(moved[..., k] + second, -4, 3)
+            assert (error(rows, 0.7 * moved, hessian) >= least - 1e-9).all()
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_compensation_is_that_of_the_inverse(groups):
+    """GPTQ as it is published: the error of each value over its diagonal element, times its row of the root of H^-1."""
+    rows, hessian = problem(4, 9, groups)
+    scale = np.full(rows.shape[:2], 0.4)
+    found = compensated(rows, hessian, scale, -8, 7)
+    for g in range(groups):
+        order = np.argsort(-np.diag(hessian[g]), kind="stable")
+        upper = np.linalg.cholesky(np.linalg.inv(hessian[g][np.ix_(order, order)])).T
+        left = rows[g][:, order].copy()
+        for j in range(9):
+            q = np.clip(np.rint(left[:, j] / 0.4), -8, 7)
+            assert (found[g][:, order[j]] == q).all()
+            left -= ((left[:, j] - 0.4 * q) / upper[j, j])[:, None] * upper[j]
 
 
 def test_threads_change_nothing():

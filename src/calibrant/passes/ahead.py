@@ -20,6 +20,7 @@ from calibrant.graph.graph import PROTOBUF_LIMIT
 
 BYTES = 1 << 29  # that the values of a model may take which are alive at a place, of all samples
 LAPS = 4  # parts of the samples between which is looked whether a candidate is behind
+BEHIND = 1.05
 F64 = NDArray[np.float64]
 Array = NDArray[Any]
 Form = Callable[[int, int], Array]
@@ -71,15 +72,16 @@ class Ahead:
         numbers: Sequence[int],
         best: F64 | None,
     ) -> F64:
-        """`errors`; of LAPS parts of the samples, one after the other, until so far it errs no less than the best.
+        """`errors`, of LAPS parts of the samples, one after the other, until it is known to be behind the best.
 
-        best: the errors of the best on these samples, in their order; None: nothing to compare with.
+        best: the errors of the best on these samples, in their order; None: nothing to compare with. Behind is what so
+        far errs more than BEHIND times as much as the best, or more than that in all.
         """
         found = np.empty(0)
         part = -(-len(numbers) // LAPS)
         for start in range(0, len(numbers), part):
             found = np.append(found, self.errors(remainder, stepping, value, form, numbers[start : start + part]))
-            if best is not None and not found.sum() < best[: found.size].sum():
+            if best is not None and found.sum() > min(BEHIND * best[: found.size].sum(), best.sum()):
                 break
         return found
 
