@@ -19,8 +19,7 @@ from calibrant.graph import Graph
 from calibrant.graph.graph import PROTOBUF_LIMIT
 
 BYTES = 1 << 29  # that the values of a model may take which are alive at a place, of all samples
-LAPS = 4  # parts of the samples between which is looked whether a candidate is behind
-BEHIND = 1.05
+LAPS = 4  # parts of the samples between which is looked whether a candidate errs too much already
 F64 = NDArray[np.float64]
 Array = NDArray[Any]
 Form = Callable[[int, int], Array]
@@ -72,16 +71,16 @@ class Ahead:
         numbers: Sequence[int],
         best: F64 | None,
     ) -> F64:
-        """`errors`, of LAPS parts of the samples, one after the other, until it is known to be behind the best.
+        """`errors`, of LAPS parts of the samples, one after the other, until they are more than those of the best.
 
-        best: the errors of the best on these samples, in their order; None: nothing to compare with. Behind is what so
-        far errs more than BEHIND times as much as the best, or more than that in all.
+        best: its errors on all these samples; None: nothing to compare with. So what is better than the best is found
+        as it would be with all samples.
         """
         found = np.empty(0)
         part = -(-len(numbers) // LAPS)
         for start in range(0, len(numbers), part):
             found = np.append(found, self.errors(remainder, stepping, value, form, numbers[start : start + part]))
-            if best is not None and found.sum() > min(BEHIND * best[: found.size].sum(), best.sum()):
+            if best is not None and found.sum() > best.sum():
                 break
         return found
 

@@ -51,7 +51,7 @@ class OutputRefinementPass(OptimizationPass):
     1. The ranges that each method (mse, percentile, minmax, kl) finds, and the present one; the best is gone on with.
     2. Both ends, then each end that is not 0 alone, times or divided by 1.25, as long as the error falls; then by 1.1.
        No range passes the extremes that were seen.
-    A range is given up as soon as it errs clearly more than the best on those samples that err most (`Ahead.race`).
+    The samples that err most come first: a range that errs more on these than the best on all is given up.
     The error is taken on one half of the samples; on the other, it must be less than with the present range as well,
     or the present one stays.
 
