@@ -51,7 +51,7 @@ class QuantizationSummary:
     samples: how many the model ran over. left_in_float: node name -> reason. notes: what was reported on the way.
     moving: value name -> how far apart its scales are that two halves of the samples give, as a share of its scale;
         those of more than MOVES. They would profit from more samples.
-    seconds: time by stage.
+    seconds: time by stage; of each pass that optimizes, by its name.
     target: how the setting's `target_sqnr` or `max_drop` was reached; None without one.
     table, kept: where they are wanted (`keep` of `quantize`), the statistics, of equalized values as these are now; and
         some of the samples.
@@ -233,7 +233,7 @@ class _Road:
 
 def _stage_of(step: QuantizationPass) -> str:
     if isinstance(step, OptimizationPass):
-        return "optimize"
+        return step.name
     return "calibrate" if isinstance(step, RuntimeCalibrationPass) else "weights"
 
 

@@ -47,7 +47,7 @@ def test_it_sees_the_samples_that_were_calibrated_on(counting, small_model, smal
     assert told == [("Counting", done, 4) for done in (1, 2, 3, 4)]
     assert contents(counting.seen) == contents({"x": s} for s in small_samples[:20])
     assert summary.samples == 20
-    assert "optimize" in summary.seconds
+    assert summary.seconds["Counting"] > 0
 
 
 def test_beside_a_table_samples_are_read_for_it_alone(counting, small_model, small_samples):

@@ -9,6 +9,7 @@ from calibrant.analysis import Simulation, sqnr_db
 from calibrant.api import quantize
 from calibrant.core import QuantizationProperty as P
 from calibrant.core import SettingError, TensorQuantizationConfig
+from calibrant.passes.ahead import Ahead, less
 from calibrant.passes.output_refinement import Refinable, Search, ends_of, refinable
 from tests.passes.test_bias_correction import exact_outputs, outputs, saved
 
@@ -113,7 +114,11 @@ def search(error, symmetric=False, low=-8.0, high=8.0, starts=()):
         config.offset = 0
     more = [config.clone(scale=config.scale * factor) for factor in starts]
     value = Refinable(None, None, config, [], more, low, high)
-    return config, Search(value, lambda c: error(*ends_of(c))).run()
+
+    def errors(config, best=None):
+        return np.array([error(*ends_of(config))])
+
+    return config, Search(value, errors(config), errors).run()
 
 
 def test_each_end_is_searched():
@@ -141,3 +146,29 @@ def test_a_symmetric_range_stays_symmetric():
     _, found = search(lambda low, high: (high - 2.0) ** 2, symmetric=True)
     low, high = ends_of(found)
     assert -low == high == pytest.approx(2, rel=0.06)
+
+
+class Told(Ahead):
+    """Errs as it is told, sample by sample; remembers which were looked at."""
+
+    def __init__(self, errors):
+        self.told, self.looked_at = errors, []
+
+    def errors(self, remainder, stepping, value, form, numbers):
+        self.looked_at += numbers
+        return np.array([self.told[number] for number in numbers])
+
+
+def test_what_is_behind_is_given_up():
+    best = np.full(8, 1.0)
+    for told, looked_at in (
+        ([3.0, 3.0, 1.0, 1.5, 0, 0, 0, 0], 4),  # more than the best in all
+        ([1.04, 1.04, 0, 0, 0, 0, 0, 0], 8),
+        ([0.9, 1.0, 1, 1, 1, 1, 1, 1], 8),
+    ):
+        ahead = Told(told)
+        found = ahead.race(None, None, None, None, range(8), best)
+        assert ahead.looked_at == list(range(looked_at))
+        assert found.tolist() == told[:looked_at]
+        assert less(found, best) == (looked_at == 8)
+    assert Told([9.0] * 8).race(None, None, None, None, range(8), None).size == 8

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import helper
 
 from calibrant.core import QuantizationStates, TensorQuantizationConfig
-from calibrant.engines.session import Runtime, run
+from calibrant.engines.session import Runtime, given_to_session, run
 from calibrant.engines.stepping import Array, Slot
 from calibrant.engines.working import in_memory
 from calibrant.graph import Graph
 from calibrant.graph.bodies import read_from_outside, reads
 from calibrant.graph.graph import original
 
+SMALL = 1 << 12  # bytes of a constant that may as well be in the model, where shapes are found from it
 AS_IT_IS = 0  # the key of the slot of a value that is not quantized: see `Slot`
 
 
@@ -29,10 +31,14 @@ class Remainder:
 
     slots: what has to be fed, values in the forms in which they are read. outputs: the floating outputs of the model
     that depend on the value, which may be none.
+    protos: the nodes as they are written, filled in: to be shared by remainders of one graph.
     """
 
-    def __init__(self, graph: Graph, node: ir.Node | None, value: ir.Value) -> None:
+    def __init__(
+        self, graph: Graph, node: ir.Node | None, value: ir.Value, protos: dict[ir.Node, onnx.NodeProto] | None = None
+    ) -> None:
         self._graph = graph
+        self._protos = {} if protos is None else protos
         nodes = list(graph.model.graph)
         after = nodes[nodes.index(node) + 1 :] if node is not None else nodes
         touched = _reached(after, value)
@@ -40,7 +46,11 @@ class Remainder:
         nodes = _needed(after, [v for v in graph.model.graph.outputs if v.name in self.outputs])
         self._made = {made for one in nodes for made in one.outputs}
         self._names: dict[Slot, tuple[str, ir.Value]] = {}
-        self._session = Runtime.of(None, 1).open(self._model(nodes, value)) if self.outputs else None
+        self._weights: dict[str, Array] = {}
+        self._session = None
+        if self.outputs:
+            model = self._model(nodes)
+            self._session = Runtime.of(None, 1).open(model, weights=self._weights)
 
     @property
     def slots(self) -> list[Slot]:
@@ -53,11 +63,12 @@ class Remainder:
         feed = {name: values[slot] for slot, (name, _) in self._names.items()}
         return run(self._session, [_renamed(name) for name in self.outputs], feed)
 
-    def _model(self, nodes: list[ir.Node], value: ir.Value) -> bytes:
+    def _model(self, nodes: list[ir.Node]) -> bytes:
         constants: dict[str, ir.TensorProtocol] = {}
         protos = []
         for node in nodes:
-            proto = ir.to_proto(node)
+            proto = onnx.NodeProto()
+            proto.CopyFrom(self._proto(node))
             for index, read in enumerate(node.inputs):
                 if read is not None:
                     proto.input[index] = self._read(read, self._key(node, index), constants)
@@ -74,7 +85,7 @@ class Remainder:
             node=protos,
             input=[_described(read, name) for name, read in self._names.values()],
             output=[onnx.ValueInfoProto(name=_renamed(name)) for name in self.outputs],
-            initializer=[in_memory(tensor, name) for name, tensor in constants.items()],
+            initializer=[self._constant(tensor, name) for name, tensor in constants.items()],
         )
         proto = helper.make_model(
             graph,
@@ -83,6 +94,18 @@ class Remainder:
             functions=[ir.to_proto(function) for function in model.functions.values()],
         )
         return bytes(proto.SerializeToString())
+
+    def _proto(self, node: ir.Node) -> onnx.NodeProto:
+        if node not in self._protos:
+            self._protos[node] = ir.to_proto(node)
+        return self._protos[node]
+
+    def _constant(self, tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
+        """With its numbers; those of a weight are left in the memory where they are."""
+        if tensor.dtype is not ir.DataType.FLOAT or tensor.nbytes < SMALL:
+            return in_memory(tensor, name)
+        self._weights[name] = np.ascontiguousarray(tensor.numpy())
+        return given_to_session(name, self._weights[name])
 
     def _read(self, value: ir.Value, key: int, constants: dict[str, ir.TensorProtocol]) -> str:
         """The name under which a node reads that value."""

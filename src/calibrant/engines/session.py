@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from calibrant.core import ModelError, SettingError, unknown
 from calibrant.engines.samples import Feed
@@ -47,11 +50,18 @@ class Runtime:
         return [_name(p) for p in self.providers] == [CPU]
 
     def open(
-        self, model: bytes | Path, threads: int | None = None, *, optimize: bool = True, save_to: Path | None = None
+        self,
+        model: bytes | Path,
+        threads: int | None = None,
+        *,
+        optimize: bool = True,
+        save_to: Path | None = None,
+        weights: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> Any:
         """An InferenceSession.
 
         threads: of one run; None: all. save_to: also write the optimized model there, its weights into a file beside.
+        weights: by name, the numbers of those that `given_to_session` wrote; they have to live as long as the session.
 
         Raises ModelError with onnxruntime's reason, and SettingError when a provider could not be started
         (onnxruntime would go on with the CPU).
@@ -62,6 +72,9 @@ class Runtime:
             prefix = "session.optimized_model_external_initializers_"
             options.add_session_config_entry(prefix + "file_name", save_to.name + ".weights")
             options.add_session_config_entry(prefix + "min_size_in_bytes", "1024")
+        if weights:
+            values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+            options.add_external_initializers(list(weights), values)
         source = model if isinstance(model, bytes) else str(model)
         try:
             session = ort.InferenceSession(source, options, providers=list(self.providers), enable_fallback=0)
@@ -74,6 +87,18 @@ class Runtime:
                 "Install what it needs, or choose other providers"
             )
         return session
+
+
+def given_to_session(name: str, array: NDArray[np.float32]) -> onnx.TensorProto:
+    """A weight whose numbers are not in the model: a session is given them when it is opened, and makes no copy."""
+    where = {"location": "memory", "offset": "0", "length": str(array.nbytes)}
+    return onnx.TensorProto(
+        name=name,
+        dims=array.shape,
+        data_type=onnx.TensorProto.FLOAT,
+        data_location=onnx.TensorProto.EXTERNAL,
+        external_data=[onnx.StringStringEntryProto(key=key, value=value) for key, value in where.items()],
+    )
 
 
 def usable_processors() -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ from calibrant.graph import Graph
 from calibrant.graph.graph import PROTOBUF_LIMIT
 
 BYTES = 1 << 29  # that the values of a model may take which are alive at a place, of all samples
+LAPS = 4  # parts of the samples between which is looked whether a candidate errs too much already
 F64 = NDArray[np.float64]
 Array = NDArray[Any]
 Form = Callable[[int, int], Array]
@@ -34,6 +36,7 @@ class Ahead:
 
     def __init__(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> None:
         self._graph = graph
+        self._protos: dict[ir.Node, onnx.NodeProto] = {}
         names = [v.name or "" for v in graph.model.graph.outputs if v.dtype is not None and v.dtype.is_floating_point()]
         made = [executor.forward(feed, names) for feed in samples] if names else [[] for _ in samples]
         self._exact = [dict(zip(names, values, strict=True)) for values in made]
@@ -41,7 +44,7 @@ class Ahead:
 
     def from_here(self, node: ir.Node | None, value: ir.Value) -> Remainder:
         """What is to run from `node` on (None: from the inputs), where `value` is changed."""
-        return Remainder(self._graph, node, value)
+        return Remainder(self._graph, node, value, self._protos)
 
     def errors(
         self, remainder: Remainder, stepping: Stepping, value: ir.Value, form: Form, numbers: Iterable[int]
@@ -58,6 +61,33 @@ class Ahead:
 
         found = np.array(stepping.map(one, chosen))
         return np.where(np.isfinite(found), found, np.inf)
+
+    def race(
+        self,
+        remainder: Remainder,
+        stepping: Stepping,
+        value: ir.Value,
+        form: Form,
+        numbers: Sequence[int],
+        best: F64 | None,
+    ) -> F64:
+        """`errors`, of LAPS parts of the samples, one after the other, until they are more than those of the best.
+
+        best: its errors on all these samples; None: nothing to compare with. So what is better than the best is found
+        as it would be with all samples.
+        """
+        found = np.empty(0)
+        part = -(-len(numbers) // LAPS)
+        for start in range(0, len(numbers), part):
+            found = np.append(found, self.errors(remainder, stepping, value, form, numbers[start : start + part]))
+            if best is not None and found.sum() > best.sum():
+                break
+        return found
+
+
+def less(errors: F64, others: F64) -> bool:
+    """Whether all samples of the first were looked at (see `Ahead.race`), and they err less in all."""
+    return errors.size == others.size and bool(errors.sum() < others.sum())
 
 
 def affordable(graph: Graph, samples: Sequence[Feed]) -> list[Feed]:

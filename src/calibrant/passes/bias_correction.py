@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import SettingError
 from calibrant.engines.stepping import Stepping
-from calibrant.passes.ahead import Ahead, affordable, check_size
+from calibrant.passes.ahead import Ahead, affordable, check_size, less
 from calibrant.passes.base import parameter_of, reader_config
 from calibrant.passes.fused import Ends, activation_ends
 from calibrant.passes.optimization import OptimizationPass
@@ -61,6 +61,9 @@ class BiasCorrectionPass(OptimizationPass):
         self.interested_layers = list(interested_layers)
         self.steps = steps
 
+    def held_out(self, samples: Sequence[Feed]) -> Sequence[Feed]:
+        return samples[self.steps :] or samples[1::2] or samples
+
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         check_size(graph, self.name)
         feeds = affordable(graph, samples[: self.steps])
@@ -92,19 +95,20 @@ class BiasCorrectionPass(OptimizationPass):
         remainder = ahead.from_here(layer.node, layer.output)
         shape = fit.shape
 
-        def errors(shift: F64) -> F64:
+        def errors(shift: F64, numbers: Sequence[int]) -> F64:
             moved = shift.reshape(shape).astype(np.float32)
             return ahead.errors(remainder, quantized, layer.output, lambda i, _: made[i] + moved, numbers)
 
-        before = errors(np.zeros(fit.channels))
-        tried = [(errors(shift), shift) for shift in (fit.mean(), fit.trimmed_mean()) if shift.any()]
-        better = [(after, shift) for after, shift in tried if _less(after, before, halves[0])]
-        if not better:
+        least, found = errors(np.zeros(fit.channels), halves[0]), None
+        for shift in (fit.mean(), fit.trimmed_mean()):
+            if shift.any() and less(after := errors(shift, halves[0]), least):
+                least, found = after, shift
+        if found is None:
             return False
-        after, shift = min(better, key=lambda pair: pair[0][halves[0]].sum())
-        if not _less(after, before, halves[1]):
+        before = errors(np.zeros(fit.channels), halves[1])
+        if not less(errors(found, halves[1]), before):
             return False
-        layer.add(graph, shift)
+        layer.add(graph, found)
         return True
 
 
@@ -238,8 +242,3 @@ class Fit:
             sums.append(np.where(counting, of(error), 0).sum(axis=others, dtype=np.float64))
             counts.append(counting.sum(axis=others))
         return np.array(sums), np.array(counts, np.float64)
-
-
-def _less(one: F64, other: F64, numbers: Sequence[int]) -> bool:
-    chosen = list(numbers)
-    return bool(one[chosen].sum() < other[chosen].sum())

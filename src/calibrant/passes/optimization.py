@@ -12,6 +12,7 @@ from calibrant.core import DataError
 from calibrant.engines.samples import iterate_samples
 from calibrant.engines.unpadding import unpadded
 from calibrant.passes.base import QuantizationPass
+from calibrant.passes.guard import Guard
 
 if TYPE_CHECKING:
     from calibrant.engines import Executor
@@ -26,7 +27,14 @@ class OptimizationPass(QuantizationPass):
     """A pass that improves a calibrated graph layer by layer, measured on samples.
 
     What would make a layer worse is dropped, so that the graph is never worse than before by the pass's own measure.
+    At the end the outputs of the quantized model are looked at on samples that the pass did not choose by: where they
+    are further off than before, all that it did is taken back, and the graph's report says so. Who stops it keeps what
+    is done.
     """
+
+    def held_out(self, samples: Sequence[Feed]) -> Sequence[Feed]:
+        """Of these samples, those that the pass does not choose by; where it chooses by all of them, the last."""
+        return samples[-max(1, len(samples) // 4) :]
 
     @abstractmethod
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
@@ -48,9 +56,12 @@ class OptimizationPass(QuantizationPass):
         if dataloader is None or executor is None:
             raise DataError(f"{self.name} needs samples and an executor: optimize(graph, dataloader, executor)")
         samples = list(unpadded(iterate_samples(dataloader, executor.input_specs, None, collate_fn), executor))
+        before = Guard(graph, self.held_out(samples), executor)
         for done, total in self.layers(graph, samples, executor):
             if on_layer is not None and on_layer(self.name, done, total) is False:
                 return
+        if before.restore_if_worse():
+            graph.note(f"{self.name} made the outputs worse on held-out samples: all is as it was before")
 
 
 class StopsBetweenLayers:

@@ -16,7 +16,7 @@ from calibrant.core import CalibrantError, QuantizationStates, affine, fake_quan
 from calibrant.engines.remainder import AS_IT_IS, key_of
 from calibrant.engines.stepping import Stepping
 from calibrant.passes.activations import activation_configs, unsettle_dependents
-from calibrant.passes.ahead import Ahead, affordable, check_size
+from calibrant.passes.ahead import Ahead, affordable, check_size, less
 from calibrant.passes.auto import candidates_for
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.runtime import wanted_by
@@ -51,6 +51,7 @@ class OutputRefinementPass(OptimizationPass):
     1. The ranges that each method (mse, percentile, minmax, kl) finds, and the present one; the best is gone on with.
     2. Both ends, then each end that is not 0 alone, times or divided by 1.25, as long as the error falls; then by 1.1.
        No range passes the extremes that were seen.
+    The samples that err most come first: a range that errs more on these than the best on all is given up.
     The error is taken on one half of the samples; on the other, it must be less than with the present range as well,
     or the present one stays.
 
@@ -63,6 +64,9 @@ class OutputRefinementPass(OptimizationPass):
     def __init__(self, interested_layers: Sequence[str] = (), steps: int = STEPS) -> None:
         self.interested_layers = list(interested_layers)
         self.steps = steps
+
+    def held_out(self, samples: Sequence[Feed]) -> Sequence[Feed]:
+        return samples[self.steps :] or samples[1::2] or samples
 
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         check_size(graph, self.name)
@@ -106,11 +110,17 @@ class OutputRefinementPass(OptimizationPass):
                 return made[number]
             return fake_quantize(made[number], config if wanted == key else others[wanted])
 
-        def errors(config: Config, numbers: Sequence[int]) -> float:
-            return float(ahead.errors(remainder, stepping, value.value, partial(form, config), numbers).sum())
+        def errors(config: Config, numbers: Sequence[int], best: F64 | None = None) -> F64:
+            return ahead.race(remainder, stepping, value.value, partial(form, config), numbers, best)
 
-        best = Search(value, lambda config: errors(config, halves[0])).run()
-        if best is value.config or not errors(best, halves[1]) < errors(value.config, halves[1]):
+        now = errors(value.config, halves[0])
+        order = np.argsort(-now, kind="stable")  # those that err most tell soonest
+        hard = [halves[0][i] for i in order]
+        best = Search(value, now[order], lambda config, of_best: errors(config, hard, of_best)).run()
+        if best is value.config:
+            return False
+        before = errors(value.config, halves[1])
+        if not less(errors(best, halves[1], before), before):
             return False
         value.config.scale, value.config.offset = best.scale, best.offset
         return True
@@ -132,21 +142,34 @@ class Refinable:
 class Search:
     """The range of least error, as `OutputRefinementPass` says."""
 
-    def __init__(self, value: Refinable, error: Callable[[Config], float]) -> None:
-        self._value, self._error = value, error
-        self._known: dict[tuple[float, float], float] = {}
+    def __init__(self, value: Refinable, now: F64, errors: Callable[[Config, F64], F64]) -> None:
+        """now: the errors of the value's config. errors: of another one, beside those of the best; see `Ahead.race`."""
+        self._value, self._errors = value, errors
+        self._best: Config = value.config
+        self._least = now
+        self._known = {_key_of(value.config)}
 
     def run(self) -> Config:
         """The config itself, or a copy with another scale and offset."""
-        best = min([self._value.config, *self._value.starts], key=self._of)
+        for start in self._value.starts:
+            self._improves(start)
         for factor in FACTORS:
-            for low, high in self._moves(best):
+            for low, high in self._moves(self._best):
                 for step in (1 / factor, factor):
-                    while self._of(moved := self._moved(best, step if low else 1.0, step if high else 1.0)) < self._of(
-                        best
-                    ):
-                        best = moved
-        return best
+                    while self._improves(self._moved(self._best, step if low else 1.0, step if high else 1.0)):
+                        pass
+        return self._best
+
+    def _improves(self, config: Config) -> bool:
+        """Whether that is the best so far; what was tried before is not."""
+        if _key_of(config) in self._known:
+            return False
+        self._known.add(_key_of(config))
+        errors = self._errors(config, self._least)
+        if not less(errors, self._least):
+            return False
+        self._best, self._least = config, errors
+        return True
 
     def _moves(self, config: Config) -> list[tuple[bool, bool]]:
         """Which ends to move: both, then each by itself where both are free."""
@@ -157,17 +180,15 @@ class Search:
             else [(True, True), (False, True), (True, False)]
         )
 
-    def _of(self, config: Config) -> float:
-        key = float(config.scale), float(config.offset)
-        if key not in self._known:
-            self._known[key] = self._error(config)
-        return self._known[key]
-
     def _moved(self, config: Config, low: float, high: float) -> Config:
         ends = ends_of(config)
         bottom, top = max(ends[0] * low, self._value.low), min(ends[1] * high, self._value.high)
         scale, offset = affine(bottom, top, config)
         return config.clone(scale=scale, offset=offset)
+
+
+def _key_of(config: Config) -> tuple[float, float]:
+    return float(config.scale), float(config.offset)
 
 
 def ends_of(config: Config) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,10 +58,9 @@ class BlockwiseReconstructionPass(OptimizationPass):
     2. W* goes onto the grid by GPTQ and coordinate descent, its scale by least squares (`fitted`).
     3. The bias makes the mean right.
     4. Samples weigh by the inverse of their error before: a few of huge values would decide for all others.
-    5. Every fourth sample is held out. The r that errs least on those is taken, and solved for on all samples. What
-       errs more on those than the weight as it was is dropped; then a bias alone is tried.
-    6. At the end the outputs of the model are looked at on what was held out: where they are further off than before
-       the pass, all of it is dropped, which the report says.
+    5. Every fourth sample is held out. The r that errs least on those, by GPTQ alone, is taken, and solved for on all
+       samples. What errs more on those than the weight as it was is dropped; then a bias alone is tried.
+    6. At the end the outputs of the model are looked at on what was held out (`OptimizationPass`).
 
     Frantar et al., 2022 (arXiv 2210.17323); Behdin et al., 2023 (QuantEase, arXiv 2309.01885, coordinate descent);
     Li et al., 2025 (GPTAQ, arXiv 2504.02692, quantized inputs and float outputs).
@@ -75,11 +74,12 @@ class BlockwiseReconstructionPass(OptimizationPass):
     def __init__(self, interested_layers: Sequence[str] = ()) -> None:
         self.interested_layers = list(interested_layers)
 
+    def held_out(self, samples: Sequence[Feed]) -> Sequence[Feed]:
+        return [feed for number, feed in enumerate(samples) if is_held(number, len(samples))] or samples
+
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         layers = {layer.node: layer for layer in linear_layers(graph, self.interested_layers)}
         feeds = samples[: affordable(graph, samples[0])]
-        held = [number for number in range(len(feeds)) if is_held(number, len(feeds))] or list(range(len(feeds)))
-        before = Before(graph, layers.values(), [feeds[number] for number in held], executor.threads)
         exact = Stepping(graph, feeds, quantized=False, threads=executor.threads)
         rough = Stepping(graph, feeds, quantized=True, threads=executor.threads)
         done = 0
@@ -92,49 +92,8 @@ class BlockwiseReconstructionPass(OptimizationPass):
                 exact.step(node, seen.look)
                 improve(graph, layer, seen.train, seen.held, executor.threads)
                 done += 1
-                if done < len(layers):
-                    yield done, len(layers)
+                yield done, len(layers)
             rough.step(node)
-        if layers:
-            wanted, found = (running.known(graph.output_names) for running in (exact, rough))
-            before.restore_if_worse(graph, [wanted[number] for number in held], [found[number] for number in held])
-            yield done, len(layers)
-
-
-class Before:
-    """The layers as they were, and what the quantized model made of some samples."""
-
-    def __init__(self, graph: Graph, layers: Iterable[Linear], feeds: Sequence[Feed], threads: int) -> None:
-        names = [name for layer in layers for name in (layer.weight_name, layer.bias_name) if name]
-        self._constants = {name: _constant(graph, name) for name in names}
-        self._scales = [(layer.config, layer.config.scale) for layer in layers]
-        running = Stepping(graph, feeds, quantized=True, threads=threads)
-        for node in graph.model.graph:
-            running.step(node)
-        self._outputs = running.known(graph.output_names)
-
-    def restore_if_worse(self, graph: Graph, wanted: Sequence[Feed], found: Sequence[Feed]) -> None:
-        """Put the layers back where the model's outputs are further from `wanted` than they were."""
-        now, then = (relative_error(wanted, outputs) for outputs in (found, self._outputs))
-        log.info("error of the outputs on what was held out: %.3g, before %.3g", now, then)
-        if now <= then:
-            return
-        for config, scale in self._scales:
-            config.scale = scale
-        for name, array in self._constants.items():
-            graph.change_constant(name, array)
-        graph.note("weights chosen layer by layer made the outputs worse on held-out samples: they stay as they were")
-
-
-def relative_error(wanted: Sequence[Feed], found: Sequence[Feed]) -> float:
-    """The power of what floating outputs are off, over their own, added up over outputs."""
-    total = 0.0
-    for name in wanted[0]:
-        exact = [feed[name].astype(np.float64) for feed in wanted if feed[name].dtype.kind == "f"]
-        if exact:
-            off = sum(float(((a - feed[name]) ** 2).sum()) for a, feed in zip(exact, found, strict=True))
-            total += off / max(sum(float((a**2).sum()) for a in exact), SMALLEST_SCALE)
-    return total
 
 
 def is_held(number: int, count: int) -> bool:
@@ -225,9 +184,9 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     def beside(moments: Moments, rows: F64) -> F64:
         return moments.best_bias(rows) if fixed is None else fixed
 
-    def solved(moments: Moments, ridge: float) -> Choice:
+    def solved(moments: Moments, ridge: float, quick: bool) -> Choice:
         target, hessian = pulled(moments, floats, fixed, ridge)
-        rows, scale = fitted(target, hessian, layer.config, threads)
+        rows, scale = fitted(target, hessian, layer.config, threads, quick=quick)
         return Choice(rows, beside(moments, rows), scale)
 
     def error(choice: Choice) -> float:
@@ -237,7 +196,7 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     tried: dict[float, float] = {}
     for ridge in RIDGES:
         with suppress(np.linalg.LinAlgError):  # H of inputs that hardly vary, which r does not outweigh
-            tried[ridge] = error(solved(train, ridge))
+            tried[ridge] = error(solved(train, ridge, quick=True))
     tried[BIAS_ALONE] = error(Choice(now, beside(train, now), old))
     tried[NOTHING] = error(Choice(now, bias, old))
     best = min(tried, key=tried.__getitem__)
@@ -245,7 +204,7 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     if best == NOTHING:
         return
     everything = train + held
-    choice = Choice(now, beside(everything, now), old) if best == BIAS_ALONE else solved(everything, best)
+    choice = Choice(now, beside(everything, now), old) if best == BIAS_ALONE else solved(everything, best, quick=False)
     layer.config.scale = choice.scale
     graph.change_constant(layer.weight_name, layer.weight(choice.rows))
     if layer.bias_name:
