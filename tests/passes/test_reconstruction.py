@@ -96,6 +96,23 @@ def test_the_scale_is_fitted_too(per_channel):
     assert error(rows, found, hessian).sum() < error(rows, plain, hessian).sum() / 2
 
 
+@pytest.mark.parametrize("size", [9, 40])
+def test_of_few_bits_several_scales_are_rounded_with(size):
+    rows, hessian = problem(7, size, outputs=40)
+    policy = P.LINEAR | P.SYMMETRICAL | P.PER_CHANNEL
+    top = np.abs(rows).max(axis=2).reshape(-1)
+
+    def left(bits, thorough):
+        end = 2 ** (bits - 1) - 1
+        config = TensorQuantizationConfig(
+            policy, num_of_bits=bits, quant_min=-end, quant_max=end, channel_axis=0, scale=top / end
+        )
+        return error(rows, fitted(rows, hessian, config, thorough=thorough)[0], hessian)
+
+    assert left(4, True).sum() < 0.9 * left(4, False).sum()
+    assert (left(8, True) == left(8, False)).all()
+
+
 def test_powers_of_two_stay():
     rows, hessian = problem(5, 8)
     policy = P.LINEAR | P.SYMMETRICAL | P.PER_TENSOR | P.POWER_OF_2
@@ -249,8 +266,7 @@ def test_it_can_be_stopped_and_what_is_done_is_kept(small_model, small_samples, 
     assert {"b1", "b2"} <= set(graph.changed_constants)
     assert not {"b3", "b4"} & set(graph.changed_constants)
     export_graph(graph, "ONNXRUNTIME", tmp_path / "int8.onnx")
-    plain, _ = quantize(small_model, small_samples, setting=setting(False, num_of_bits=4))
-    assert error_of(graph, small_model, small_samples) > error_of(plain, small_model, small_samples)
+    assert error_of(graph, small_model, small_samples) > 20
 
 
 def test_interested_layers(small_model, small_samples):
@@ -266,7 +282,7 @@ def test_interested_layers(small_model, small_samples):
 
 def test_what_makes_a_layer_worse_is_dropped(small_model, small_samples, monkeypatch):
     spoilt = "calibrant.passes.reconstruction.fitted"
-    monkeypatch.setattr(spoilt, lambda target, hessian, config, threads: (target * 0, np.asarray(config.scale)))
+    monkeypatch.setattr(spoilt, lambda target, hessian, config, *_: (target * 0, np.asarray(config.scale)))
     monkeypatch.setattr(Moments, "best_bias", lambda self, rows: np.full(rows.shape[:2], 100.0))
     graph, _ = quantize(small_model, small_samples, setting=setting())
     assert not any(name.startswith("b") for name in graph.changed_constants)

@@ -15,17 +15,22 @@ F32 = NDArray[np.float32]
 SWEEPS = 30  # of coordinate descent, at most; it ends where nothing changes
 PAIRED = 512  # values of a row: of longer ones no pairs are tried, which takes the square of their length
 RATIOS = np.geomspace(1.2, 0.4, 34)  # of the scale, evenly apart in their logarithm (3.4 %)
+FEW_BITS = 6  # up to here it pays to round with several scales: the best one depends on how the errors make up
+SCALES = 5  # so many of them
 ROUNDS = 3  # of fitting the scale to the integers, then the integers to the scale
 
 
-def fitted(target: F64, hessian: F64, config: TensorQuantizationConfig, threads: int = 1) -> tuple[F64, F32]:
+def fitted(
+    target: F64, hessian: F64, config: TensorQuantizationConfig, threads: int = 1, thorough: bool = True
+) -> tuple[F64, F32]:
     """Rows on a grid, and its scale, with a small error d H d^T, d = target - rows.
 
     target: (groups, outputs, K). hessian: (groups, K, K), positive definite. config: its scale is what the search
     starts from, and keeps where scales are powers of two. Returns rows, float64, and a scale of the config's shape.
 
     1. The scale: of the ratios to the config's, the one with the least error of plain rounding, weighted by the
-       diagonal of H.
+       diagonal of H. Up to FEW_BITS bits, if it is to be `thorough`, the SCALES best ones, each with its integers, of
+       which the one with the least error is taken.
     2. The integers: as GPTQ rounds (Frantar et al., 2022), then by coordinate descent.
     3. The scale that is best for these integers, in closed form, then coordinate descent again; ROUNDS times. Neither
        can make the error larger.
@@ -37,12 +42,18 @@ def fitted(target: F64, hessian: F64, config: TensorQuantizationConfig, threads:
 
     given = np.asarray(config.scale, np.float64)
     scale = np.broadcast_to(given.reshape(shape if config.is_per_channel else (1, 1)), shape)
+    scales = [_single(scale)]
     if not config.is_power_of_2:
         diagonal = np.einsum("gkk->gk", hessian)[:, None, :]
         errors = [together((_plain_error(target, scale * ratio, low, high) * diagonal).sum(axis=2)) for ratio in RATIOS]
-        scale = scale * RATIOS[np.argmin(errors, axis=0)]
-    scale = _single(scale)
-    q = rounded(target, hessian, scale, low, high, threads)
+        best = np.argsort(errors, axis=0, kind="stable")
+        tried = SCALES if thorough and config.num_of_bits <= FEW_BITS else 1
+        scales = [_single(scale * RATIOS[best[i]]) for i in range(tried)]
+    found = [rounded(target, hessian, scale, low, high, threads) for scale in scales]
+    errors = [together(quadratic_error(target - s[..., None] * q, hessian)) for s, q in zip(scales, found, strict=True)]
+    least = np.argmin(errors, axis=0)
+    scale = np.choose(least, scales)
+    q = np.choose(least[..., None], found)
     for _ in range(0 if config.is_power_of_2 else ROUNDS):
         product = q @ hessian
         above, below = together((product * target).sum(axis=2)), together((product * q).sum(axis=2))
