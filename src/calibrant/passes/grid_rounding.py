@@ -15,22 +15,19 @@ F32 = NDArray[np.float32]
 SWEEPS = 30  # of coordinate descent, at most; it ends where nothing changes
 PAIRED = 512  # values of a row: of longer ones no pairs are tried, which takes the square of their length
 RATIOS = np.geomspace(1.2, 0.4, 34)  # of the scale, evenly apart in their logarithm (3.4 %)
-FEW_BITS = 6  # up to here it pays to round with several scales: the best one depends on how the errors make up
-SCALES = 5  # so many of them
+FEW_BITS = 6  # up to here the best scale depends on how errors make up for each other
+SCALES = 8  # that are tried so, those of the least errors of plain rounding
 ROUNDS = 3  # of fitting the scale to the integers, then the integers to the scale
 
 
-def fitted(
-    target: F64, hessian: F64, config: TensorQuantizationConfig, threads: int = 1, thorough: bool = True
-) -> tuple[F64, F32]:
+def fitted(target: F64, hessian: F64, config: TensorQuantizationConfig, threads: int = 1) -> tuple[F64, F32]:
     """Rows on a grid, and its scale, with a small error d H d^T, d = target - rows.
 
     target: (groups, outputs, K). hessian: (groups, K, K), positive definite. config: its scale is what the search
     starts from, and keeps where scales are powers of two. Returns rows, float64, and a scale of the config's shape.
 
     1. The scale: of the ratios to the config's, the one with the least error of plain rounding, weighted by the
-       diagonal of H. Up to FEW_BITS bits, if it is to be `thorough`, the SCALES best ones, each with its integers, of
-       which the one with the least error is taken.
+       diagonal of H. Up to FEW_BITS bits: of the SCALES best ones by that, the one with the least error of GPTQ.
     2. The integers: as GPTQ rounds (Frantar et al., 2022), then by coordinate descent.
     3. The scale that is best for these integers, in closed form, then coordinate descent again; ROUNDS times. Neither
        can make the error larger.
@@ -42,18 +39,18 @@ def fitted(
 
     given = np.asarray(config.scale, np.float64)
     scale = np.broadcast_to(given.reshape(shape if config.is_per_channel else (1, 1)), shape)
-    scales = [_single(scale)]
     if not config.is_power_of_2:
         diagonal = np.einsum("gkk->gk", hessian)[:, None, :]
         errors = [together((_plain_error(target, scale * ratio, low, high) * diagonal).sum(axis=2)) for ratio in RATIOS]
         best = np.argsort(errors, axis=0, kind="stable")
-        tried = SCALES if thorough and config.num_of_bits <= FEW_BITS else 1
-        scales = [_single(scale * RATIOS[best[i]]) for i in range(tried)]
-    found = [rounded(target, hessian, scale, low, high, threads) for scale in scales]
-    errors = [together(quadratic_error(target - s[..., None] * q, hessian)) for s, q in zip(scales, found, strict=True)]
-    least = np.argmin(errors, axis=0)
-    scale = np.choose(least, scales)
-    q = np.choose(least[..., None], found)
+        scales = [_single(scale * RATIOS[of]) for of in best[: SCALES if config.num_of_bits <= FEW_BITS else 1]]
+        if len(scales) > 1:
+            made = [s[..., None] * compensated(target, hessian, s, low, high, threads) for s in scales]
+            errors = [together(quadratic_error(target - rows, hessian)) for rows in made]
+            scales = [np.choose(np.argmin(errors, axis=0), scales)]
+        scale = scales[0]
+    scale = _single(scale)
+    q = rounded(target, hessian, scale, low, high, threads)
     for _ in range(0 if config.is_power_of_2 else ROUNDS):
         product = q @ hessian
         above, below = together((product * target).sum(axis=2)), together((product * q).sum(axis=2))
@@ -68,9 +65,21 @@ def fitted(
 def rounded(rows: F64, hessian: F64, scale: F64, low: float, high: float, threads: int = 1) -> F64:
     """Whole numbers q in [low, high], of the shape of `rows`, with a small (rows - scale q) H (rows - scale q)^T.
 
-    scale: (groups, outputs). Values are rounded one after the other, those of the largest diagonal element first, and
-    those still to come are moved to where they make up best for the error so far. Coordinate descent follows. It also
-    starts from plain rounding; of each row the better end is kept, so that none is worse than plainly rounded.
+    scale: (groups, outputs). Coordinate descent starts from `compensated`, and from plain rounding; of each row the
+    better end is kept, so that none is worse than plainly rounded.
+    """
+    plain = np.clip(np.rint(rows / scale[..., None]), low, high)
+    starts = compensated(rows, hessian, scale, low, high, threads), plain
+    ends = [descended(rows, hessian, scale, start, low, high, threads) for start in starts]
+    errors = [quadratic_error(rows - scale[..., None] * end, hessian) for end in ends]
+    return np.where((errors[0] <= errors[1])[..., None], *ends)
+
+
+def compensated(rows: F64, hessian: F64, scale: F64, low: float, high: float, threads: int = 1) -> F64:
+    """Whole numbers as `rounded` finds them, by GPTQ alone (Frantar et al., 2022).
+
+    Values are rounded one after the other, those of the largest diagonal element first, and those still to come are
+    moved to where they make up best for the error so far.
     """
     order = np.argsort(-np.einsum("gkk->gk", hessian), axis=1, kind="stable")
     h = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], axis=1), order[:, None, :], axis=2)
@@ -80,10 +89,7 @@ def rounded(rows: F64, hessian: F64, scale: F64, low: float, high: float, thread
     _side_by_side(lambda first, last: _compensate(ordered, upper, scale, low, high, found, first, last), rows, threads)
     q = np.empty_like(found)
     np.put_along_axis(q, np.broadcast_to(order[:, None, :], found.shape), found, axis=2)
-    plain = np.clip(np.rint(rows / scale[..., None]), low, high)
-    ends = [descended(rows, hessian, scale, start, low, high, threads) for start in (q, plain)]
-    errors = [quadratic_error(rows - scale[..., None] * end, hessian) for end in ends]
-    return np.where((errors[0] <= errors[1])[..., None], *ends)
+    return q
 
 
 def quadratic_error(difference: F64, hessian: F64) -> F64:

@@ -225,9 +225,9 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     def beside(moments: Moments, rows: F64) -> F64:
         return moments.best_bias(rows) if fixed is None else fixed
 
-    def solved(moments: Moments, ridge: float, thorough: bool = False) -> Choice:
+    def solved(moments: Moments, ridge: float) -> Choice:
         target, hessian = pulled(moments, floats, fixed, ridge)
-        rows, scale = fitted(target, hessian, layer.config, threads, thorough)
+        rows, scale = fitted(target, hessian, layer.config, threads)
         return Choice(rows, beside(moments, rows), scale)
 
     def error(choice: Choice) -> float:
@@ -245,7 +245,7 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     if best == NOTHING:
         return
     everything = train + held
-    choice = Choice(now, beside(everything, now), old) if best == BIAS_ALONE else solved(everything, best, True)
+    choice = Choice(now, beside(everything, now), old) if best == BIAS_ALONE else solved(everything, best)
     layer.config.scale = choice.scale
     graph.change_constant(layer.weight_name, layer.weight(choice.rows))
     if layer.bias_name:
