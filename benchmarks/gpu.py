@@ -177,7 +177,7 @@ def check(x: Tensor, spec: SketchSpec) -> None:
     x = x[:CHECKED] if x.ndim == 1 else x
     made, collector = DeviceCollectors({"x": spec}, "cuda"), Collector(spec, threads=8)
     made.add({"x": x}, 0)
-    collector.add(x)
+    collector.add(x.cpu())
     if made.sketches()["x"] != collector.sketch():
         raise SystemExit(f"device and host disagree on {x.dtype}, {tuple(x.shape)}")
 

@@ -13,6 +13,7 @@ if torch is not None:
     from calibrant.sketches import device_margins
     from calibrant.sketches.device import DeviceCollectors
     from calibrant.sketches.kernels import gpu
+    from calibrant.sketches.kernels.gpu_portable import ENDS, FIELDS
 
 SPECS = {
     "plain": SketchSpec(),
@@ -181,7 +182,10 @@ def test_counts_beyond_32_bits(device):
     """Four thousand million values take too long here, so a state is told that it has them."""
     made, ones = DeviceCollectors({"x": SketchSpec()}, device), torch.full((3000,), 1.0039, device=device)
     made.add({"x": ones}, 0)
-    made._values["x"]._of_all[0, 0, 8:] *= 2**33
+    state = made._values["x"].states["of all"]
+    heads = state.memory[0, 0, : FIELDS * state.rows].unflatten(0, (state.rows, FIELDS))
+    heads[:, ENDS:] *= 2**33
+    state.memory[0, 0, FIELDS * state.rows :] *= 2**33
     made.add({"x": ones}, 0)
     found, one = made.sketches()["x"], on_host([ones.cpu()], SketchSpec())
     assert found.histogram.counts.tolist() == [(2**33 + 1) * 3000]
@@ -241,6 +245,23 @@ def test_a_captured_step():
 
 
 @gpu_test
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_collector_counts_tensors_where_they_are(spec, monkeypatch):
+    x = torch.from_numpy(activations())
+    expected = on_host([x], spec)
+    collector = Collector(spec)
+    collector.add(x[:2])
+    monkeypatch.setattr("calibrant.sketches.collector.as_floats", None)  # nothing is copied
+    collector.add(x[2:].cuda())
+    assert collector.sketch() == expected
+    with pytest.raises(DataError, match="cannot observe values of type torch"):
+        collector.add(x.cuda().to(torch.complex64))
+    if spec.channel_axis == 1:
+        with pytest.raises(DataError, match="expected 5 channels on axis 1, got 4"):
+            collector.add(x[:, :4].cuda())
+
+
+@gpu_test
 def test_adding_waits_for_nothing():
     x, made = torch.from_numpy(activations()).cuda(), DeviceCollectors({"x": EVERYTHING, "y": SketchSpec()}, "cuda")
     made.add({"x": x, "y": x}, 0)
@@ -250,6 +271,7 @@ def test_adding_waits_for_nothing():
             made.add({"x": x, "y": x.half()}, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert made.sketches().odd["x"] == on_host([x.cpu()] * 5, EVERYTHING)
 
 
 HARD = {

@@ -14,7 +14,7 @@ from tests.sketches.devices import DEVICES, interpreted, on_gpu, torch
 
 if torch is not None:
     from calibrant.sketches.kernels import gpu
-    from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW, N_HIGH, N_LOW, NEG_INF, SIZE, ZEROS
+    from calibrant.sketches.kernels.gpu_portable import HIGH, LOW, N_HIGH, N_LOW, NEG_INF, SIZE, ZEROS
 
 
 class OnDevice:
@@ -33,28 +33,29 @@ class OnDevice:
         mantissa_bits = fine if each else wide if len(tables) else None
         if not bits.size:
             return 0
-        state = self.counted(bits.view(np.float32), layout, mantissa_bits)
-        ends[:] = -state[:, LOW], state[:, HIGH]
-        hits[:] = np.where(ends == 0, state[:, ZEROS], (state[:, N_LOW], state[:, N_HIGH]))
+        heads, table = self.counted(bits.view(np.float32), layout, mantissa_bits)
+        ends[:] = -heads[:, LOW], heads[:, HIGH]
+        hits[:] = np.where(ends == 0, heads[:, ZEROS], (heads[:, N_LOW], heads[:, N_HIGH]))
         hits[(ends == NONE_LO) | (ends == NONE_HI)] = 0
-        totals += state[:, ZEROS : NEG_INF + 1].sum(axis=0)
+        totals += heads[:, ZEROS : NEG_INF + 1].sum(axis=0)
         if mantissa_bits:
-            counts, positions = state[:, FIELDS:].reshape(len(state), 2, -1).swapaxes(0, 1)
-            counts[:, 0] += state[:, ZEROS]
+            counts, positions = table.swapaxes(0, 1)
+            counts[:, 0] += heads[:, ZEROS]
             words = reference.MARK + (np.arange(counts.shape[1], dtype=np.uint64) << np.uint64(8))
             packed = counts.astype(np.uint64) * words + positions.astype(np.uint64)
             (channel_tables if each else tables[:1])[:] += packed
-        return int(state[:, SIZE].sum())
+        return int(heads[:, SIZE].sum())
 
     def counted(self, values, layout, mantissa_bits):
-        """The state of the second half, after values of any type were counted into it."""
+        """Heads and tables of the second half, after values of any type were counted into it."""
         values, planes = torch.from_numpy(values.copy()).to(self.device), gpu.Planes.of(layout, values.size)
         state = gpu.empty_state(planes.groups, mantissa_bits, self.device)
         half = torch.ones(1, dtype=torch.int32, device=self.device)
-        gpu.count(values, planes, state, mantissa_bits, half, gpu.Room(self.device))
-        nothing, found = state.cpu().numpy()
-        assert not nothing[:, 2:].any()
-        return found
+        gpu.count(values, planes, state, half, gpu.Room(self.device))
+        heads, table = state.read(0)
+        assert not heads[:, 2:].any()
+        assert not table.any()
+        return state.read(1)
 
     def top_two(self, bits):
         values = torch.from_numpy(bits.view(np.float32).copy()).to(self.device)

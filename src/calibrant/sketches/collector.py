@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from calibrant.sketches.margins import MarginTally
 from calibrant.sketches.sketch import TensorSketch, row_channel_axis
 from calibrant.sketches.spec import SketchSpec
 from calibrant.sketches.tally import Tally
+
+if TYPE_CHECKING:
+    from calibrant.sketches.device import DeviceCollectors
 
 LEAST_PART = 1 << 17  # elements, some 0.1 ms of counting: less is not worth handing to another thread
 MOST_THREADS = 64
@@ -40,15 +44,20 @@ class Collector:
         self._tallies: dict[tuple[int, int], Tally] = {}  # by (thread, channels)
         self._margins = None if self.spec.isotone_axis is None else MarginTally(self.spec.isotone_axis)
         self._channels: int | None = None
+        self._on_devices: dict[Any, DeviceCollectors] = {}
 
     def add(self, x: Any) -> None:
         """Count the values of `x`.
 
         x: numpy array of float16, float32, float64, integers or bools, of any shape and strides, or a torch tensor on
-        any device; read only. float16 is widened exactly; float64 and wide integers are rounded to float32. An empty
-        x counts nothing. NaN and Inf are counted apart, never as values.
+        any device; read only. A tensor on a GPU is counted there if Triton is installed, and must not change before
+        its stream is through; without Triton it is copied to the host. float16 is widened exactly; float64 and wide
+        integers are rounded to float32. An empty x counts nothing. NaN and Inf are counted apart, never as values.
         DataError where x is none of these, lacks an axis of the spec, or has another number of channels than before.
         """
+        if getattr(x, "is_cuda", False) and _has_triton():
+            self._add_on_device(x)
+            return
         values = as_floats(x)
         layout = Layout.of(values.shape, self.spec.channel_axis)
         if values.size:
@@ -87,9 +96,22 @@ class Collector:
             whole = whole.merge(Histogram.from_cells(whole.bins, 1, tally.histogram()))
             if spec.per_channel:
                 each = each.merge(Histogram.from_cells(each.bins, channels, tally.channel_histogram()))
-        return TensorSketch(
+        sketch = TensorSketch(
             spec, extremes, whole if spec.histogram else None, each if spec.per_channel else None, margins
         )
+        for collectors in self._on_devices.values():
+            sketch = sketch.merge(collectors.sketches().even["tensor"])
+        return sketch
+
+    def _add_on_device(self, x: Any) -> None:
+        from calibrant.sketches.device import DeviceCollectors
+
+        layout = Layout.of(tuple(x.shape), self.spec.channel_axis)
+        if x.numel():
+            self._check_channels(layout.channels)
+            if x.device not in self._on_devices:
+                self._on_devices[x.device] = DeviceCollectors({"tensor": self.spec}, x.device)
+            self._on_devices[x.device].add({"tensor": x}, 0)
 
     def _check_channels(self, channels: int) -> None:
         if self.spec.channel_axis is None:
@@ -124,6 +146,11 @@ class Collector:
             each = spec.channel_mantissa_bits if spec.per_channel else None
             self._tallies[thread, channels] = Tally(channels, whole, each)
         return self._tallies[thread, channels]
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _run_together(tasks: Sequence[Callable[[], None]]) -> None:

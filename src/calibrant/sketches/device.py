@@ -19,7 +19,8 @@ from calibrant.sketches.halves import Halves
 from calibrant.sketches.histogram import Histogram
 from calibrant.sketches.kernels import gpu
 from calibrant.sketches.kernels.gpu import Tensor
-from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW, N_HIGH, N_LOW, NAN, NEG_INF, POS_INF, SIZE, ZEROS
+from calibrant.sketches.kernels.gpu_portable import HIGH, LOW, N_HIGH, N_LOW, NAN, NEG_INF, POS_INF, SIZE, ZEROS
+from calibrant.sketches.kernels.gpu_state import State
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, ordered
 from calibrant.sketches.layout import Layout, positive_axis
 from calibrant.sketches.sketch import TensorSketch, row_channel_axis
@@ -44,7 +45,7 @@ class DeviceCollectors:
 
     def __init__(self, specs: Mapping[str, SketchSpec], device: Any) -> None:
         self._device = torch.device(device)
-        self._margins = MarginRoom(sum(spec.isotone_axis is not None for spec in specs.values()), self._device)
+        self._margins = MarginRoom(self._device)
         self._values = {name: _Value(spec, self._margins) for name, spec in specs.items()}
         self._room = gpu.Room(self._device)
         self._half_numbers = torch.arange(_HALVES, dtype=torch.int32, device=self._device).reshape(_HALVES, 1)
@@ -69,9 +70,9 @@ class DeviceCollectors:
             except CalibrantError as error:
                 raise type(error)(f"value '{name}': {error}") from error
         gpu.count_ends(together.ends, number, self._room)
-        for bits, pairs in together.whole.items():
+        for pairs in together.whole.values():
             tensors, states = zip(*pairs, strict=True)
-            gpu.count_many(tensors, states, bits, number, self._room)
+            gpu.count_many(tensors, states, number, self._room)
 
     def clear(self) -> None:
         """Forget all that was counted; memory and numbers of channels stay."""
@@ -100,7 +101,7 @@ class _Together:
     """What one launch can do for several values: extremes of channels; whole tensors with their states, by bits."""
 
     ends: list[gpu.Grouped] = field(default_factory=list)
-    whole: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    whole: dict[int, list[tuple[Tensor, State]]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -111,8 +112,7 @@ class _Value:
     margin_room: MarginRoom
     channels: int | None = None
     margins: DeviceMargins | None = field(init=False)
-    _of_all: Tensor | None = None
-    _of_each: Tensor | None = None
+    states: dict[str, State] = field(init=False, default_factory=dict)  # "of each" channel, and "of all"
 
     def __post_init__(self) -> None:
         axis = self.spec.isotone_axis
@@ -132,37 +132,33 @@ class _Value:
             layout = Layout.of(memory.shape, tensor.channel_axis)
             planes = gpu.Planes.of(layout, memory.numel())
             if spec.histogram and not spec.per_channel:
-                together.ends.append((memory, planes, self._of_each))
+                together.ends.append((memory, planes, self.states["of each"]))
             else:
-                bits = spec.channel_mantissa_bits if spec.per_channel else None
-                gpu.count(memory, planes, self._of_each, bits, half, room)
+                gpu.count(memory, planes, self.states["of each"], half, room)
         if spec.histogram:
-            together.whole.setdefault(spec.mantissa_bits, []).append((memory, self._of_all))
+            together.whole.setdefault(spec.mantissa_bits, []).append((memory, self.states["of all"]))
         elif tensor.channel_axis is None:
-            gpu.count(memory, gpu.Planes.whole(memory.numel()), self._of_all, None, half, room)
+            gpu.count(memory, gpu.Planes.whole(memory.numel()), self.states["of all"], half, room)
 
     def clear(self) -> None:
         """Forget what was counted."""
-        for state in (self._of_all, self._of_each):
-            if state is not None:
-                gpu.clear(state)
+        for state in self.states.values():
+            state.clear()
         if self.margins is not None:
             self.margins.clear()
 
     def sketch(self, half: int) -> TensorSketch:
         """The sketch over one half; waits for the device."""
         spec, nothing = self.spec, TensorSketch.empty(self.spec)
-        all_of_it = None if self._of_all is None else self._of_all[half].to("cpu", copy=True).numpy()
-        each = None if self._of_each is None else self._of_each[half].to("cpu", copy=True).numpy()
+        states = [self.states[name].read(half) for name in ("of each", "of all") if name in self.states]
         margins = None if self.margins is None else self.margins.margins(half)
-        known = each if each is not None else all_of_it
-        if known is None or not known[0, SIZE]:
+        if not states or not states[0][0][0, SIZE]:
             return nothing
         return TensorSketch(
             spec,
-            _extremes(known, known if all_of_it is None else all_of_it),
-            _histogram(all_of_it, spec.mantissa_bits) if spec.histogram and all_of_it is not None else None,
-            _histogram(each, spec.channel_mantissa_bits) if spec.per_channel and each is not None else None,
+            _extremes(states[0][0], states[-1][0]),
+            _histogram(*states[-1], spec.mantissa_bits) if spec.histogram else None,
+            _histogram(*states[0], spec.channel_mantissa_bits) if spec.per_channel else None,
             margins,
         )
 
@@ -173,19 +169,19 @@ class _Value:
 
     def _allocate(self) -> None:
         spec = self.spec
-        wants_all = spec.histogram or spec.channel_axis is None
-        if (self._of_all is not None or not wants_all) and (self._of_each is not None or self.channels is None):
+        wanted = {}  # groups and mantissa bits
+        if spec.histogram or spec.channel_axis is None:
+            wanted["of all"] = 1, spec.mantissa_bits if spec.histogram else None
+        if self.channels is not None:
+            wanted["of each"] = self.channels, spec.channel_mantissa_bits if spec.per_channel else None
+        if wanted.keys() == self.states.keys():
             return
         device = self.margin_room.device
         if device_margins.is_capturing(device):
             raise StateError(
                 "its memory cannot be taken while a CUDA graph is captured: add it once before, outside, and call clear"
             )
-        if wants_all:
-            self._of_all = gpu.empty_state(1, spec.mantissa_bits if spec.histogram else None, device)
-        if self.channels is not None:
-            bits = spec.channel_mantissa_bits if spec.per_channel else None
-            self._of_each = gpu.empty_state(self.channels, bits, device)
+        self.states = {name: gpu.empty_state(*shape, device) for name, shape in wanted.items()}
 
 
 def _prepared(x: Tensor, spec: SketchSpec, device: Any) -> _Prepared:
@@ -209,25 +205,24 @@ def _prepared(x: Tensor, spec: SketchSpec, device: Any) -> _Prepared:
     return _Prepared(memory, **{name: None if axis is None else order.index(axis) for name, axis in axes.items()})
 
 
-def _extremes(state: I64, totals: I64) -> Extremes:
-    """The extremes of the groups in a state (groups, words). totals: the one that has all that is not finite."""
-    ends = np.stack([-state[:, LOW], state[:, HIGH]]).astype(np.int32)
-    hits = np.stack([state[:, N_LOW], state[:, N_HIGH]])
-    hits = np.where(ends == 0, state[:, ZEROS], hits)  # the kernels leave it to the zeros to say how often 0 was hit
+def _extremes(heads: I64, totals: I64) -> Extremes:
+    """The extremes of groups from their heads (groups, FIELDS). totals: the heads that know all that is not finite."""
+    ends = np.stack([-heads[:, LOW], heads[:, HIGH]]).astype(np.int32)
+    hits = np.stack([heads[:, N_LOW], heads[:, N_HIGH]])
+    hits = np.where(ends == 0, heads[:, ZEROS], hits)  # the kernels leave it to the zeros to say how often 0 was hit
     hits = np.where((ends == [[NONE_LO], [NONE_HI]]), 0, hits)
     lo, hi = ordered(ends).view(np.float32).copy()
     size, zeros, nan, pos_inf, neg_inf = (int(totals[:, word].sum()) for word in (SIZE, ZEROS, NAN, POS_INF, NEG_INF))
     return Extremes(lo, hi, hits[0].copy(), hits[1].copy(), size, zeros, nan, pos_inf, neg_inf)
 
 
-def _histogram(state: I64, mantissa_bits: int) -> Histogram:
-    """The histogram of the groups in a state (groups, words), of each one for itself."""
-    cells = 1 << (9 + mantissa_bits)
-    counts, positions = state[:, FIELDS : FIELDS + cells], state[:, FIELDS + cells :]
-    counts[:, 0] += state[:, ZEROS]  # which the kernels keep out of the tables
+def _histogram(heads: I64, table: I64, mantissa_bits: int) -> Histogram:
+    """The histogram of groups, of each one for itself, from their heads and tables (groups, 2, cells)."""
+    counts, positions = table[:, 0], table[:, 1]
+    counts[:, 0] += heads[:, ZEROS]  # which the kernels keep out of the tables
     group, index = np.nonzero(counts)
     keys: I32 = split_index(index, mantissa_bits)
     order = np.lexsort((keys, group))
     names = [group[order].astype(np.int32), keys[order]]
     weights = [counts[group, index][order], positions[group, index][order]]
-    return Histogram.from_cells(LogBins(mantissa_bits), len(state), (names, weights))
+    return Histogram.from_cells(LogBins(mantissa_bits), len(heads), (names, weights))

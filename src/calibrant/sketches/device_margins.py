@@ -15,24 +15,23 @@ from calibrant.sketches import margins as host
 from calibrant.sketches.cells import fold_cells
 from calibrant.sketches.kernels import gpu
 from calibrant.sketches.kernels.gpu import TILE_OF_SLOTS, Tensor
-from calibrant.sketches.kernels.gpu_rows import FIRST_OWNER, HEAD, SEEN, SHIFT
+from calibrant.sketches.kernels.gpu_rows import FIRST_OWNER, HEAD, NOT_NAMED, SEEN, SHIFT
 from calibrant.sketches.margins import COARSEST, EXACT, Margins
 
-SPARES = 16  # tables that can be made coarser at once
 _HALVES = 2
 
 
 class MarginRoom:
     """What the margins of several values share on a device: memory to work in, and the launch that makes tables fit.
 
-    What was allocated is kept: a captured graph may hold on to it. values: how many there may be.
+    What was allocated is kept: a captured graph may hold on to it.
     """
 
-    def __init__(self, values: int, device: Any) -> None:
+    def __init__(self, device: Any) -> None:
         self.device = device
-        self._values = values
         self._tables: list[list[int]] = []  # address, words of the head, slots
         self._kept: list[Tensor] = []
+        self._words = torch.zeros(3, dtype=torch.int64, device=device)
 
     def allocate(self, channels: int) -> Tensor:
         """Tables of no rows, int64 (2 halves, words): see `gpu_rows`."""
@@ -47,20 +46,19 @@ class MarginRoom:
         if not self._tables or slots > max(known for *_, known in self._tables):
             self.pairs = torch.empty((slots // 2, 2), dtype=torch.int32, device=self.device)
             self.owners = torch.empty(slots // 2, dtype=torch.int32, device=self.device)
-            programs = min(SPARES, _HALVES * self._values)
-            self._spares = torch.zeros((programs, 3 * slots), dtype=torch.int64, device=self.device)
+            self._spare = torch.zeros(3 * slots, dtype=torch.int64, device=self.device)
         self._tables += [[table.data_ptr(), head, slots] for table in tables]
         described = torch.tensor(self._tables, dtype=torch.int64)
         if self.device.type == "cuda":
             described = described.pin_memory().to(self.device, non_blocking=True)
         self._descriptions = described
-        self._kept += [self.pairs, self.owners, self._spares, self._descriptions, tables]
+        self._kept += [self.pairs, self.owners, self._spare, self._descriptions, tables]
         return tables
 
     def fit(self) -> None:
         """Let every table have room again: keys become coarser where they must."""
         if self._tables:
-            gpu.fit(self._descriptions, self._spares, host.LIMIT, EXACT - COARSEST)
+            gpu.fit(self._descriptions, self._spare, self._words, host.LIMIT, EXACT - COARSEST)
 
 
 class DeviceMargins:
@@ -103,7 +101,8 @@ class DeviceMargins:
         tied, single = table[HEAD : HEAD + 2 * self._channels].reshape(2, self._channels).copy()
         owner, name, count = table[HEAD + 2 * self._channels :].reshape(3, self._slots)
         kept = owner > 0
-        keys = [(name[kept] >> np.int64(32)).astype(np.int32), name[kept].astype(np.int32)]
+        packed = name[kept] ^ np.int64(NOT_NAMED)
+        keys = [(packed >> np.int64(32)).astype(np.int32), packed.astype(np.int32)]
         channel = (owner[kept] - FIRST_OWNER).astype(np.int32)
         (channel, top, second), (counts,) = fold_cells([channel, *keys], [count[kept]])
         bits = EXACT - int(table[SHIFT])

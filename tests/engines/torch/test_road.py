@@ -8,7 +8,9 @@ import pytest
 from calibrant import OnnxruntimeExecutor, TorchExecutor, calibrate, export_graph, load_onnx_graph
 from calibrant.api import quantize
 from calibrant.core import QuantizationProperty, TensorQuantizationConfig
+from calibrant.observers import Distribution
 from calibrant.observers.error import squared_error
+from calibrant.observers.kernels import entropy
 from calibrant.settings import QuantizationSetting
 from demo import data, efficientnet_lite0
 from tests.sketches.devices import on_gpu
@@ -61,6 +63,27 @@ def test_the_least_error_of_one_engine_is_that_of_the_other(small_model, small_s
             config.scale, config.offset = table.solve(name, method="mse", policy=config)
             errors.append(squared_error(config, sketch)[0])
         assert errors[0] <= 1.01 * errors[1], name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_least_divergence_of_one_engine_is_that_of_the_other(small_model, small_samples, device):
+    graph = load_onnx_graph(small_model)
+    mine, theirs = (
+        calibrate(graph, small_samples, methods=["kl"], executor=engine)
+        for engine in (on_torch(graph, device), on_onnxruntime(graph))
+    )
+    for name, sketch in theirs.sketches.items():
+        found = Distribution.of(sketch.histogram, sketch.extremes)
+        top, divergences = max(-found.lo, found.hi), []
+        sums = entropy.make_sums(entropy.symmetric_counts(found.pos, found.neg, found.zeros, top))
+        for table in (mine, theirs):
+            config = TensorQuantizationConfig(
+                QuantizationProperty.PER_TENSOR | QuantizationProperty.LINEAR | QuantizationProperty.SYMMETRICAL
+            )
+            scale, _ = table.solve(name, method="kl", policy=config)
+            bins = round(float(scale) * 127.5 / top * entropy.BINS)
+            divergences.append(entropy.divergence(sums, 0, min(bins, entropy.BINS), 128))
+        assert divergences[0] <= 1.01 * divergences[1], name
 
 
 def test_a_model_that_is_quantized_with_it_is_exported(small_model, small_samples, tmp_path):

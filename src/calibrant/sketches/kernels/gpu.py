@@ -17,8 +17,7 @@ import triton
 from calibrant.sketches.cells import I64
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels import gpu_rows as margins
-from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW
-from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
+from calibrant.sketches.kernels.gpu_state import State
 from calibrant.sketches.layout import Layout
 
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
@@ -27,7 +26,7 @@ TILE = 1024  # elements that a program looks at together, of four such tiles at 
 LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
 TILE_OF_ROWS = 2048  # for margins
 # For names and slots: at least as many as a program has threads, or some would add twice.
-TILE_OF_NAMES, TILE_OF_SLOTS = 1024, 4096
+TILE_OF_NAMES, TILE_OF_SLOTS = 128, 4096
 PROGRAMS = 512  # at most so many for one tensor, unless it has more channels: all at work at once
 MOST_PARTS, MERGED = 2048, 1024  # of one group; and channels of all parts that are merged at once
 PARTS_OF_MANY, LEAST_TILES = 256, 8  # of one group of many tensors; and tiles that are worth a program
@@ -41,19 +40,12 @@ _SAME_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.flo
 _SAME_BITS_AS_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
-def empty_state(groups: int, mantissa_bits: int | None, device: Any) -> Tensor:
-    """What the kernels count into: int64 (2 halves, groups, words). mantissa_bits: None for no tables."""
-    words = FIELDS + (0 if mantissa_bits is None else 2 << (9 + mantissa_bits))
-    state = torch.zeros((2, groups, words), dtype=torch.int64, device=device)
-    clear(state)
-    return state
-
-
-def clear(state: Tensor) -> None:
-    """Make it a state of nothing again."""
-    state.zero_()
-    state[..., LOW].fill_(-NONE_LO)
-    state[..., HIGH].fill_(NONE_HI)
+def empty_state(groups: int, mantissa_bits: int | None, device: Any) -> State:
+    """A state with as many heads as `gpu_fast` may want there. mantissa_bits: None for no tables."""
+    device, programs = torch.device(device), groups
+    if mantissa_bits is not None and device.type == "cuda":
+        programs = max(_fast_programs(_device(device.index), kind, groups > 1) for kind in _KINDS.values())
+    return State(groups, mantissa_bits, max(programs // groups, 1), device)
 
 
 class Room:
@@ -111,34 +103,34 @@ class Planes:
         return cls(groups, size // (groups * inner), inner, groups * inner, inner, 1)
 
 
-Grouped = tuple[Tensor, Planes, Tensor]  # a tensor, its groups, and the state they are counted into
+Grouped = tuple[Tensor, Planes, State]  # a tensor, its groups, and the state they are counted into
 
 
-def count(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int | None, half: Tensor, room: Room) -> None:
+def count(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:
     """Count x, contiguous and of float32, float16 or bfloat16, into half number `half[0]` (int32) of the state."""
+    mantissa_bits = state.mantissa_bits
     if mantissa_bits is not None and planes.step > 1:
         # Channels that take turns are brought in order first: a copy costs far less than adding to scattered tables.
         x, inner = _transposed(x, planes.inner, planes.groups), planes.inner
         planes = Planes(planes.groups, 1, inner, inner, inner, 1)
     if mantissa_bits is not None and _is_for_fast(x, planes, mantissa_bits) and _fast_works(x.device, x.dtype):
-        _count_fast(x, planes, state, mantissa_bits, half, room)
+        _count_fast(x, planes, state, half)
     else:
-        _count_portable(x, planes, state, mantissa_bits, half, room)
+        _count_portable(x, planes, state, half, room)
 
 
-def count_many(
-    tensors: Sequence[Tensor], states: Sequence[Tensor], mantissa_bits: int, half: Tensor, room: Room
-) -> None:
-    """Count each tensor as one group into its state. Tensors of one type take one launch if possible."""
+def count_many(tensors: Sequence[Tensor], states: Sequence[State], half: Tensor, room: Room) -> None:
+    """Count each tensor as one group into its state, whose tables are alike. Tensors of one type take one launch if
+    possible."""
     if (
         len(tensors) > 1
         and len({x.dtype for x in tensors}) == 1
-        and all(_may_be_described(x, mantissa_bits) for x in tensors)
+        and all(_may_be_described(x, states[0].mantissa_bits) for x in tensors)
     ):
-        _count_described(tensors, states, mantissa_bits, half, room)
+        _count_described(tensors, states, half, room)
         return
     for x, state in zip(tensors, states, strict=True):
-        count(x, Planes.whole(x.numel()), state, mantissa_bits, half, room)
+        count(x, Planes.whole(x.numel()), state, half, room)
 
 
 def _transposed(x: Tensor, rows: int, columns: int) -> Tensor:
@@ -157,7 +149,7 @@ def count_ends(tensors: Sequence[Grouped], half: Tensor, room: Room) -> None:
     for x, planes, state in tensors:
         rows, columns = _shape_of_tiles(planes, x.element_size())
         if x.numel() >= 1 << 31:
-            _count_portable(x, planes, state, None, half, room, totals=False)
+            _count_portable(x, planes, state, half, room, totals=False)
             continue
         last, each = planes.step > 1, 16 // x.element_size()
         aligned = x.data_ptr() % 16 == 0 and (planes.groups if last else planes.inner) % each == 0
@@ -188,7 +180,7 @@ def _described_parts(tensors: Sequence[Grouped], rows: int, columns: int) -> I64
     for (x, planes, state), own_blocks, own_tiles in zip(tensors, blocks, tiles, strict=True):
         parts = min(-(-own_tiles // share), PARTS_OF_MANY)
         block, part = np.divmod(np.arange(own_blocks * parts), parts)
-        same = [x.data_ptr(), state.data_ptr(), planes.outer, planes.inner, planes.groups, planes.plane]
+        same = [x.data_ptr(), state.memory.data_ptr(), planes.outer, planes.inner, planes.groups, planes.plane]
         columns_of_same = [np.full(len(block), word) for word in same]
         found.append(np.stack([*columns_of_same, block, part, np.full(len(block), parts)], axis=1))
     return np.concatenate(found).astype(np.int64)
@@ -197,8 +189,7 @@ def _described_parts(tensors: Sequence[Grouped], rows: int, columns: int) -> I64
 def _count_portable(
     x: Tensor,
     planes: Planes,
-    state: Tensor,
-    mantissa_bits: int | None,
+    state: State,
     half: Tensor,
     room: Room,
     totals: bool = True,
@@ -215,13 +206,14 @@ def _count_portable(
         planes.step,
         planes.groups,
         parts,
-        state,
+        state.memory,
+        state.rows,
         half,
         *room.of(blocks * parts, 16 * columns),
         KIND=_KINDS[x.dtype],
         TOTALS=totals,
-        TABLE=mantissa_bits is not None,
-        BITS=mantissa_bits or 0,
+        TABLE=state.mantissa_bits is not None,
+        BITS=state.mantissa_bits or 0,
         ROWS=rows,
         COLUMNS=columns,
         PARTS=min(triton.next_power_of_2(parts), MERGED // columns),
@@ -252,7 +244,7 @@ def _is_for_fast(x: Tensor, planes: Planes, mantissa_bits: int) -> bool:
     return x.is_cuda and enough and planes.step == 1 and (planes.groups == 1 or planes.inner * planes.outer < 1 << 31)
 
 
-def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, half: Tensor, room: Room) -> None:
+def _count_fast(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
     from calibrant.sketches.kernels import gpu_fast as fast
 
     device, length = _device(x.device.index), planes.outer * planes.inner
@@ -262,10 +254,9 @@ def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, ha
         vector = 1
     if many:
         magic, shift = fast.division(planes.inner // vector)
-    warps, elements, registers = fast.shape(_KINDS[x.dtype], many)
-    programs = device.multiprocessors * (2048 // (warps * registers))
-    tile = 32 * warps * elements
-    parts = max(min(-(-length // tile), programs // planes.groups), 1)
+    kind = _KINDS[x.dtype]
+    warps, elements, registers = portable.SHAPES[kind, many]
+    parts = max(min(-(-length // (32 * warps * elements)), _fast_programs(device, kind, many) // planes.groups), 1)
     fast.count[(planes.groups * parts,)](
         x.view(_SAME_BITS_AS_INTEGERS[x.dtype]),
         length,
@@ -275,42 +266,48 @@ def _count_fast(x: Tensor, planes: Planes, state: Tensor, mantissa_bits: int, ha
         planes.beside // vector,
         planes.groups,
         parts,
-        state,
+        state.memory,
+        state.rows,
         half,
-        *room.of(planes.groups * parts, 16),
         PLANES=many,
-        K=fast.kernel(_KINDS[x.dtype], mantissa_bits, many, vector, device.shared_bytes),
+        K=fast.kernel(kind, state.mantissa_bits, many, vector, device.shared_bytes),
         num_warps=warps,
         maxnreg=registers,
     )
 
 
-def _may_be_described(x: Tensor, mantissa_bits: int) -> bool:
+def _fast_programs(device: _Device, kind: int, many: bool) -> int:
+    """That are at work at once, of which each counts one group."""
+    warps, _, registers = portable.SHAPES[kind, many]
+    return device.multiprocessors * (2048 // (warps * registers))
+
+
+def _may_be_described(x: Tensor, mantissa_bits: int | None) -> bool:
     return (
-        _is_for_fast(x, Planes.whole(x.numel()), mantissa_bits)
+        mantissa_bits is not None
+        and _is_for_fast(x, Planes.whole(x.numel()), mantissa_bits)
         and x.data_ptr() % 16 == 0
         and _fast_works(x.device, x.dtype)
     )
 
 
-def _count_described(
-    tensors: Sequence[Tensor], states: Sequence[Tensor], mantissa_bits: int, half: Tensor, room: Room
-) -> None:
+def _count_described(tensors: Sequence[Tensor], states: Sequence[State], half: Tensor, room: Room) -> None:
     from calibrant.sketches.kernels import gpu_fast as fast
 
     device = _device(tensors[0].device.index)
-    warps, elements, registers = fast.shape(_KINDS[tensors[0].dtype], False)
+    first, kind, mantissa_bits = tensors[0], _KINDS[tensors[0].dtype], states[0].mantissa_bits
+    warps, elements, registers = portable.SHAPES[kind, False]
     tiles = [-(-x.numel() // (32 * warps * elements)) for x in tensors]
     share = _share(tiles, max(device.multiprocessors, len(tensors)))
-    described, first = [], tensors[0]
+    described = []
     for x, state, own in zip(tensors, states, tiles, strict=True):
         parts = -(-own // share)
-        described += [[x.data_ptr(), x.numel(), state.data_ptr(), part, parts, 0, 0, 0] for part in range(parts)]
+        same = [x.data_ptr(), x.numel(), state.memory.data_ptr()]
+        described += [[*same, part, parts, state.rows, 0, 0] for part in range(parts)]
     fast.count_many[(len(described),)](
         room.described(np.array(described)),
         half,
-        *room.of(len(described), 16),
-        K=fast.kernel(_KINDS[first.dtype], mantissa_bits, False, 16 // first.element_size(), device.shared_bytes),
+        K=fast.kernel(kind, mantissa_bits, False, 16 // first.element_size(), device.shared_bytes),
         num_warps=warps,
         maxnreg=registers,
     )
@@ -361,10 +358,12 @@ def _differs(device: Any, dtype: Any) -> str:
     values = torch.cat([bits.view(torch.float32), torch.randn(50_001, generator=random)]).to(dtype).to(device)
     half = torch.ones(1, dtype=torch.int32, device=device)
     states = [empty_state(1, 8, device) for _ in range(2)]
-    whole, room = Planes.whole(values.numel()), Room(device)
-    _count_fast(values, whole, states[0], 8, half, room)
-    _count_portable(values, whole, states[1], 8, half, room)
-    return "" if torch.equal(*(state.cpu() for state in states)) else "they count something else"
+    whole = Planes.whole(values.numel())
+    _count_fast(values, whole, states[0], half)
+    _count_portable(values, whole, states[1], half, Room(device))
+    fast, portable_ones = (state.read(1) for state in states)
+    alike = all(np.array_equal(*both) for both in zip(fast, portable_ones, strict=True))
+    return "" if alike else "they count something else"
 
 
 def top_two(
@@ -375,8 +374,8 @@ def top_two(
     once = inner == 1 and length <= TILE_OF_ROWS
     if inner == 1:
         columns = min(TILE_OF_ROWS, triton.next_power_of_2(length))
-        tile_rows, along = (2 if once else 1) * TILE_OF_ROWS // columns, 1
-        lines = tile_rows
+        lines, along = TILE_OF_ROWS // columns, 1
+        tile_rows = lines
     else:
         columns = lines = min(LINE, triton.next_power_of_2(rows))
         tile_rows, along = min(TILE_OF_ROWS // columns, triton.next_power_of_2(length)), 0
@@ -395,7 +394,7 @@ def top_two(
         ONCE=once,
         ROWS=tile_rows,
         COLUMNS=columns,
-        num_warps=4 if once else 8,
+        num_warps=1 if once else 8,  # what one has found need not wait for others
     )
 
 
@@ -403,18 +402,21 @@ def tally(pairs: Tensor, owners: Tensor, rows: int, alone: bool, tables: Tensor,
     """Count the rows that `top_two` found: see `gpu_rows.tally`. tables: (halves, words)."""
     slots = (tables.shape[1] - margins.HEAD - 2 * channels) // 3
     grid = (-(-rows // TILE_OF_NAMES),)
-    margins.tally[grid](pairs, owners, rows, int(alone), tables, half, channels, slots, TILE=TILE_OF_NAMES, num_warps=4)
+    tile = {"TILE": TILE_OF_NAMES, "OTHERS": 16}
+    margins.tally[grid](pairs, owners, rows, int(alone), tables, half, channels, slots, **tile, num_warps=4)
 
 
-def fit(descriptions: Tensor, spares: Tensor, limit: int, most_shift: int) -> None:
-    """Make tables coarser where they have too many cells: see `gpu_rows.fit`. spares: (programs, words)."""
-    margins.fit[(len(spares),)](
+def fit(descriptions: Tensor, spare: Tensor, words: Tensor, limit: int, most_shift: int) -> None:
+    """Make tables coarser where they have too many cells: see `gpu_rows.fit`."""
+    together = _device(spare.device.index).multiprocessors if spare.is_cuda else 1
+    margins.fit[(min(together, len(spare) // (3 * TILE_OF_SLOTS)),)](
         descriptions,
         len(descriptions),
-        spares,
-        spares.shape[1] // 3,
+        spare,
+        words,
         limit,
         most_shift,
+        TABLES=triton.next_power_of_2(len(descriptions)),
         TILE=TILE_OF_SLOTS,
         num_warps=32,
     )

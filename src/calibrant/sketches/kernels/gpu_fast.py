@@ -2,7 +2,7 @@
 
 Each program counts into its multiprocessor's shared memory: see `gpu_ptx`. Where the window lies on the number line
 follows from a few values all over the tensor; badly placed, it costs time, never a count. At the end a program adds
-what is not zero to the tables in global memory.
+what is not zero to the tables in global memory, and extremes to a head of its own: so no program waits for another.
 
 Gluon is no stable language yet, and that shared memory begins with what is allocated first is Triton's habit, not its
 promise. So `gpu` tries this file against `gpu_portable` before it is used.
@@ -25,12 +25,14 @@ from calibrant.sketches.kernels import gpu_ptx as ptx
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # its name before Triton 3.7
 
 _FLOAT16 = gl.constexpr(portable.FLOAT16)
-_FIELDS, _SIZE = gl.constexpr(portable.FIELDS), gl.constexpr(portable.SIZE)
+_FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
+_SIZE, _NAN = gl.constexpr(portable.SIZE - portable.ENDS), gl.constexpr(portable.NAN - portable.ENDS)
 _MISC_WORDS, _LARGEST, _PAIRS = gl.constexpr(ptx.MISC_WORDS), gl.constexpr(ptx.LARGEST), gl.constexpr(ptx.PAIRS)
 _COUNTED, _OUTSIDE, _MOST = gl.constexpr(ptx.COUNTED), gl.constexpr(ptx.OUTSIDE), gl.constexpr(ptx.MOST)
 _FIRST_STRETCH = gl.constexpr(20)  # tiles that are counted in packed words before it is known how they fill up
 _ROOM = gl.constexpr(3700)  # how full they may become: of 4095, for what comes may differ from what was seen
-_FOUND, _NAN = gl.constexpr(ptx.FOUND), gl.constexpr(portable.NAN - 8)
+_FOUND = gl.constexpr(ptx.FOUND)
+_EARLY = gl.constexpr(2)  # tiles on their way to the second cache before it is known how to count them
 
 
 @gluon.jit(do_not_specialize=["length", "magic", "shift", "parts"])
@@ -44,42 +46,37 @@ def count(
     groups,
     parts,
     state,
+    heads,
     half,
-    scratch,
-    tickets,
     PLANES: gl.constexpr,
     K: gl.constexpr,
 ):
-    """See `gpu_portable.count`: here a group is one stretch, or with PLANES one of many.
+    """See `gpu_portable.count`: here a group is one stretch, or with PLANES one of many, of at most `heads` parts.
 
     length elements of x in each group; the next group begins `beside` vectors later. Vector v of a group lies
     v // inner * gap vectors after where it would lie in one stretch; magic, shift: see `division`.
     """
     program = gl.program_id(0)
     group = program // parts
-    words: gl.constexpr = K.words
-    own = state + (gl.load(half).to(gl.int64) * groups + group) * words
+    own = state + (gl.load(half).to(gl.int64) * groups + group) * (heads * _FIELDS + K.table)
     begin = x + group.to(gl.int64) * beside * K.vector
-    room = scratch + (program - program % parts).to(gl.int64) * 16
-    _count((begin, length, magic, shift, gap), program % parts, parts, own, room, tickets + group, PLANES, K)
+    _count((begin, length, magic, shift, gap), program % parts, parts, own, heads, PLANES, K)
 
 
 @gluon.jit
-def count_many(descriptions, half, scratch, tickets, K: gl.constexpr):
+def count_many(descriptions, half, K: gl.constexpr):
     """The same for many tensors, each of one group and one stretch: a description for each program."""
     program = gl.program_id(0)
     mine = descriptions + program * 8
     x = gl.multiple_of(gl.load(mine).to(gl.pointer_type(gl.int32 if K.kind == 0 else gl.int16)), 16)
     length, state = gl.load(mine + 1), gl.load(mine + 2).to(gl.pointer_type(gl.int64))
-    part, parts = gl.load(mine + 3).to(gl.int32), gl.load(mine + 4).to(gl.int32)
-    words: gl.constexpr = K.words
-    own = state + gl.load(half).to(gl.int64) * words
-    room = scratch + (program - part) * 16
-    _count((x, length, 0, 0, 0), part, parts, own, room, tickets + program - part, False, K)
+    part, parts, heads = gl.load(mine + 3).to(gl.int32), gl.load(mine + 4).to(gl.int32), gl.load(mine + 5)
+    own = state + gl.load(half).to(gl.int64) * (heads * _FIELDS + K.table)
+    _count((x, length, 0, 0, 0), part, parts, own, heads, False, K)
 
 
 @gluon.jit
-def _count(group, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr, K: gl.constexpr):
+def _count(group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.constexpr):
     """Count a part of a group: (x, length, magic, shift, gap) as above."""
     length = group[1]
     V: gl.constexpr = K.vector
@@ -100,6 +97,9 @@ def _count(group, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr,
     address = gl.inline_asm_elementwise("mov.u32 $0, global_smem;", "=r,r", [part], gl.int32, is_pure=False, pack=1)
     each = gl.arange(0, 32 * K.warps, layout=line) * 0 + address
     sample = _sample(group, in_vector, tile_layout, PLANES, K)
+    full = length // (VECTORS * V)
+    if not PLANES:
+        _fetch(group, vectors, part, parts, full, K)
     _once(begin, each)
     _barrier()
     gl.inline_asm_elementwise(
@@ -108,9 +108,8 @@ def _count(group, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr,
     _barrier()
     low = _window(_word(address, _LARGEST, K), K)
 
-    table = (own + _FIELDS).to(gl.int64)
+    table = (own + heads * _FIELDS).to(gl.int64)
     into = each, address, table, low
-    full = length // (VECTORS * V)
     tile = part.to(gl.int64)
     redone = tile < 0
     pairs = _word(address, _PAIRS, K)
@@ -139,21 +138,42 @@ def _count(group, part, parts, own, room_of_parts, ticket, PLANES: gl.constexpr,
     if plain | redone:
         _flush(flush, each, table, low, part)
         _barrier()
+    field = gl.arange(0, _ENDS, layout=line)
+    head = own + part * _FIELDS + field
+    old_ends, old_counts = gl.load(head), gl.load(head + _ENDS)
     _once(end, each)
     _barrier()
-    found = shared.index(K.misc // _MISC_WORDS).slice(_FOUND, 16).load(line).to(gl.int64)
-    field = gl.arange(0, 16, layout=line)
-    gl.store(room_of_parts + part * 16 + field, found - gl.where(field == 8 + _NAN, padding, 0))
-    _barrier()
-    if gl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
-        gl.store(ticket, 0)
-        _merge(room_of_parts, parts, own, length, K)
+    found = shared.index(K.misc // _MISC_WORDS)
+    ends = found.slice(_FOUND, _ENDS).load(line).to(gl.int64)
+    counts = found.slice(_FOUND + _ENDS, _ENDS).load(line).to(gl.int64)
+    furthest = gl.maximum(old_ends, ends)
+    counts = gl.where(ends == furthest, counts, 0) + gl.where(old_ends == furthest, old_counts, 0)
+    counts += gl.where(field == _SIZE, gl.where(part == 0, length, 0), 0) - gl.where(field == _NAN, padding, 0)
+    gl.store(head, furthest)
+    gl.store(head + _ENDS, counts)
+
+
+@gluon.jit
+def _fetch(group, vectors, part, parts, full, K: gl.constexpr):
+    """Have the first tiles come to the second cache: else memory would have nothing to do for as long as it takes to
+    place the window."""
+    V: gl.constexpr = K.vector
+    for early in gl.static_range(_EARLY):
+        tile = part.to(gl.int64) + early * parts
+        if tile < full:
+            places = (group[0] + (tile * vectors.shape[0] + vectors) * V).to(gl.int64)
+            gl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [places], gl.int32, is_pure=False, pack=1
+            )
 
 
 @gluon.jit
 def _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLANES: gl.constexpr, K: gl.constexpr):
     """Count tiles in packed words while these have room; return the next one, and whether some had to be done again:
-    then words and sums are in use, else words are empty if anything is left to count, and sums are not ready."""
+    then words and sums are in use, else words are empty if anything is left to count, and sums are not ready.
+
+    Before words are added to the table it is looked at whether they are sound, but for the last ones: that takes as
+    long as adding, so these are added at once, and taken back if they were not sound."""
     each, address, table, low = into
     TILE: gl.constexpr = 32 * K.warps * K.elements
     count_packed: gl.constexpr = K.packed
@@ -162,28 +182,35 @@ def _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLAN
     forget: gl.constexpr = K.forget
     empty: gl.constexpr = K.empty
     flush: gl.constexpr = K.flush_packed
+    take_back: gl.constexpr = K.take_back
     redone = tile < 0
     first, seen, room = tile, address * 0, tile * 0 + _FIRST_STRETCH  # first: that is in the words
     while (tile < full) & (room >= _FIRST_STRETCH):  # shorter stretches are not worth their ends
         stop = gl.minimum(tile + room * parts, full)
         _count_tiles(group, vectors, in_vector, tile, stop, parts, into, count_packed, PLANES, K)
         _barrier()
-        _once(check, each)
-        _barrier()
         held = (stop - first + parts - 1) // parts
         tile = first + held * parts
+        if tile < full:
+            _once(check, each)
+        else:
+            _flush(flush, each, table, low, part)
+        _barrier()
         counted = _word(address, _COUNTED, K)
         if counted - seen + _word(address, _OUTSIDE, K) == held * TILE:
             most = held * _ROOM // (_word(address, _MOST, K) + 1)  # tiles, if those to come are like those held
             seen = counted
             room = most - held
-            if (tile >= full) | (room < _FIRST_STRETCH):
+            if (tile < full) & (room < _FIRST_STRETCH):
                 _flush(flush, each, table, low, part)
-                if (tile < full) | (full * TILE < group[1]):
-                    _barrier()
-                    _once(forget, each)
+                _barrier()
+            if (room < _FIRST_STRETCH) | ((tile >= full) & (full * TILE < group[1])):
+                _once(forget, each)
                 first, seen, room = tile, seen * 0, most
         else:
+            if tile >= full:
+                _flush(take_back, each, table, low, part)
+                _barrier()
             _once(empty, each)
             _barrier()
             _count_tiles(group, vectors, in_vector, first, stop, parts, into, count_again, PLANES, K)
@@ -306,28 +333,6 @@ def _window(largest, K: gl.constexpr):
     return gl.where(elsewhere, moved, usual) << one_octave
 
 
-@gluon.jit
-def _merge(room, parts, own, length, K: gl.constexpr):
-    """Add what all parts found to the group's state."""
-    tile: gl.constexpr = gl.BlockedLayout([1, 1], [4, 8], [K.warps, 1], [1, 0])
-    across: gl.constexpr = gl.SliceLayout(0, tile)
-    field = gl.arange(0, 8, layout=across)
-    old_ends, old_counts = gl.load(own + field), gl.load(own + 8 + field)
-    ends, counts = old_ends, old_counts + gl.where(field == _SIZE - 8, length, 0)
-    for first in range(0, parts, 256):
-        row = first + gl.arange(0, 256, layout=gl.SliceLayout(1, tile))
-        there = (row < parts)[:, None] & (field >= 0)[None, :]
-        at = room + row[:, None] * 16 + field[None, :]
-        their_ends = gl.load(at, mask=there, other=-(2**40), cache_modifier=".cg")
-        their_counts = gl.load(at + 8, mask=there, other=0, cache_modifier=".cg")
-        furthest = gl.maximum(gl.max(their_ends, 0), ends)
-        counts = gl.where(ends == furthest, counts, 0)
-        counts += gl.sum(gl.where(their_ends == furthest[None, :], their_counts, 0), 0)
-        ends = furthest
-    gl.store(own + field, ends)
-    gl.store(own + 8 + field, counts)
-
-
 @dataclass(frozen=True)
 class Kernel:
     """The constants of a compiled kernel."""
@@ -340,7 +345,7 @@ class Kernel:
     octaves: int
     misc: int
     buffers: int
-    words: int
+    table: int
     may_pack: bool
     most_pairs: int
     begin: str
@@ -359,23 +364,15 @@ class Kernel:
     forget: str
     flush: str
     flush_packed: str
+    take_back: str
     end: str
-
-
-def shape(kind: int, many: bool) -> tuple[int, int, int]:
-    """Warps of a program, elements of a thread at once, and registers of a thread; many: whether groups are channels.
-
-    Channels are many and small: the smaller their programs, the more are at work together, if shared memory suffices.
-    """
-    if kind == portable.FLOAT32:
-        return (8 if many else 32), 8, 64
-    return (8 if many and kind == portable.BFLOAT16 else 32), 16, 64
 
 
 @cache
 def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> Any:
-    """For tensors of a kind and tables of so many mantissa bits, in so much shared memory; many: see `shape`."""
-    warps, elements, _ = shape(kind, many)
+    """For tensors of a kind and tables of so many mantissa bits, in so much shared memory; many: whether groups are
+    channels."""
+    warps, elements, _ = portable.SHAPES[kind, many]
     own_bits = {portable.FLOAT32: bits, portable.BFLOAT16: 7, portable.FLOAT16: 10}[kind]
     tables = 4 if kind == portable.FLOAT32 else 2
     threads = 32 * warps
@@ -396,7 +393,7 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
             octaves,
             shared.misc,
             shared.misc // ptx.MISC_WORDS + 1,
-            portable.FIELDS + (2 << (9 + bits)),
+            2 << (9 + bits),
             kind == portable.FLOAT32,
             int(warps * 32 * 31 * (min(0.006 * 2 ** (8 - bits), 0.02) if kind == portable.FLOAT32 else 0.5)),
             ptx.begin(shared),
@@ -413,6 +410,7 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
             ptx.forget(shared),
             ptx.flush(shared, packed=False),
             ptx.flush(shared, packed=True),
+            ptx.flush(shared, packed=True, back=True),
             ptx.end(shared),
         )
     )

@@ -17,9 +17,18 @@ import triton.language as tl
 # What kinds of memory are read: their bits, but of float16 the values, which the hardware widens.
 FLOAT32, BFLOAT16, FLOAT16 = range(3)
 
-# A group's state, in words of int64: FIELDS, of which these are used; then the counts and the positions of the table.
-# The lowest ordered value is negated, so that both ends grow; the hits of an end lie 8 words after it.
-FIELDS = 16
+# For `gpu_fast`, by what is read and whether groups are channels: warps of a program, elements of a thread at once, and
+# registers of a thread. Channels are many and small: the smaller their programs, the more are at work together, if
+# shared memory suffices.
+SHAPES = {
+    (kind, many): (8 if many and kind != FLOAT16 else 32, 8 if kind == FLOAT32 else 16, 64)
+    for kind in (FLOAT32, BFLOAT16, FLOAT16)
+    for many in (False, True)
+}
+
+# A group's state, in words of int64: heads of FIELDS, of which these are used; then the counts and the positions of the
+# table. The lowest ordered value is negated, so that both ends grow; the hits of an end lie ENDS words after it.
+FIELDS, ENDS = 16, 8
 LOW, HIGH = range(2)
 N_LOW, N_HIGH, ZEROS, NAN, POS_INF, NEG_INF, SIZE = range(8, 15)
 
@@ -41,6 +50,7 @@ def count(
     groups,
     parts,
     state,
+    heads,
     half,
     scratch,
     tickets,
@@ -53,7 +63,7 @@ def count(
     PARTS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Count a tensor into half number `half[0]` of `state` (2, groups, words).
+    """Count a tensor into half number `half[0]` of `state` (2, groups, words), and into the first of so many heads.
 
     x: of KIND. TOTALS: whether zeros and what is not finite are counted; else zeros are where they are an extreme, and
     nothing that is not finite. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells.
@@ -64,11 +74,11 @@ def count(
     """
     program = tl.program_id(0)
     group = program // parts * COLUMNS + tl.arange(0, COLUMNS)
-    words = _FIELDS + (2 << (9 + BITS) if TABLE else 0)
+    words = heads * _FIELDS + (2 << (9 + BITS) if TABLE else 0)
     own = state + (tl.load(half).to(tl.int64) * groups + tl.where(group < groups, group, 0)) * words
     where = outer, inner, plane, beside, step
     _count(
-        x, where, group, group < groups, program % parts, parts, own, scratch, tickets,
+        x, where, group, group < groups, program % parts, parts, own, heads, scratch, tickets,
         KIND, TOTALS, TABLE, BITS, ROWS, COLUMNS, PARTS, WIDE,
     )  # fmt: skip
 
@@ -86,7 +96,7 @@ def count_ends(
     COLUMNS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Count many tensors, of each no TOTALS and no TABLE: a description (9 words) for each program.
+    """Count many tensors, of each no TOTALS and no TABLE, into one head: a description (9 words) for each program.
 
     LAST: whether channels take turns in memory; ALIGNED: whether as many as 16 bytes of them, or of what is inside of
     one, are always read together."""
@@ -109,7 +119,7 @@ def count_ends(
     own = state + (tl.load(half).to(tl.int64) * groups + tl.where(group < groups, group, 0)) * _FIELDS
     where = outer, inner, plane, 1 if LAST else inner, groups if LAST else 1
     _count(
-        x, where, group, group < groups, part, parts, own, scratch, tickets,
+        x, where, group, group < groups, part, parts, own, 1, scratch, tickets,
         KIND, False, False, 0, ROWS, COLUMNS, PARTS, False,
     )  # fmt: skip
 
@@ -123,6 +133,7 @@ def _count(
     part,
     parts,
     own,
+    heads,
     scratch,
     tickets,
     KIND: tl.constexpr,
@@ -161,10 +172,10 @@ def _count(
             nan += (c_there & (c != c)).to(tl.int32) + (d_there & (d != d)).to(tl.int32)
         a, b, c, d = _finite(a), _finite(b), _finite(c), _finite(d)
         if TABLE:
-            _tabulate(own + _FIELDS, a, BITS)
-            _tabulate(own + _FIELDS, b, BITS)
-            _tabulate(own + _FIELDS, c, BITS)
-            _tabulate(own + _FIELDS, d, BITS)
+            _tabulate(own + heads * _FIELDS, a, BITS)
+            _tabulate(own + heads * _FIELDS, b, BITS)
+            _tabulate(own + heads * _FIELDS, c, BITS)
+            _tabulate(own + heads * _FIELDS, d, BITS)
         least, most = tl.minimum(tl.minimum(a, b), tl.minimum(c, d)), tl.maximum(tl.maximum(a, b), tl.maximum(c, d))
         n_least, n_most = _equal(a, b, c, d, least), _equal(a, b, c, d, most)
         n_los = tl.where(least < los, n_least, n_los + tl.where(least == los, n_least, 0))

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 NAN, POS_INF, NEG_INF, ZEROS, OUTSIDE, LARGEST, PAIRS, COUNTED, MOST, FOUND = *range(9), 32
 TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 64, 96, 128, 160, 256
 PACKED_COUNT = 20  # bits below it
+LOOKING = 256  # threads whose lanes are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,12 @@ def look(shared: Shared, vector: int) -> tuple[str, str]:
     ]
     lines += [
         f"shr.u32 t, ${vector}, {23 - shared.mantissa_bits if shared.kind == 'f32' else 0};",
+        # To compare lanes takes long, and some warps tell enough.
+        f"mov.u32 a, %tid.x; setp.lt.u32 p, a, {LOOKING}; @!p bra OTHERS; and.b32 a, a, 31;",
         "match.any.sync.b32 lanes, t, 0xffffffff;",
         "popc.b32 t, lanes; add.u32 t, t, -1; redux.sync.add.u32 t, t, 0xffffffff;",
-        f"@p red.shared.add.u32 [{own} + {4 * (shared.misc + PAIRS)}], t;",
+        f"setp.eq.u32 p, a, 0; @p red.shared.add.u32 [{own} + {4 * (shared.misc + PAIRS)}], t;",
+        "OTHERS:",
     ]
     constraints = ",".join(["=r"] * vector + ["r"] * (2 * vector))
     return "\n".join(["{", *lines, *(f"mov.b32 ${k}, 0;" for k in range(vector)), "}"]), constraints
@@ -135,8 +139,9 @@ def forget(shared: Shared) -> str:
     )
 
 
-def flush(shared: Shared, packed: bool) -> str:
-    """For each thread once: add the words to the table, and the zeros to ZEROS.
+def flush(shared: Shared, packed: bool, back: bool = False) -> str:
+    """For each thread once: add the words to the table, and the zeros to ZEROS; or take them back. Add to COUNTED what
+    packed words counted.
 
     $1: the address of shared memory, $2: of the table, $3: the window's lowest bits, $4: where to begin, times 128."""
     words, fours = 2 * shared.stride, shared.kind == "f16"
@@ -144,18 +149,23 @@ def flush(shared: Shared, packed: bool) -> str:
     return _block(
         [
             ".reg .b32 i, at, sign, cell, key, stop, t; .reg .b64 to, wide; .reg .pred p, inside, any; .reg .b16 h;",
-            ".reg .b32 j<4>, word<4>, sum<4>;",
+            ".reg .b32 j<4>, word<4>, sum<4>, counted; mov.b32 counted, 0;",
             # A warp looks at words side by side: most of them are zeros, and those of the others are neighbours.
             "mov.u32 t, %tid.x; shr.u32 i, t, 5; and.b32 t, t, 31;" + ("shl.b32 t, t, 2;" if fours else ""),
             f"mad.lo.u32 i, i, 128, t; rem.u32 t, $4, {words // 128}; mad.lo.u32 i, t, 128, i; mov.b32 stop, 0;",
             f"NEXT: setp.ge.u32 p, i, {words}; @p sub.u32 i, i, {words}; mad.lo.u32 at, i, 4, $1;",
-            *(_flush_fours(shared) if fours else _flush_lines(shared, packed)),
+            *(_flush_fours(shared) if fours else _flush_lines(shared, packed, back)),
             f"EMPTY: add.u32 i, i, {4 * shared.threads}; add.u32 stop, stop, {4 * shared.threads};",
             f"setp.lt.u32 p, stop, {words}; @p bra NEXT;",
+            "redux.sync.add.u32 counted, counted, 0xffffffff; mov.u32 i, %laneid; setp.eq.u32 p, i, 0;"
+            if packed
+            else "",
+            f"@p red.shared.add.u32 [$1 + {4 * (shared.misc + COUNTED)}], counted;" if packed else "",
             "mov.u32 i, %tid.x; setp.eq.u32 p, i, 0; @!p bra OTHERS;",
             f"ld.shared.b32 cell, [$1 + {trash[0]}]; ld.shared.b32 t, [$1 + {trash[1]}];",
             f"shr.u32 cell, cell, {PACKED_COUNT}; shr.u32 t, t, {PACKED_COUNT};" if packed else "",
-            f"add.u32 cell, cell, t; red.shared.add.u32 [$1 + {4 * (shared.misc + ZEROS)}], cell;",
+            f"add.u32 cell, cell, t; {'neg.s32 cell, cell;' if back else ''}",
+            f"red.shared.add.u32 [$1 + {4 * (shared.misc + ZEROS)}], cell;",
             "OTHERS:",
         ]
     )
@@ -165,14 +175,14 @@ _ANY = "or.b32 t, word0, word1; or.b32 key, word2, word3; or.b32 t, t, key; setp
 _LEAVE_IF_NONE = f"{_ANY} vote.sync.any.pred p, p, 0xffffffff; @!p bra EMPTY;"
 
 
-def _flush_lines(shared: Shared, packed: bool) -> list[str]:
+def _flush_lines(shared: Shared, packed: bool, back: bool) -> list[str]:
     """Four words of a thread, each in another line of its warp."""
     with_sums = shared.kind == "f32" and not packed
     return [
         *(f"ld.shared.b32 word{n}, [at + {128 * n}]; add.u32 j{n}, i, {32 * n};" for n in range(4)),
         _LEAVE_IF_NONE,
         *(f"ld.shared.b32 sum{n}, [at + {8 * shared.stride + 128 * n}];" for n in range(4) if with_sums),
-        *(line for n in range(4) for line in _add_to_table(shared, packed, f"j{n}", f"word{n}", f"sum{n}")),
+        *(line for n in range(4) for line in _add_to_table(shared, packed, f"j{n}", f"word{n}", f"sum{n}", back)),
     ]
 
 
@@ -207,13 +217,20 @@ def _flush_fours(shared: Shared) -> list[str]:
     ]
 
 
-def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str) -> list[str]:
+def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str, back: bool = False) -> list[str]:
     bits, positions = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
+    wide = "cvt.s64.s32" if back else "cvt.u64.u32"
     lines = [
         f"setp.ge.u32 p, {place}, {shared.stride}; selp.b32 sign, 1, 0, p; mov.b32 cell, {place};",
         f"@p sub.u32 cell, {place}, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
-        f"and.b32 {sums}, {word}, {(1 << PACKED_COUNT) - 1}; shr.u32 {word}, {word}, {PACKED_COUNT};" if packed else "",
     ]
+    if packed:
+        lines += [
+            f"and.b32 {sums}, {word}, {(1 << PACKED_COUNT) - 1}; shr.u32 {word}, {word}, {PACKED_COUNT};",
+            f"add.u32 counted, counted, {word};",
+        ]
+    if back:
+        lines.append(f"neg.s32 {word}, {word}; neg.s32 {sums}, {sums};")
     if shared.kind == "f32":
         lines += [
             f"shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell;",
@@ -229,8 +246,8 @@ def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str
     return [
         *lines,
         f"setp.ne.and.u32 any, {word}, 0, inside; setp.ne.and.u32 p, {sums}, 0, inside;",
-        f"mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, {word}; @any red.global.add.u64 [to], wide;",
-        f"cvt.u64.u32 wide, {sums}; @p red.global.add.u64 [to + {positions}], wide;",
+        f"mad.wide.u32 to, key, 8, $2; {wide} wide, {word}; @any red.global.add.u64 [to], wide;",
+        f"{wide} wide, {sums}; @p red.global.add.u64 [to + {positions}], wide;",
     ]
 
 

@@ -2,9 +2,10 @@
 
 A table is int64 words: a head of SHIFT, CELLS, SEEN and twice a word for each channel, rows whose two largest are equal
 and rows of one value; then three words for each of its slots, first all owners, then all names, then all counts.
-A cell is named by its channel and by its two keys >> SHIFT, which are packed into one word. It is at a place that its
-name decides, or where that is taken by another, some steps further. An owner is 0 where the slot is free, LOCKED while
-its name is being written, else the channel + 2. So all zeros are an empty table.
+A cell is named by its channel and by its two keys >> SHIFT, which are packed into one word that is never 0. It is at a
+place that its name decides, or where that is taken by another, some steps further. An owner is 0 where the slot is
+free, else the channel + 1. Who takes a slot writes the owner, then the name: where there is no name yet, others wait
+for it. So all zeros are an empty table.
 """
 
 # mypy: disable-error-code="misc,no-untyped-def,no-untyped-call,untyped-decorator"
@@ -18,13 +19,14 @@ import triton.language as tl
 from calibrant.sketches.kernels import gpu_portable as portable
 
 SHIFT, CELLS, SEEN, HEAD = range(4)
-LOCKED, FIRST_OWNER = 1, 2
+FIRST_OWNER = 1
+NOT_NAMED = -(2**63) + 2**31 - 1  # two keys of which the first is lower, packed: no cell has these
 
 _INFINITY = tl.constexpr(float("inf"))
 _LOWEST = tl.constexpr(0xFF7FFFFF - 2**32)  # bits of the lowest finite value
 _FLOAT32, _BFLOAT16 = tl.constexpr(portable.FLOAT32), tl.constexpr(portable.BFLOAT16)
 _SHIFT, _CELLS, _SEEN, _HEAD = tl.constexpr(SHIFT), tl.constexpr(CELLS), tl.constexpr(SEEN), tl.constexpr(HEAD)
-_LOCKED, _FIRST_OWNER = tl.constexpr(LOCKED), tl.constexpr(FIRST_OWNER)
+_FIRST_OWNER, _NOT_NAMED = tl.constexpr(FIRST_OWNER), tl.constexpr(NOT_NAMED)
 _LOW_HALF = tl.constexpr(0xFFFFFFFF)
 _key = portable._key
 
@@ -81,74 +83,122 @@ def top_two(
 
 
 @triton.jit
-def tally(pairs, owners, rows, alone, tables, half, channels, slots, TILE: tl.constexpr):
+def tally(pairs, owners, rows, alone, tables, half, channels, slots, TILE: tl.constexpr, OTHERS: tl.constexpr):
     """Count what `top_two` found into table number `half[0]` of `tables`, which has room for so many cells more.
 
-    alone: whether rows are of one value. slots: a power of two; channels: for which the table has words in its head."""
+    alone: whether rows are of one value. slots: a power of two; channels: for which the table has words in its head.
+    OTHERS: with so many rows at once those of a tile are compared."""
     table = tables + tl.load(half).to(tl.int64) * (_HEAD + 2 * channels + 3 * slots)
-    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    shift, first = tl.load(table + _SHIFT).to(tl.int32), tl.program_id(0) * TILE
+    row = first + tl.arange(0, TILE)
+    channel, name = _named(pairs, owners, row, rows, shift)
+    # Often many rows are of one cell, and would queue up to add to it: here the first of them adds for all.
+    alike, start = tl.zeros([TILE, OTHERS], tl.int32), rows * 0  # and above 16 bits those that are earlier
+    while start < TILE:
+        other = first + start + tl.arange(0, OTHERS)
+        their_channel, their_name = _named(pairs, owners, other, rows, shift)
+        same = (channel[:, None] == their_channel[None, :]) & (name[:, None] == their_name[None, :])
+        alike += tl.where(same, tl.where(other[None, :] < row[:, None], 65537, 1), 0)
+        start += OTHERS
+    count = tl.sum(alike, 1).to(tl.int64)
+    chosen, tied = (channel >= 0) & (count < 65536), name == 0
+    channel = tl.where(chosen, channel, 0)
+    tl.atomic_add(table + _HEAD + alone * channels + channel, count, mask=chosen & tied, sem="relaxed")
+    cells, owner = table + _HEAD + 2 * channels, channel.to(tl.int64) + _FIRST_OWNER
+    fresh = _add(cells, slots, owner, name, count, chosen & (tied == 0))
+    tl.atomic_add(table + _CELLS, fresh, sem="relaxed")
+    tl.atomic_add(table + _SEEN, tl.sum((row < rows).to(tl.int64), 0), sem="relaxed")
+
+
+@triton.jit
+def _named(pairs, owners, row, rows, shift):
+    """Channels of rows, or -1 where they do not count; and names of their cells, or 0 of a tie."""
     there = row < rows
     channel = tl.load(owners + row, mask=there, other=-1)
     top = tl.load(pairs + row.to(tl.int64) * 2, mask=there, other=0)
     second = tl.load(pairs + row.to(tl.int64) * 2 + 1, mask=there, other=0)
-    finite = channel >= 0
-    channel = tl.where(finite, channel, 0)
-    equal = table + _HEAD + alone * channels + channel
-    one = tl.full([TILE], 1, tl.int64)
-    tl.atomic_add(equal, one, mask=finite & (top == second), sem="relaxed")
-    name = _name(top, second, tl.load(table + _SHIFT).to(tl.int32))
-    cells = table + _HEAD + 2 * channels
-    fresh = _add(cells, slots, channel.to(tl.int64) + _FIRST_OWNER, name, one, finite & (top != second))
-    tl.atomic_add(table + _CELLS, fresh, sem="relaxed")
-    tl.atomic_add(table + _SEEN, tl.sum(there.to(tl.int64), 0), sem="relaxed")
+    return channel, tl.where(top == second, 0, _name(top, second, shift))
 
 
 @triton.jit
-def fit(descriptions, tables, spares, spare_slots, limit, most_shift, TILE: tl.constexpr):
+def fit(descriptions, tables, spare, words, limit, most_shift, TABLES: tl.constexpr, TILE: tl.constexpr):
     """Make the keys of each table coarser until it has no more than `limit` cells, or cannot become coarser.
 
-    descriptions (tables, 3): the table's address, how many words its head has, and how many slots it has.
-    spares (programs, 3 * spare_slots): all zeros, and left so."""
-    number = tl.program_id(0)
-    spare = spares + number.to(tl.int64) * (3 * spare_slots)
+    descriptions (tables, 3): the table's address, how many words its head has, and how many slots it has; TABLES: no
+    fewer, a power of two. spare: a table without a head and with as many slots as any, all zeros, and left so.
+    words (3): of int64, zeros at first. All programs work on one table at a time, so they must be at work together."""
+    number = tl.arange(0, TABLES)
+    table = tl.load(descriptions + number * 3, mask=number < tables, other=0).to(tl.pointer_type(tl.int64))
+    cells = tl.load(table + _CELLS, mask=number < tables, other=0)
+    shift = tl.load(table + _SHIFT, mask=number < tables, other=0)
+    # No program sees what another one changes: changes begin when all have met.
+    if tl.max(((cells > limit) & (shift < most_shift)).to(tl.int32), 0) > 0:
+        _fit(descriptions, tables, spare, words, limit, most_shift, TILE)
+
+
+@triton.jit
+def _fit(descriptions, tables, spare, words, limit, most_shift, TILE: tl.constexpr):
+    members = tl.num_programs(0)
+    goal = tl.load(words, volatile=True) // members * members  # in each launch all have met equally often
+    seen, seen_again = tl.load(words + 1, volatile=True), tl.load(words + 2, volatile=True)
+    number = tables * 0
     while number < tables:
         table = tl.load(descriptions + number * 3).to(tl.pointer_type(tl.int64))
-        slots = tl.load(descriptions + number * 3 + 2)
-        cells, shift = tl.load(table + _CELLS), tl.load(table + _SHIFT)
         own = table + tl.load(descriptions + number * 3 + 1)
+        slots = tl.load(descriptions + number * 3 + 2)
+        cells, shift = tl.load(table + _CELLS, volatile=True), tl.load(table + _SHIFT, volatile=True)
         while (cells > limit) & (shift < most_shift):
-            cells = _move(own, spare, slots, 1, TILE)
-            again = ((cells > limit) & (shift + 1 < most_shift)).to(tl.int32)
-            cells = _move(spare, own, slots, again, TILE)
-            shift += 1 + again
-            tl.store(table + _CELLS, cells)
-            tl.store(table + _SHIFT, shift)
-        number += tl.num_programs(0)
+            goal = _meet(words, goal)
+            tl.atomic_add(words + 1, _move(own, spare, slots, 1, TILE), sem="relaxed")
+            goal = _meet(words, goal)
+            moved = tl.load(words + 1, volatile=True)
+            again = ((moved - seen > limit) & (shift + 1 < most_shift)).to(tl.int32)
+            tl.atomic_add(words + 2, _move(spare, own, slots, again, TILE), sem="relaxed")
+            goal = _meet(words, goal)
+            moved_again = tl.load(words + 2, volatile=True)
+            cells, shift = moved_again - seen_again, shift + 1 + again
+            seen, seen_again = moved, moved_again
+            if tl.program_id(0) == 0:
+                tl.store(table + _CELLS, cells)
+                tl.store(table + _SHIFT, shift)
+        number += 1
+
+
+@triton.jit
+def _meet(arrivals, goal):
+    """Wait until all programs are here. goal: of how many arrivals that was so the last time; return the next."""
+    goal += tl.num_programs(0)
+    tl.debug_barrier()
+    arrived = tl.atomic_add(arrivals, 1, sem="acq_rel") + 1
+    while arrived < goal:
+        arrived = tl.load(arrivals, volatile=True)
+    tl.debug_barrier()
+    return goal
 
 
 @triton.jit
 def _move(cells, to, slots, coarser, TILE: tl.constexpr):
-    """Move all cells to another table, which is empty, their keys coarser by so many bits; how many there are then."""
-    moved = slots * 0
-    start = moved
+    """Move a program's share of cells to another table, their keys coarser by so many bits; how many are new there."""
+    moved, start = slots * 0, slots * 0 + tl.program_id(0) * TILE
     while start < slots:
         place = start + tl.arange(0, TILE)
         owner = tl.load(cells + place, cache_modifier=".cg")  # what atomics wrote, which went past the first cache
         name = tl.load(cells + slots + place, cache_modifier=".cg")
         count = tl.load(cells + 2 * slots + place, cache_modifier=".cg")
         nothing = tl.zeros([TILE], tl.int64)
+        tl.debug_barrier()  # another thread than the one that reads a word may be the one that empties it
         for column in tl.static_range(3):
             tl.store(cells + column * slots + place, nothing)
-        name = _name((name >> 32).to(tl.int32), name.to(tl.int32), coarser)
+        keys = name ^ _NOT_NAMED
+        name = _name((keys >> 32).to(tl.int32), keys.to(tl.int32), coarser)
         moved += _add(to, slots, owner, name, count, owner > 0)
-        start += TILE
-    tl.debug_barrier()
+        start += tl.num_programs(0) * TILE
     return moved
 
 
 @triton.jit
 def _name(top, second, shift):
-    return ((top >> shift).to(tl.int64) << 32) | ((second >> shift).to(tl.int64) & _LOW_HALF)
+    return (((top >> shift).to(tl.int64) << 32) | ((second >> shift).to(tl.int64) & _LOW_HALF)) ^ _NOT_NAMED
 
 
 @triton.jit
@@ -157,24 +207,21 @@ def _add(cells, slots, owner, name, count, waiting):
     mixed = name * -7046029254386353131 + owner * -4658895280553007687
     mixed = (mixed ^ ((mixed >> 32) & _LOW_HALF)) * -7723592293110705685
     place, step = (mixed >> 24) & (slots - 1), ((mixed >> 44) & (slots - 1)) | 1
-    fresh = owner * 0
+    fresh, idle = owner * 0, (tl.program_id(0) * place.shape[0] + tl.arange(0, place.shape[0])) & (slots - 1)
     left = tl.max(waiting.to(tl.int32), 0)
     while left > 0:
-        slot = cells + place
-        # Those that wait no more compare with what no slot has: that changes nothing.
-        found = tl.atomic_cas(slot, tl.where(waiting, 0, -1).to(tl.int64), tl.full(place.shape, _LOCKED, tl.int64))
-        mine = waiting & (found == 0)
+        # Those that wait no more compare with what no slot has, each elsewhere: that changes nothing and delays nobody.
+        slot = cells + tl.where(waiting, place, idle)
+        found = tl.atomic_cas(slot, tl.where(waiting, 0, -1).to(tl.int64), owner, sem="relaxed")
+        mine, alike = waiting & (found == 0), waiting & (found == owner)
         tl.store(slot + slots, name, mask=mine)
-        tl.debug_barrier()
-        tl.atomic_xchg(slot, owner, mask=mine, sem="release")
-        alike = waiting & (found == owner)
         theirs = tl.load(slot + slots, mask=alike, other=0, volatile=True)
         hit = mine | (alike & (theirs == name))
         tl.atomic_add(slot + 2 * slots, count, mask=hit, sem="relaxed")
         fresh += mine.to(tl.int64)
         waiting = waiting & (hit == 0)
-        # A locked slot is looked at again: it may be about to become theirs.
-        place = tl.where(waiting & (found != _LOCKED), (place + step) & (slots - 1), place)
+        not_named = alike & (theirs == 0)
+        place = tl.where(waiting & (not_named == 0), (place + step) & (slots - 1), place)
         left = tl.max(waiting.to(tl.int32), 0)
     return tl.sum(fresh, 0)
 
