@@ -18,6 +18,7 @@ from calibrant import (
     quantize_onnx_model,
     quantize_torch_model,
 )
+from calibrant.api import calibrate
 from calibrant.core import DataError, SettingError
 
 torch = pytest.importorskip("torch", reason="the extra calibrant[torch] is not installed")
@@ -228,3 +229,30 @@ def test_torchvision_models(name, scales, weights, in_float, decibels, tmp_path)
         assert parameter in state or parameter.removesuffix("bias") + "weight" in state
     unseen = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(2))
     assert sqnr(module, tmp_path / "int8.onnx", unseen) > decibels
+
+
+class Encoder(nn.Module):
+    """PyTorch's own transformer, on tokens of which some are padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(50, 48)
+        layer = nn.TransformerEncoderLayer(48, 4, 96, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, ids, mask):
+        return self.layers(self.words(ids), src_key_padding_mask=mask == 0)
+
+
+@pytest.mark.long
+def test_padding_does_not_count():
+    """The module is exported with the length of its samples, and merges samples and positions on its way."""
+    rng, setting = np.random.default_rng(0), QuantizationSettingFactory.default_setting()
+    lengths = rng.integers(3, 21, (4, 8))
+    masks = (np.arange(20) < lengths[..., None]).astype(np.int64)
+    samples = [{"ids": rng.integers(1, 50, mask.shape) * mask, "mask": mask} for mask in masks]
+    setting.quantize_activation_setting.mask = "mask"
+    graph = quantize_torch_model(Encoder().eval(), samples, 4, None, ONNXRUNTIME, setting=setting)
+    table = calibrate(graph, samples, setting=setting)
+    elements = {sketch.extremes.size for sketch in table.sketches.values()}
+    assert elements == {lengths.sum() * 48, lengths.sum() * 96, (lengths**2).sum() * 4}

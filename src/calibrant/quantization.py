@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from calibrant.engines import Executor, OnnxruntimeExecutor
 from calibrant.engines.kept import Kept
 from calibrant.engines.samples import Feed, iterate_samples
 from calibrant.engines.session import usable_processors
+from calibrant.engines.unpadding import unpadded
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.observers.registry import known
 from calibrant.passes import ExactSimulationPass, PassiveParameterQuantizePass, RuntimeCalibrationPass, pipeline
@@ -111,7 +113,8 @@ def quantize(
     on_step: called with the number of samples done, for a progress bar. on_run: the same while the method `auto`
         compares models, with the number of runs done and of all. on_layer: called after each layer of a pass that
         optimizes, with the pass's name, the layers done and all of them; False stops there, and what is done is kept,
-        as it is after Ctrl-C. Such passes see at most 256 of the samples, always the same ones of the same samples.
+        as it is after Ctrl-C. Such passes see at most 256 of the samples, always the same ones of the same samples;
+        where the setting names a mask, each without its padding, as far as that can be cut off.
     metric: a measure of the user's own, for the setting's `max_drop`: a function that is given a model (itself a
         function from a sample to the outputs, in order) and returns a number, of which more is better.
     on_search: called while a target is searched for, with what is being done, how much of it is, and of how much.
@@ -136,7 +139,8 @@ def quantize(
         with _timed(summary, "plan"):
             executor = OnnxruntimeExecutor(graph, providers, threads, memory_budget)
     if executor is not None and samples is not None and (again or measuring or keep):
-        samples, collate_fn = Kept(iterate_samples(samples, executor.input_specs, steps, collate_fn)), None
+        feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
+        samples, collate_fn = Kept(feeds, prepare=partial(unpadded, executor=executor)), None
     road = _Road(graph, platform, setting, summary, executor, samples, collate_fn, table, on_step, on_layer)
     sampled = setting.quantize_activation and table is None  # calibration reads them
     if isinstance(samples, Kept) and (measuring or keep or targets is not None or not sampled):

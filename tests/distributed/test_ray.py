@@ -14,7 +14,9 @@ from calibrant.core import ClusterError, DataError, SettingError
 from calibrant.data import open_samples
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.graph import load_onnx_graph
+from calibrant.settings import QuantizationSetting
 from tests.conftest import small_classifier
+from tests.engines.transformers import encoder, padded
 
 psutil = pytest.importorskip("psutil")
 ray = pytest.importorskip("ray")
@@ -90,6 +92,16 @@ def test_the_same_bytes_as_one_process(local, graph, tmp_path):
         calibrate(graph, opened(graph, folder), ray=cluster)
     with pytest.raises(DataError, match="rank 3"):
         calibrate(graph, dataset, ray=cluster, collate_fn=lambda row: row["picture"])
+
+
+def test_a_mask_says_on_every_worker_what_counts(local, tmp_path):
+    lengths = np.random.default_rng(3).integers(1, 9, 20)
+    np.savez(tmp_path / "texts.npz", **padded(lengths, 8))
+    graph, setting = load_onnx_graph(encoder()), QuantizationSetting()
+    setting.quantize_activation_setting.mask = "mask"
+    samples = opened(graph, tmp_path / "texts.npz", batch_size=4)
+    alone = saved(calibrate(graph, samples, setting=setting), tmp_path / "alone")
+    assert saved(calibrate(graph, samples, setting=setting, ray=RayCluster(workers=2)), tmp_path / "ray") == alone
 
 
 class Slow:

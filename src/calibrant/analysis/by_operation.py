@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from calibrant.analysis.simulation import Simulation
 from calibrant.core import TensorQuantizationConfig
 from calibrant.engines import Executor, OnnxruntimeExecutor, iterate_samples
 from calibrant.engines.samples import Feed
+from calibrant.engines.unpadding import unpadded
 from calibrant.graph import Graph
 from calibrant.graph.axes import channel_axis
 from calibrant.graph.graph import original
@@ -115,7 +117,8 @@ def analyse(
     """Measure a quantized graph against its float model, sample by sample.
 
     graph: as `quantize` returns it. samples: any loader, read once, of which both models see the same: shuffling does
-        no harm. steps: at most so many. executor: runs the float model; None: onnxruntime.
+        no harm. Where the graph names a mask, each is measured on without its padding. steps: at most so many.
+    executor: runs the float model; None: onnxruntime.
     at_outputs: also what each operation alone does to the outputs of the model, which runs, for each, what depends on
         it: the time of half the operations as many float runs.
     on_step: called with the number of samples done.
@@ -125,7 +128,8 @@ def analyse(
     """
     executor = executor or OnnxruntimeExecutor(graph)
     measuring = _Measuring(graph, executor, at_outputs)
-    for feed in iterate_samples(samples, executor.input_specs, steps, collate_fn):
+    feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
+    for feed in islice(unpadded(feeds, executor), steps):
         measuring.add(feed)
         if on_step is not None:
             on_step(measuring.found.samples)

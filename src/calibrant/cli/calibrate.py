@@ -37,6 +37,7 @@ def calibrate(
     samples: o.SampleCount = None,
     batch_size: o.BatchSize = None,
     skip_bad: o.SkipBad = False,
+    mask: o.Mask = None,
     platform: o.Platform = None,
     methods: t.Methods = None,
     symmetric: o.Symmetric = None,
@@ -75,6 +76,7 @@ def calibrate(
     console = Console(verbose, quiet, debug)
     choices = Choices(
         setting=setting,
+        mask=mask,
         symmetric=symmetric,
         activation_type=activation_type,
         per_channel_activations=per_channel_activations,

@@ -16,6 +16,7 @@ class Choices:
     """What was said about the quantization; None, False and empty: not said."""
 
     setting: Path | None = None
+    mask: str | None = None
     method: str | None = None
     bits: int | None = None
     weight_bits: int | None = None
@@ -58,6 +59,7 @@ class Choices:
             (activations, "reduce_range", self.reduce_range or None),
             (activations, "power_of_2", self.power_of_2 or None),
             (activations, "ignore_nonfinite", self.ignore_nonfinite or None),
+            (activations, "mask", self.mask),
             (weights, "num_of_bits", self.weight_bits),
             (weights, "calib_algorithm", self.weight_method),
             (weights, "per_channel", self.per_channel),
@@ -100,6 +102,7 @@ class Choices:
             ("--activation-type", self.activation_type),
             ("--per-channel-activations", self.per_channel_activations),
             ("--override", self.overrides),
+            ("--mask", self.mask),
             ("--equalize", self.equalize),
             ("--smooth-quant", self.smooth_quant),
         ):

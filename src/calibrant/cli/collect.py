@@ -15,7 +15,7 @@ from calibrant.cli.console import Console, Stages, shortened
 from calibrant.cli.output import check_model, check_output, check_writable
 from calibrant.cli.reading import Reading, Running, naming_the_file
 from calibrant.cli.summary import LABEL, alike, samples_in_words
-from calibrant.cli.words import left_in_float, megabytes
+from calibrant.cli.words import left_in_float, masked_rows, megabytes
 from calibrant.core import ModelError, SettingError, TargetPlatform
 from calibrant.data import Samples
 from calibrant.data.functions import load_module
@@ -188,6 +188,7 @@ def rows(done: Collected, verbose: bool = False) -> Iterator[tuple[str, str]]:
     table = done.table
     yield "samples", samples_in_words(done.samples, table.samples)
     yield from (("", note) for note in done.samples.notes)
+    yield from masked_rows(table.settings.get("mask"))
     methods = table.settings["methods"].replace(",", ", ")
     yield "statistics", f"of {count(len(table), 'value')}, for {methods}"
     yield from (("note", note) for note in (done.notes if verbose else alike(done.notes)))

@@ -36,6 +36,7 @@ def reading_words(reading: Reading) -> list[str]:
     for option, number in (("--samples", reading.samples), ("--batch-size", reading.batch_size)):
         words += [] if number is None else [option, str(number)]
     words += ["--skip-bad"] if reading.skip_bad else []
+    words += [] if reading.mask is None else ["--mask", reading.mask]
     for name, value in reading.images.items():
         words += [] if value is None else [f"--{name}", _text(value)]
     return words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calibrant.advice import Advice
     from calibrant.analysis.outputs import Metric
     from calibrant.cli.reading import Reading
+    from calibrant.engines.samples import Feed
 
 COMPARE_HELP = """Compare two models on samples: how far their outputs are apart, which layer does it, what would help.
 
@@ -41,6 +42,16 @@ MetricName = Annotated[
         "one behind the inputs. It returns a number; the mean over samples is shown.",
     ),
 ]
+CutOff = Annotated[
+    str | None,
+    o.option(
+        "--mask",
+        panel=o.DATA,
+        metavar="INPUT",
+        help="The input, such as attention_mask, that is 1 where a position counts and 0 where it is padding: each "
+        "sample is compared alone, its padding cut off.",
+    ),
+]
 NoLayers = Annotated[bool, o.flag("--no-layers", panel=o.OUTPUT, help="Compare outputs alone, which is quicker.")]
 NoFixes = Annotated[bool, o.flag("--no-fixes", panel=o.OUTPUT, help="Do not try what would help, which takes longest.")]
 
@@ -52,6 +63,7 @@ def compare(
     samples: o.SampleCount = None,
     batch_size: o.BatchSize = None,
     skip_bad: o.SkipBad = False,
+    mask: CutOff = None,
     resize: o.ResizeTo = None,
     crop: o.Crop = None,
     mean: o.Mean = None,
@@ -84,7 +96,7 @@ def compare(
         from calibrant.cli.inspection import write_out
         from calibrant.cli.reading import Reading
 
-        reading = Reading(data, samples, batch_size, skip_bad, images)
+        reading = Reading(data, samples, batch_size, skip_bad, images, mask)
         fixes = not (no_layers or no_fixes)
         advice = compared(console, model, other, reading, metric, layers=not no_layers, fixes=fixes)
         found = Compared(model, other, reading, advice, fixes)
@@ -102,21 +114,28 @@ def compared(
     from calibrant.analysis.models import OpenPair
     from calibrant.cli.output import check_model
     from calibrant.cli.reading import naming_the_file
+    from calibrant.engines import iterate_samples
 
     if reading.data is None:
         raise SettingError("--data is missing: the models are compared on samples")
+    if reading.mask is not None and metric is not None:
+        raise SettingError("--metric is told which sample it is given, and --mask takes batches apart: leave one out")
     check_model(model)
     check_model(other, "the other model")
     with Stages(console) as stages:
         stages.begin("loading the models")
-        found = reading.open(OpenPair.open(model, other).specs)
+        specs = OpenPair.open(model, other).specs
+        found = reading.open(specs)
+        samples = taken(found, found.steps)
+        if reading.mask is not None:
+            samples = without_padding(iterate_samples(samples, specs), model, reading.mask)
         function = metric_of(metric) if metric is not None else None
         stages.begin("comparing", found.expected, then="trying the layers")
         with naming_the_file(found):
             return advise(
                 model,
                 other,
-                taken(found, found.steps),
+                samples,
                 on_step=lambda _: stages.done(found.given),
                 metric=function,
                 layers=layers,
@@ -129,6 +148,22 @@ def compared(
 def taken(samples: Iterable[Any], steps: int) -> Iterable[Any]:
     """At most so many of the samples: a function may go on for ever."""
     return islice(samples, steps)
+
+
+def without_padding(samples: Iterable[Feed], model: Path, mask: str) -> Iterator[Feed]:
+    """The samples of padded batches, each alone. SettingError for a mask that is none, DataError as `each_alone`."""
+    from calibrant.engines.unpadding import each_alone
+    from calibrant.graph import load_onnx_graph
+    from calibrant.graph.mask import name_mask
+
+    graph = load_onnx_graph(model, simplify=False)
+    name_mask(graph, mask)
+
+    def alone() -> Iterator[Feed]:
+        for number, feed in enumerate(samples, 1):
+            yield from each_alone(feed, graph, mask, number)
+
+    return alone()
 
 
 def metric_of(spec: str) -> Metric:

@@ -18,6 +18,7 @@ from calibrant.cli.histogram import lines
 from calibrant.cli.machine import as_csv, as_json
 from calibrant.cli.numbers import decibels, large, percent, printable, short
 from calibrant.cli.tables import TableFile
+from calibrant.cli.words import masked_rows
 from calibrant.core import ObservationError, SettingError, unknown
 from calibrant.data.functions import load_module
 from calibrant.data.paths import count
@@ -127,6 +128,8 @@ def show_values(
     of = f"{count(len(table), 'value')}, {count(table.samples, 'sample')}"
     head = f"{source.path}: {of}, for {table.settings.get('platform', 'no platform')}, by {table.engine}"
     console.out.print(Text(printable(head), style="bold"), soft_wrap=True)
+    for _, text in masked_rows(table.settings.get("mask")):
+        console.out.print(Text(printable(text)), soft_wrap=True)
     used = [method for method in methods if any(method in f.choices for f in found)]
     console.out.print(f"Scales for {grid}. dB: estimated signal over quantization noise.", soft_wrap=True)
     if not found:

@@ -60,6 +60,16 @@ BatchSize = Annotated[
 SkipBad = Annotated[
     bool, flag("--skip-bad", panel=DATA, help="Leave out files that cannot be read, with a warning for each.")
 ]
+Mask = Annotated[
+    str | None,
+    option(
+        "--mask",
+        panel=DATA,
+        metavar="INPUT",
+        help="The model's input, such as attention_mask, that is 1 where a position counts and 0 where it is padding: "
+        "padded positions do not count in the statistics.",
+    ),
+]
 Import = Annotated[
     list[str] | None,
     option(

@@ -41,6 +41,7 @@ def quantize(
     samples: o.SampleCount = None,
     batch_size: o.BatchSize = None,
     skip_bad: o.SkipBad = False,
+    mask: o.Mask = None,
     platform: o.Platform = None,
     method: o.Method = None,
     percentile: o.Percentile = None,
@@ -92,6 +93,7 @@ def quantize(
     console = Console(verbose, quiet, debug)
     choices = Choices(
         setting=setting,
+        mask=mask,
         method=method.casefold() if method else None,
         bits=bits,
         weight_bits=weight_bits,

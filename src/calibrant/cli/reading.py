@@ -16,13 +16,17 @@ from calibrant.graph import Graph
 
 @dataclass(frozen=True)
 class Reading:
-    """How samples are read; `images` holds the fields of `Preprocessing`."""
+    """How samples are read; `images` holds the fields of `Preprocessing`.
+
+    mask: the input that says what is padding, where samples are compared without it.
+    """
 
     data: str | None = None
     samples: int | None = None
     batch_size: int | None = None
     skip_bad: bool = False
     images: dict[str, Any] = field(default_factory=dict)
+    mask: str | None = None
 
     def refuse_beside(self, table: str) -> None:
         """Raise SettingError where anything was said about samples: the table stands in for them."""

@@ -15,7 +15,7 @@ from calibrant.cli.inspection import lead_of
 from calibrant.cli.output import check_model, check_output
 from calibrant.cli.summary import Finished, rows
 from calibrant.cli.tables import TableFile
-from calibrant.cli.words import megabytes
+from calibrant.cli.words import masked_rows, megabytes
 from calibrant.core import SettingError, unknown
 from calibrant.data.functions import load_module
 from calibrant.data.paths import count
@@ -164,4 +164,5 @@ def origin(source: TableFile) -> list[tuple[str, str]]:
     return [
         ("values", str(len(table))),
         ("samples", f"{table.samples}, collected for {platform} by {table.engine}"),
+        *(("padding", text) for _, text in masked_rows(table.settings.get("mask"))),
     ]

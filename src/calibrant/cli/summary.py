@@ -14,7 +14,7 @@ from calibrant.cli.console import Console, shortened
 from calibrant.cli.output import beside
 from calibrant.cli.tables import TableFile
 from calibrant.cli.targets import target_rows
-from calibrant.cli.words import Parameters, config_in_words, counted, left_in_float, megabytes
+from calibrant.cli.words import Parameters, config_in_words, counted, left_in_float, masked_rows, megabytes
 from calibrant.data import Samples
 from calibrant.data.images import Images
 from calibrant.data.paths import count
@@ -67,6 +67,7 @@ def rows(done: Finished, verbose: bool = False) -> Iterator[tuple[str, str]]:
         yield "samples", samples_in_words(done.samples, summary.samples)
         yield from (("", note) for note in done.samples.notes)
     if done.samples is not None or done.source is not None:
+        yield from masked_rows(graph.mask or (done.source.table.settings.get("mask") if done.source else None))
         kinds = counted(config_in_words(group.config) for group in graph.groups) or "none"
         methods = counted(word for word, n in summary.methods.items() for _ in range(n)) or "nothing to calibrate"
         yield "activations", f"{values_in_words(graph)} calibrated by {methods}: {kinds}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from calibrant.core import QuantizationStates, TensorQuantizationConfig
@@ -89,3 +89,9 @@ def _nodes(graph: Graph, names: list[str], most: int | None) -> str:
         shown = found if most is None or len(names) <= most else []
         parts.append(f"{len(found)} {kind}" + (f" ({', '.join(shown)})" if shown else ""))
     return ", ".join(parts)
+
+
+def masked_rows(mask: str | None) -> Iterator[tuple[str, str]]:
+    """Label and text of the line that says which positions count; none where all do."""
+    if mask is not None:
+        yield "", f"padded positions do not count ('{mask}')"

@@ -74,6 +74,7 @@ class Worker:
             Path(self.folder.name, name).write_bytes(content)
         self.empty = Result.of(job.empty).table
         graph = Graph(ir.load(Path(self.folder.name, "model.onnx")), None, self.empty.fingerprint)
+        graph.mask = self.empty.settings.get("mask")
         self.executor = job.executor(graph)
         wanted = {name: sketch.spec for name, sketch in self.empty.sketches.even.items()}
         self.opened = self.executor.collecting(wanted)

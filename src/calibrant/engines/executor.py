@@ -94,6 +94,8 @@ class Executor(ABC):
         samples: checked ones, see `iterate_samples`. wanted: names of floating values of the main graph (inputs and
         outputs among them) and what to remember of each.
         raw: functions that are given each batch of a value, as a copy of their own, in the calling thread, in order.
+        Where the graph names a mask, what is counted, and given to `raw`, is what each sample of a batch has at the
+        positions that count: see `calibrant.engines.masking`.
         on_step: called with the number of samples done.
 
         NaN and Inf are counted by the sketch, no error here. Raises SettingError for an unknown value,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from calibrant.engines.halves import WORD, content_of
 from calibrant.engines.samples import Feed
@@ -17,23 +18,35 @@ class Kept:
     """Passes samples on, and keeps some to run again: always the same ones of the same samples.
 
     At most `most` of them, and BYTES. Those whose content is least, wherever in the order they come.
+    prepare: what is made of those that were kept, before they are run again; `most` of it.
     """
 
-    def __init__(self, samples: Iterable[Feed], most: int = MOST) -> None:
+    def __init__(
+        self,
+        samples: Iterable[Feed],
+        most: int = MOST,
+        prepare: Callable[[Iterable[Feed]], Iterable[Feed]] | None = None,
+    ) -> None:
         self._samples = samples
         self._most = most
+        self._prepare = prepare
+        self._prepared: list[Feed] | None = None
         self._heap: list[tuple[int, int, Feed]] = []
         self._bytes = 0
 
     def __iter__(self) -> Iterator[Feed]:
+        self._prepared = None
         for number, feed in enumerate(self._samples):
             self._consider(content_of(feed) % HALF, number, feed)
             yield feed
 
     @property
     def samples(self) -> list[Feed]:
-        """What was kept, the least content first."""
-        return [feed for _, _, feed in sorted(self._heap, key=lambda entry: -entry[0])]
+        """What was kept, the least content first; as `prepare` makes it, if there is one."""
+        if self._prepared is None:
+            kept = [feed for _, _, feed in sorted(self._heap, key=lambda entry: -entry[0])]
+            self._prepared = kept if self._prepare is None else list(islice(self._prepare(kept), self._most))
+        return self._prepared
 
     def read(self, on_step: Callable[[int], None] | None = None) -> None:
         """Read all samples, for those that are kept. on_step: called with the number of them read."""

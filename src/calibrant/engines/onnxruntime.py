@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import ObservationError, SettingError
 from calibrant.engines.executor import Executor, OnStep, RawCallback, check_names
+from calibrant.engines.masking import Masking
 from calibrant.engines.pump import Pump
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import Provider, Runtime, run
@@ -99,7 +100,7 @@ class OnnxruntimeExecutor(Executor):
         splitter = Splitter(self._memory_budget, self.input_specs, self.note)
         with _folder() as folder:
             maker = self._tap_maker(wanted, raw, Path(folder))
-            pump = Pump(maker, splitter, names, raw, self.threads, self._memory_budget)
+            pump = Pump(maker, splitter, names, raw, self.threads, self._memory_budget, self._masking(names))
             del maker  # the pump drops it once the taps are chosen
             collect = Collecting(pump, wanted, self.note)
             del pump
@@ -107,6 +108,13 @@ class OnnxruntimeExecutor(Executor):
                 yield collect
             finally:
                 collect.close()
+
+    def _masking(self, names: Sequence[str]) -> Masking | None:
+        """What counts of these values; None: all of them."""
+        if self.graph.mask is None:
+            return None
+        apart = self.settings(self.threads)(self.graph)  # its session goes as soon as the axes are known
+        return Masking(self.graph, self.graph.mask, names, apart.forward)
 
     def _tap_maker(
         self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback], folder: Path
@@ -116,7 +124,8 @@ class OnnxruntimeExecutor(Executor):
         if not names:
             return None
         blockable: set[str] = set()
-        if self._blocked and self._runtime.on_cpu_only and has_convolutions(self.graph):
+        plain = self.graph.mask is not None  # positions are picked out of plain values
+        if self._blocked and not plain and self._runtime.on_cpu_only and has_convolutions(self.graph):
             blockable = {name for name in names if name not in raw and _may_be_blocked(wanted[name])}
         maker = TapMaker(WorkingModel(self.graph, folder), self._runtime, names, blockable, folder)
         for name, kind in maker.output_types.items():

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from calibrant.core import ModelError
 from calibrant.engines.executor import RawCallback
 from calibrant.engines.halves import half_of
+from calibrant.engines.masking import Masking
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import return_memory
 from calibrant.engines.splitting import Splitter
@@ -29,7 +30,7 @@ class _Running:
     is_last: bool
     part: Feed
     nbytes: int
-    values: Future[tuple[int, dict[str, NDArray[Any]]]]
+    values: Future[tuple[int, list[tuple[str, NDArray[Any]]]]]
 
 
 class Pump:
@@ -41,6 +42,7 @@ class Pump:
     May run several times; each time counts into statistics of its own.
     maker: of the taps for all values that are computed; None where only inputs are asked for. names: all of them.
     threads: in total. memory_budget: bytes that the values of all samples that are being computed may take.
+    masking: what counts of a padded batch; None: all of it.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class Pump:
         raw: Mapping[str, RawCallback],
         threads: int,
         memory_budget: int,
+        masking: Masking | None = None,
     ) -> None:
         self._maker = maker
         self._taps: Taps | None = None
         self._splitter = splitter
         self._names = names
         self._raw = raw
+        self._masking = masking
         self.threads = threads
         self._memory_budget = memory_budget
         self._workers = threads
@@ -80,6 +84,8 @@ class Pump:
         if first is None:
             return
         self._prepare(first, note)
+        if self._masking is not None:
+            self._masking.prepare(first)
         statistics.use_threads(self._each)
         self._statistics = statistics
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="calibrant-sample")
@@ -117,6 +123,8 @@ class Pump:
         return self._each
 
     def _start(self, number: int, feed: Feed, pool: ThreadPoolExecutor, on_step: Callable[[int], None] | None) -> None:
+        if self._masking is not None:
+            self._masking.kept(feed, number)  # refused here, where its number is known
         parts, half = list(self._splitter.parts(feed)), half_of(feed)
         for place, part in enumerate(parts, 1):
             nbytes = self._splitter.bytes_of(part)
@@ -131,13 +139,17 @@ class Pump:
         at_once = min(len(self._running) + 1, self._workers)
         return len(self._running) <= self._workers and largest * at_once <= self._memory_budget
 
-    def _work(self, part: Feed, half: int) -> tuple[int, dict[str, NDArray[Any]]]:
+    def _work(self, part: Feed, half: int) -> tuple[int, list[tuple[str, NDArray[Any]]]]:
         """Compute a part and count its values; their bytes, and copies of those that are wanted raw."""
         batch = self._taps.run(part) if self._taps is not None else []
         nbytes = sum(taken.array.nbytes for taken in batch)
         batch += [Taken(name, part[name]) for name in self._names if name in part]
+        if self._masking is not None:
+            values = {taken.name: taken.array for taken in batch}
+            cut = self._masking.parts(values, self._masking.kept(part))
+            batch = [Taken(name, array) for values in cut for name, array in values.items()]
         self._statistics.add(batch, half)
-        return nbytes, {taken.name: taken.array.copy() for taken in batch if taken.name in self._raw}
+        return nbytes, [(taken.name, taken.array.copy()) for taken in batch if taken.name in self._raw]
 
     def _finish(self, on_step: Callable[[int], None] | None) -> None:
         """Wait for the oldest part, and pass on what it gave."""
@@ -147,7 +159,7 @@ class Pump:
         except ModelError as error:
             raise ModelError(f"sample {oldest.sample}: {error}") from error
         self._splitter.record(oldest.part, nbytes)
-        for name, value in values.items():
+        for name, value in values:
             try:
                 self._raw[name](value)
             except Exception as error:

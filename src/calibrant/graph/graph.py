@@ -42,6 +42,7 @@ class Graph:
     path: the file it came from, or None. source_inputs, source_outputs: names as in that file; never changed.
     fingerprint: sha256 of the model as it was loaded, weights included.
     platform: what it is quantized for; None before.
+    mask: the input that says which positions of a padded batch count in statistics; None: all. See `name_mask`.
 
     groups: every scale to be calibrated, once.
     float_outputs: outputs that the runtime's integer operators give in float, with the config that `quantize_output`
@@ -82,6 +83,7 @@ class Graph:
         self._changed = {}
         self.undo_rescaling()
         self.platform = None
+        self.mask: str | None = None
         self.report = [line for line in self.report if line not in self._notes]
         self._notes = []
         self.configs: dict[str, TensorQuantizationConfig] = {}
@@ -218,9 +220,14 @@ class Graph:
         """The axis along which this value has channels of their own.
 
         1 where a Conv made it or the rank is 4 and more; the last of rank 2 and 3. None where that dimension is not
-        a fixed number, or the rank is unknown, or less than 2.
+        a fixed number, or the rank is unknown, or less than 2; and where it is as long as masked sequences are.
         """
-        return channel_axis(self.value(value_name))
+        axis = channel_axis(self.value(value_name))
+        if axis is None or self.mask is None:
+            return axis
+        shape, positions = self.shape_of(value_name), self.shape_of(self.mask)
+        is_masked = shape is not None and positions is not None and shape[axis] == positions[1]
+        return None if is_masked else axis
 
     @property
     def input_names(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from calibrant.core import DataError
 from calibrant.engines.samples import iterate_samples
+from calibrant.engines.unpadding import unpadded
 from calibrant.passes.base import QuantizationPass
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class OptimizationPass(QuantizationPass):
     ) -> None:
         if dataloader is None or executor is None:
             raise DataError(f"{self.name} needs samples and an executor: optimize(graph, dataloader, executor)")
-        samples = list(iterate_samples(dataloader, executor.input_specs, None, collate_fn))
+        samples = list(unpadded(iterate_samples(dataloader, executor.input_specs, None, collate_fn), executor))
         for done, total in self.layers(graph, samples, executor):
             if on_layer is not None and on_layer(self.name, done, total) is False:
                 return

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from calibrant.core import ModelError, SettingError, TargetPlatform, TensorQuantizationConfig
 from calibrant.graph import Graph, ScaleGroup
 from calibrant.graph.axes import channel_axis
+from calibrant.graph.mask import name_mask
 from calibrant.graph.opset import raise_opset
 from calibrant.quantizers import configs
 from calibrant.quantizers.choice import kept_in_float, matching
@@ -29,12 +30,13 @@ def quantize_graph(graph: Graph, platform: TargetPlatform, setting: Quantization
     Activations and weights get state INITIAL, biases and constants beside them PASSIVE_INIT. Fills `graph.groups`,
     `configs`, `edges`, `operations`, `left_in_float`, `streams`, and adds to `report`.
 
-    Raises SettingError for a platform without a table, for a pattern of the setting that fits nothing, and for a wish
-    that the platform cannot fulfil. The graph is then without quantization.
+    Raises SettingError for a platform without a table, for a pattern of the setting that fits nothing, for a mask that
+    is none, and for a wish that the platform cannot fulfil. The graph is then without quantization.
     """
     setting = setting or QuantizationSetting()
     table = table_of(platform)
     graph.clear_quantization()
+    name_mask(graph, setting.quantize_activation_setting.mask)
     _raise_for_wide_values(graph, table, setting)
     plan = plan_of(graph, platform, setting)
     try:

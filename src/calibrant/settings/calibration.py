@@ -20,6 +20,8 @@ class QuantizeActivationSetting(Setting):
     percentile: for the percentile method, share of the values inside the range.
     reduce_range: weights keep one bit less, for processors on which uint8 x int8 sums saturate (x86 without VNNI).
     ignore_nonfinite: calibrate on the finite values where there are NaN or Inf as well, instead of an error.
+    mask: the input [batch, sequence], such as attention_mask, that is 0 at padded positions; these do not count in the
+        statistics. None: all positions count.
     rounding: name of a RoundingPolicy; None: the platform's own (ROUND_HALF_EVEN).
     """
 
@@ -38,6 +40,7 @@ class QuantizeActivationSetting(Setting):
     percentile: float = 0.9999
     reduce_range: bool = False
     ignore_nonfinite: bool = False
+    mask: str | None = None
     rounding: str | None = None
 
 

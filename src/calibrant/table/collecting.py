@@ -76,6 +76,8 @@ def empty_table(graph: Graph, platform: TargetPlatform, methods: Sequence[str], 
         "platform": platform.name,
         "methods": ",".join(sorted(method.casefold() for method in methods)),
     }
+    if graph.mask is not None:
+        settings["mask"] = graph.mask
     return CalibrationTable.empty(wanted_by(tasks, graph), graph.fingerprint, engine, settings)
 
 

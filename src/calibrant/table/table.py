@@ -29,6 +29,7 @@ from calibrant.table.container import Arrays, read, write
 from calibrant.table.packing import pack, spec_of, unpack
 
 _SYMMETRIC = QuantizationProperty.PER_TENSOR | QuantizationProperty.LINEAR | QuantizationProperty.SYMMETRICAL
+NO_MASK = "(none)"
 _RAW = "method '{method}' looks at raw values, which a table does not hold: calibrate with samples instead"
 
 
@@ -39,7 +40,7 @@ class CalibrationTable:
     sketches: over all the samples; `sketches.even` and `sketches.odd` over two halves of them.
     fingerprint: of the model, weights included. samples: how many (along the first axis of the first input).
     engine: engine, version, and what computed. settings: calibrant's version, the platform whose values these are,
-        and the methods that they serve.
+        the methods that they serve, and the mask that said which positions count, if any.
 
     Tables of the same model, engine and settings merge in any order into the same bytes.
     """
@@ -152,6 +153,11 @@ class CalibrationTable:
             raise IncompatibleSketches(
                 f"the table is of another model: its fingerprint is {self.fingerprint}, the model's {graph.fingerprint}"
             )
+        if graph.mask not in (None, self.settings.get("mask")):
+            raise IncompatibleSketches(
+                f"the table was collected with the mask {self.settings.get('mask', NO_MASK)}, and the setting names "
+                f"{graph.mask}: collect it with that one"
+            )
         tasks = plan(graph, method)
         for task in tasks:
             if task.needs_raw_values:
@@ -183,8 +189,9 @@ class CalibrationTable:
     def differences(self, other: CalibrationTable) -> list[str]:
         """In what the tables differ that must be the same for them to merge: `engine a and b`, and so on."""
         mine, others = ({"model": t.fingerprint, "engine": t.engine, **t.settings} for t in (self, other))
+        unsaid = {"mask": NO_MASK}
         return [
-            f"{what} {mine.get(what, 'unknown')} and {others.get(what, 'unknown')}"
+            f"{what} {mine.get(what, unsaid.get(what, 'unknown'))} and {others.get(what, unsaid.get(what, 'unknown'))}"
             for what in sorted(mine.keys() | others.keys())
             if mine.get(what) != others.get(what)
         ]

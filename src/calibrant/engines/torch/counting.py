@@ -12,6 +12,7 @@ from calibrant.engines.executor import RawCallback
 from calibrant.engines.statistics import named
 from calibrant.engines.torch.capture import Inputs
 from calibrant.engines.torch.interpreter import Interpreter
+from calibrant.engines.torch.masked import Masked
 from calibrant.engines.torch.statistics import TensorStatistics
 from calibrant.graph import Graph
 
@@ -25,7 +26,7 @@ class Counting:
     counted beside what the model goes on to compute, on a stream of their own: counting waits for memory, most models
     for arithmetic. They live until the next ones are to be counted, so at most about twice TOGETHER waits.
 
-    replaced: constants of other content. plan: what it runs.
+    replaced: constants of other content. masked: what counts of each value; None: all. plan: what it runs.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class Counting:
         wanted: Iterable[str],
         raw: Mapping[str, RawCallback],
         replaced: Mapping[Any, torch.Tensor],
+        masked: Masked | None = None,
     ) -> None:
         self._interpreter = interpreter
         self._replaced = replaced
         self._statistics = statistics
+        self._masked = masked
         self._values = {graph.value(name): (name in wanted, raw.get(name)) for name in dict.fromkeys([*wanted, *raw])}
         self.plan = interpreter.plan([], list(self._values))
         self._waiting: dict[str, torch.Tensor] = {}
@@ -75,8 +78,10 @@ class Counting:
                 if self._bytes >= TOGETHER or not x.is_cuda:
                     self._count(half)
             if callback is not None:
+                array = self._interpreter.array(value, x)
                 try:
-                    callback(self._interpreter.array(value, x))
+                    for part in [array] if self._masked is None else self._masked.arrays(name, array):
+                        callback(part)
                 except Exception as error:
                     raise named(error, name) from error
 
@@ -86,16 +91,20 @@ class Counting:
         """Count what waits."""
         device = next((x.device for x in self._waiting.values() if x.is_cuda), None)
         if device is None:
-            self._statistics.add(self._waiting, half)
+            self._add(half)
         else:
             self._join()
             if device not in self._beside:
                 self._beside[device] = torch.cuda.Stream(device)
             self._beside[device].wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(self._beside[device]):
-                self._statistics.add(self._waiting, half)
+                self._add(half)
             self._counted = self._waiting
         self._waiting, self._bytes = {}, 0
+
+    def _add(self, half: int | torch.Tensor) -> None:
+        for values in [self._waiting] if self._masked is None else self._masked.parts(self._waiting):
+            self._statistics.add(values, half)
 
     def _join(self) -> None:
         """Let the model's stream wait until what was counted beside it is through, and free to go."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import ObservationError, SettingError, TensorQuantizationConfig
 from calibrant.engines.executor import Collect, Executor, OnStep, RawCallback, check_names
+from calibrant.engines.masking import Masking
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import usable_processors
 from calibrant.graph import Graph
@@ -32,7 +33,7 @@ class TorchExecutor(Executor):
     threads: of torch on the CPU, and of statistics there; None: all.
     capture: on CUDA, whether samples of the same shapes as two before them run as one captured CUDA graph, which costs
         the host next to nothing. What cannot be captured runs operator by operator, which `report` says; so does
-        everything where raw values are asked for.
+        everything where raw values are asked for, or the graph names a mask.
 
     An operator that the engine lacks is run by onnxruntime on the host, which `report` says.
     Raises SettingError where torch is not installed, for a device that is not there, for an unknown precision.
@@ -143,7 +144,9 @@ class TorchExecutor(Executor):
                 raise ObservationError(f"value '{name}' is {kind.name}: only floating values can be observed")
         session = self._opened()
         session.tell_again()
-        running: list[Collect] = [session.collecting(wanted, raw, self._capture)]
+        mask = self.graph.mask
+        masking = None if mask is None else Masking(self.graph, mask, names, self.forward)
+        running: list[Collect] = [session.collecting(wanted, raw, self._capture, masking)]
 
         def collect(samples: Iterable[Feed], on_step: OnStep | None = None) -> Halves:
             if not running:

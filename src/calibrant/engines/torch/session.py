@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from calibrant.core import ModelError, SettingError, TensorQuantizationConfig, closest
 from calibrant.engines.executor import Collect, OnStep, RawCallback, input_specs
 from calibrant.engines.halves import half_of
+from calibrant.engines.masking import Masking
 from calibrant.engines.samples import Feed, iterate_samples
 from calibrant.engines.torch.capture import Inputs, Steps
 from calibrant.engines.torch.counting import Counting
 from calibrant.engines.torch.cuda import Cuda
 from calibrant.engines.torch.fake_quantize import ConfiguredGrids
 from calibrant.engines.torch.interpreter import Interpreter
+from calibrant.engines.torch.masked import Masked
 from calibrant.engines.torch.plan import Plan, Slot
 from calibrant.engines.torch.precision import COMPUTED_IN, arithmetic, check_precision
 from calibrant.engines.torch.statistics import statistics_on
@@ -88,23 +90,33 @@ class TorchSession:
             inputs = {value: values[value.name or ""] for value in plan.inputs}
             return self._interpreter.run(plan, inputs, replaced=replaced, scales=scales)
 
-    def collecting(self, wanted: Mapping[str, SketchSpec], raw: Mapping[str, RawCallback], capture: bool) -> Collect:
+    def collecting(
+        self,
+        wanted: Mapping[str, SketchSpec],
+        raw: Mapping[str, RawCallback],
+        capture: bool,
+        masking: Masking | None = None,
+    ) -> Collect:
         """`collect` for several blocks of samples, one after the other, which count in the same memory.
 
         capture: whether to capture steps into CUDA graphs; where somebody wants raw values, which go to the host at
-        once, that cannot be. on_step of what is returned is called once a step is on its way to the device.
+        once, or a mask says what counts of each sample, that cannot be. on_step of what is returned is called once a
+        step is on its way to the device. masking: what counts of a padded batch; None: all of it.
         """
         statistics = statistics_on(self._device, wanted, self._threads, self._note)
         replaced = self._changed(as_floats=True)
-        step = Counting(self._graph, self._interpreter, statistics, wanted, raw, replaced)
+        masked = None if masking is None else Masked(masking, self._device)
+        step = Counting(self._graph, self._interpreter, statistics, wanted, raw, replaced, masked)
         run: Callable[[Inputs, int], None] = step
         if self._device.type == "cuda":
-            run = Steps(step, step.plan.hosts, Cuda(self._device), self._note, capture and not raw)
+            run = Steps(step, step.plan.hosts, Cuda(self._device), self._note, capture and not raw and masked is None)
 
         def collect(samples: Iterable[Feed], on_step: OnStep | None = None) -> Halves:
             statistics.clear()
             for number, feed in enumerate(samples, 1):
                 inputs = {value: to_tensor(feed[value.name or ""], copy=False) for value in step.plan.inputs}
+                if masked is not None:
+                    masked.begin(feed, number)
                 try:
                     with self._computing():
                         run(inputs, half_of(feed))

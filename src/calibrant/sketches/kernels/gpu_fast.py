@@ -376,6 +376,7 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
     own_bits = {portable.FLOAT32: bits, portable.BFLOAT16: 7, portable.FLOAT16: 10}[kind]
     tables = 4 if kind == portable.FLOAT32 else 2
     threads = 32 * warps
+    looking = min(threads, ptx.LOOKING)
     spare = 4 * ptx.MISC_WORDS + 8192  # for the misc words, and for what Triton's reductions need
     most = (shared_bytes - spare) // (8 * tables * threads) * 2 * threads
     octaves = min(25 if kind == portable.FLOAT16 else 47, (most - 1) >> own_bits)
@@ -395,7 +396,7 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
             shared.misc // ptx.MISC_WORDS + 1,
             2 << (9 + bits),
             kind == portable.FLOAT32,
-            int(warps * 32 * 31 * (min(0.006 * 2 ** (8 - bits), 0.02) if kind == portable.FLOAT32 else 0.5)),
+            int(looking * 31 * (min(0.024 * 2 ** (8 - bits), 0.08) if kind == portable.FLOAT32 else 0.5)),
             ptx.begin(shared),
             ptx.empty(shared, counts=True),
             ptx.empty(shared, counts=False),
