@@ -291,7 +291,9 @@ def test_what_is_no_table(tabled):
     (tabled / "cut.table").write_bytes(whole[:1000])
     tabled.check_refused(inspect(tabled, table="cut.table"), FAILED, "cut.table", "damaged")
     tabled.check_refused(inspect(tabled, table="modle.table"), FAILED, "did you mean 'model.table'?")
-    tabled.check_refused(inspect(tabled, table="model.onnx"), FAILED, "model.onnx is not a calibration table")
+    tabled.check_refused(
+        inspect(tabled, table="model.onnx"), FAILED, "model.onnx is not a calibration table but a model"
+    )
 
 
 def test_names_cannot_reach_the_terminal(tabled):

@@ -68,6 +68,14 @@ def test_few_samples_are_warned_about_and_more_is_the_next_step(here):
     assert "next         give more samples" in text
 
 
+def test_the_next_step_is_a_line_to_type(here):
+    np.save(here / "many.npy", np.random.default_rng(0).normal(size=(64, 3, 16, 16)).astype(np.float32))
+    result = here.run("quantize", "model.onnx", "-d", "many.npy", "--samples", "40", "-o", "q.onnx")
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.stdout.splitlines() if line.strip().startswith("next"))
+    assert line.endswith("calibrant compare model.onnx q.onnx --data OTHER_SAMPLES")
+
+
 @pytest.mark.parametrize("mean", [["0.5", "0.4", "0.3"], ["0.5,0.4,0.3"], ["0.5, 0.4, 0.3"]])
 def test_three_numbers_with_spaces_or_commas(here, mean):
     result = here.quantize("--mean", *mean, "--std", "0.5", "--samples", "2")

@@ -123,7 +123,7 @@ def test_what_is_there_is_kept(tabled):
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (("report", "model.table"), USAGE, ["--output is missing"]),
+        (("report", "model.table"), USAGE, ["--output is missing", "--output model.html"]),
         (("report", "model.onnx", "-o", "r.html"), USAGE, ["calibrant calibrate model.onnx", "--report"]),
         (("report", "a.table", "b.table", "-o", "r.html"), USAGE, ["a.table, b.table"]),
         (("report", "model.tabl", "-o", "r.html"), FAILED, ["did you mean 'model.table'"]),

@@ -1,5 +1,4 @@
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,12 @@ def test_a_file_a_message_and_an_ir_model_give_the_same_graph(tiny, tmp_path):
     assert len({g.to_bytes() for g in graphs}) == 1
     assert graphs[0].path == path
     assert graphs[2].path is None
+
+
+def test_a_file_that_is_not_there_and_the_one_that_was_meant(tiny, tmp_path):
+    write(tmp_path / "tiny.onnx", tiny.SerializeToString())
+    with pytest.raises(ModelError, match=r"tinny.onnx: there is no such file; did you mean '.*tiny.onnx'\?"):
+        load_onnx_graph(tmp_path / "tinny.onnx")
 
 
 def test_the_model_given_is_not_changed():
@@ -230,5 +235,14 @@ def test_damage_anywhere_gives_a_model_or_an_error_of_ours(tmp_path_factory, cut
     content[at % len(content)] = byte
     path = tmp_path_factory.mktemp("damaged") / "m.onnx"
     path.write_bytes(content[: max(1, len(content) - cut % len(content))] if cut % 2 else content)
-    with suppress(ModelError):
-        load_onnx_graph(path)
+    graph, said = None, ""
+    try:
+        graph = load_onnx_graph(path)
+    except ModelError as error:
+        said = str(error)
+    if graph is None:
+        assert str(path) in said or "is damaged" in said  # a weight, by its name
+    else:
+        names = [node.name for node in graph.model.graph]
+        assert all(names)
+        assert len(set(names)) == len(names)

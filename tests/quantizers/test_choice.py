@@ -44,6 +44,13 @@ def test_every_name_means_itself(names, data):
     assert matching("it", name, names) == [name]
 
 
+def test_the_nearest_of_many_names():
+    names = [f"blocks.{i}.conv" for i in range(30)]
+    for typed, meant in (("blocks7.conv", "did you mean 'blocks.7.conv'"), ("zzz", "known: Add, Conv$")):
+        with pytest.raises(SettingError, match=meant):
+            matching("leave_in_float", typed, names, ["Conv", "Add"])
+
+
 @pytest.mark.parametrize("pattern", ["second", "sec.*", "s.c[o]nd"])
 def test_leave_in_float_by_name_and_expression(quantized, setting, pattern):
     setting.leave_in_float = [pattern]

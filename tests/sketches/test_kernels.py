@@ -1,5 +1,6 @@
 """The kernels: a table counted by hand, on the reference and its compiled twin; then the twins against each other."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -347,6 +348,19 @@ def test_importing_compiles_nothing():
     code = "from calibrant.sketches.kernels import cpu as k; print(k.count.signatures, k.harvest.signatures)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[]", "[]"]
+
+
+def test_it_is_known_what_is_kept_on_disk(tmp_path, monkeypatch):
+    place = tmp_path / "room" / "kernels"
+    place.mkdir(parents=True)
+    (place / "made_up_kernel.py").write_text(
+        "from calibrant.sketches.kernels.jit import compiled\n@compiled\ndef twice(x):\n    return 2 * x\n"
+    )
+    monkeypatch.syspath_prepend(place)
+    twice = importlib.import_module("made_up_kernel").twice
+    assert not jit.is_kept(twice)
+    assert twice(3) == 6
+    assert jit.is_kept(twice)
 
 
 def test_what_is_kept_on_disk_is_renewed_with_any_of_the_files():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import typer
-
 from calibrant.cli import options as o
 from calibrant.cli import table_options as t
 from calibrant.cli.choices import Choices
-from calibrant.cli.console import Console
 from calibrant.cli.exits import one_line_errors
+from calibrant.cli.gathered import console_of, images_of
 from calibrant.core import TargetPlatform
 
 CALIBRATE_HELP = """Collect the statistics of a model's values over samples, as a table: once, for any number of models.
@@ -71,9 +69,7 @@ def calibrate(
     debug: o.Debug = False,
 ) -> None:
     """The command's body; typer makes the options of its signature."""
-    if quiet and (verbose or debug):
-        raise typer.BadParameter("--quiet contradicts --verbose and --debug")
-    console = Console(verbose, quiet, debug)
+    console = console_of(verbose, quiet, debug)
     choices = Choices(
         setting=setting,
         mask=mask,
@@ -86,8 +82,7 @@ def calibrate(
         only=only or [],
         overrides=override or [],
     )
-    images = {"resize": resize, "crop": crop, "mean": mean, "std": std, "layout": layout, "color": color}
-    images["pixels"] = int(pixels) if pixels else None
+    images = images_of(resize, crop, mean, std, pixels, layout, color)
     with console.logging(), one_line_errors(console):
         from calibrant.cli.collect import Collecting, Keeping, Sharing
         from calibrant.cli.reading import Reading, Running

@@ -15,7 +15,7 @@ from calibrant.cli.console import Console, Stages, shortened
 from calibrant.cli.output import check_model, check_output, check_writable
 from calibrant.cli.reading import Reading, Running, naming_the_file
 from calibrant.cli.summary import LABEL, alike, samples_in_words
-from calibrant.cli.words import left_in_float, masked_rows, megabytes
+from calibrant.cli.words import calibrating, left_in_float, masked_rows, megabytes
 from calibrant.core import ModelError, SettingError, TargetPlatform
 from calibrant.data import Samples
 from calibrant.data.functions import load_module
@@ -113,7 +113,7 @@ class Collecting:
                 samples = self.reading.open(executor.input_specs)
                 if cluster is not None:
                     samples.parts()  # refuses what cannot be shared out
-                stages.begin("calibrating", samples.expected)
+                stages.begin(calibrating(), samples.expected)
                 loaded = time.perf_counter()
                 with naming_the_file(samples):
                     table = calibrate(

@@ -1,4 +1,4 @@
-"""What to type: a `calibrant quantize` that does what was tried."""
+"""What to type: a `calibrant quantize` that does what was tried, a `calibrant compare` of what came of it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def quantize_command(model: Path, reading: Reading, platform: TargetPlatform, fi
     for name in fix.leave_in_float:
         words += ["--leave-in-float", name]
     return shlex.join([*words, "--output", output])
+
+
+def compare_command(model: Path, other: Path, reading: Reading) -> str:
+    """The line, quoted for a shell."""
+    return shlex.join(["calibrant", "compare", str(model), str(other), *reading_words(reading)])
 
 
 def reading_words(reading: Reading) -> list[str]:

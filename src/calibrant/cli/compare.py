@@ -13,6 +13,7 @@ from calibrant.cli import options as o
 from calibrant.cli import table_options as t
 from calibrant.cli.console import Console, Stages
 from calibrant.cli.exits import one_line_errors
+from calibrant.cli.gathered import console_of, images_of
 from calibrant.core import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -81,15 +82,12 @@ def compare(
     debug: o.Debug = False,
 ) -> None:
     """The command's body; typer makes the options of its signature."""
-    if quiet and (verbose or debug):
-        raise typer.BadParameter("--quiet contradicts --verbose and --debug")
+    console = console_of(verbose, quiet, debug)
     if json and csv:
         raise typer.BadParameter("--json contradicts --csv")
     if csv and no_layers:
         raise typer.BadParameter("--csv has a row for each layer: it contradicts --no-layers")
-    console = Console(verbose, quiet, debug)
-    images = {"resize": resize, "crop": crop, "mean": mean, "std": std, "layout": layout, "color": color}
-    images["pixels"] = int(pixels) if pixels else None
+    images = images_of(resize, crop, mean, std, pixels, layout, color)
     with console.logging(), one_line_errors(console):
         from calibrant.cli.compared import Compared
         from calibrant.cli.compared_machine import as_csv, as_json

@@ -117,7 +117,13 @@ class Compared:
         for sentence in advice.refused:
             console.out.print(Text(f"Not tried: {printable(sentence)}", style="dim"), soft_wrap=True)
         if not helping:
-            console.out.print(Text("None of it helps: see docs/comparing.md for what else there is."))
+            console.out.print(
+                Text(
+                    "None of it helps. What else there is: quantize with --effort high, give a value 16 bits "
+                    "(--override 'VALUE:bits=16'), or more samples; or mend the float model where the layer is."
+                ),
+                soft_wrap=True,
+            )
 
 
 def output_rows(found: Comparison) -> list[tuple[str, str]]:

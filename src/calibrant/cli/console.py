@@ -23,7 +23,7 @@ from rich.text import Text
 
 LOGGERS = ("calibrant", "py.warnings")
 WIDE = 10_000  # columns
-CALIBRATING, COMPARING = "calibrating", "comparing methods"
+COMPARING = "comparing methods"
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 
 

@@ -18,7 +18,7 @@ from calibrant.cli.reporting import check_report, report_quantization
 from calibrant.cli.summary import Finished, show_summary
 from calibrant.cli.tables import TableFile
 from calibrant.cli.targets import show_worst
-from calibrant.cli.words import left_in_float
+from calibrant.cli.words import calibrating, left_in_float
 from calibrant.core import ModelError, QuantizationStates, SettingError, TargetPlatform
 from calibrant.data.functions import load_function, load_module
 from calibrant.engines import Executor
@@ -94,7 +94,7 @@ class Job:
             if calibrates or measures:
                 executor = self.running.executor(graph)
                 samples = self.reading.open(executor.input_specs)
-                stages.begin("calibrating", samples.expected)
+                stages.begin(calibrating(), samples.expected)
             loaded = time.perf_counter()
             with naming_the_file(samples), source.named() if source else nullcontext():
                 graph, summary = quantize(
@@ -126,7 +126,20 @@ class Job:
             warn_of_few(source.table.samples)
         idle = self.reading.data is not None and samples is None
         notes = ["--data was not read: weights alone need no samples"] if idle else []
-        done = Finished(self.model, size, output, graph, setting, summary, samples, seconds, notes, source, self.report)
+        done = Finished(
+            self.model,
+            size,
+            output,
+            graph,
+            setting,
+            summary,
+            samples,
+            seconds,
+            notes,
+            self.reading,
+            source,
+            self.report,
+        )
         if self.report is not None:
             report_quantization(console, done, executor, self.report, self.running.threads)
         show_summary(console, done)

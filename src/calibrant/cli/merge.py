@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from calibrant.cli import options as o
 from calibrant.cli import table_options as t
 from calibrant.cli.console import Console
 from calibrant.cli.exits import one_line_errors
+from calibrant.cli.gathered import console_of
 from calibrant.core import IncompatibleSketches, SettingError
 
 if TYPE_CHECKING:
@@ -35,9 +34,7 @@ def merge(
     debug: o.Debug = False,
 ) -> None:
     """The command's body; typer makes the options of its signature."""
-    if quiet and (verbose or debug):
-        raise typer.BadParameter("--quiet contradicts --verbose and --debug")
-    console = Console(verbose, quiet, debug)
+    console = console_of(verbose, quiet, debug)
     with console.logging(), one_line_errors(console):
         merge_files(console, tables, output, force)
 

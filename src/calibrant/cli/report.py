@@ -9,8 +9,8 @@ import typer
 
 from calibrant.cli import options as o
 from calibrant.cli.choices import Choices
-from calibrant.cli.console import Console
 from calibrant.cli.exits import one_line_errors
+from calibrant.cli.gathered import console_of
 
 REPORT_HELP = """Write a page, one HTML file, about what quantization does to a model, from a table of statistics.
 
@@ -54,9 +54,7 @@ def report(
     debug: o.Debug = False,
 ) -> None:
     """The command's body; typer makes the options of its signature."""
-    if quiet and (verbose or debug):
-        raise typer.BadParameter("--quiet contradicts --verbose and --debug")
-    console = Console(verbose, quiet, debug)
+    console = console_of(verbose, quiet, debug)
     chosen = method.casefold() if method else None
     choices = Choices(setting=setting, method=chosen, percentile=percentile, bits=bits, symmetric=symmetric)
     with console.logging(), one_line_errors(console):

@@ -92,7 +92,7 @@ class Reporting:
         """Write the page, and say so. What can be refused is refused before the work starts."""
         path, model = self._sources()
         if self.output is None:
-            raise SettingError("--output is missing: say where the page goes")
+            raise SettingError(f"--output is missing: say where the page goes, as in --output {path.stem}.html")
         pages.require_bokeh()
         for module in self.imports:
             load_module(module)

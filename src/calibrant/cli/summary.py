@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.text import Text
 
 from calibrant.api import QuantizationSummary
+from calibrant.cli.command_line import compare_command
 from calibrant.cli.console import Console, shortened
 from calibrant.cli.output import beside
+from calibrant.cli.reading import Reading
 from calibrant.cli.tables import TableFile
 from calibrant.cli.targets import target_rows
 from calibrant.cli.words import Parameters, config_in_words, counted, left_in_float, masked_rows, megabytes
@@ -37,6 +39,7 @@ class Finished:
     samples: Samples | None
     seconds: dict[str, float]
     notes: list[str]
+    reading: Reading  # how samples are read, or would be
     source: TableFile | None = None  # instead of samples
     report: Path | None = None  # the page about it
 
@@ -138,14 +141,11 @@ def samples_in_words(samples: Samples, used: int) -> str:
 def next_step(done: Finished) -> str:
     """The one thing that most likely helps."""
     if done.samples is None and done.source is None:
-        return "compare it with the float model on labelled data"
+        return f"see what it lost: {compare_command(done.model, done.output, Reading('SAMPLES'))}"
     source = done.samples.source if done.samples is not None else None
     if isinstance(source, Images) and source.plan.is_plain:
         return "if the model was trained on normalized images, say so with --mean and --std: it got pixels from 0 to 1"
     if done.summary.samples < 32:
         return "give more samples: a few hundred that look like what the model will meet"
-    others = [m for m in ("mse", "percentile", "minmax", "kl") if m not in done.summary.methods]
-    return (
-        "compare it with the float model on samples that were not calibrated on; if it lost too much, "
-        f"try --method {others[0] if others else 'mse'}, or --leave-in-float for the layers that hurt"
-    )
+    others = replace(done.reading, data="OTHER_SAMPLES", samples=None)
+    return f"see on other samples what it lost, and what helps: {compare_command(done.model, done.output, others)}"

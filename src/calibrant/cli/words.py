@@ -8,6 +8,13 @@ from dataclasses import dataclass
 
 from calibrant.core import QuantizationStates, TensorQuantizationConfig
 from calibrant.graph import Graph
+from calibrant.sketches.kernels import cpu
+from calibrant.sketches.kernels.jit import is_kept
+
+
+def calibrating() -> str:
+    """The name of that stage; the first time on a machine, with why it takes so long."""
+    return "calibrating" if is_kept(cpu.count) else "calibrating (kernels are compiled first, this once)"
 
 
 def config_in_words(config: TensorQuantizationConfig) -> str:

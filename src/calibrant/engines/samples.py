@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,10 @@ def items_of(loader: Any) -> Iterator[Any]:
             f"the loader is a dict ({', '.join(map(str, loader))}): that is one sample; put samples into a list"
         )
     if not isinstance(loader, Iterable) or isinstance(loader, str | bytes):
-        raise DataError(f"the loader must be an iterable of samples, got {type(loader).__name__}")
+        hint = ""
+        if isinstance(loader, str | Path):
+            hint = f": read the files first, as [np.load(path) for path in Path('{loader}').glob('*.npy')]"
+        raise DataError(f"the loader must be an iterable of samples, got {type(loader).__name__}{hint}")
     return iter(loader)
 
 
@@ -162,7 +166,18 @@ def _check_shape(array: Array, spec: InputSpec, where: str) -> None:
         raise DataError(f"{where}: got rank {array.ndim}, shape {array.shape}; expected {spec}{hint}")
     for axis, (got, want) in enumerate(zip(array.shape, spec.shape, strict=True)):
         if isinstance(want, int) and got != want:
-            raise DataError(f"{where}: got {got} on axis {axis}, shape {array.shape}; expected {spec}")
+            hint = _other_layout(array.shape, spec.shape)
+            raise DataError(f"{where}: got {got} on axis {axis}, shape {array.shape}; expected {spec}{hint}")
+
+
+def _other_layout(got: tuple[int, ...], wanted: Sequence[int | str | None]) -> str:
+    """What to do where the channels of an image are at the other end."""
+    if len(got) != 4:
+        return ""
+    for words, axes in (("channels come last", (0, 3, 1, 2)), ("channels come first", (0, 2, 3, 1))):
+        if all(got[axis] == want for axis, want in zip(axes, wanted, strict=True) if isinstance(want, int)):
+            return f"; its {words}: give x.transpose{axes}"
+    return ""
 
 
 def _check_finite(array: Array, where: str) -> None:

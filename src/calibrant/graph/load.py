@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from calibrant.core import ModelError
+from calibrant.core import ModelError, closest
 from calibrant.graph.check import check_external_data, check_model
 from calibrant.graph.cleanup import clean
 from calibrant.graph.fingerprint import fingerprint
@@ -39,7 +39,9 @@ def load_onnx_graph(path_or_model: str | Path | onnx.ModelProto | ir.Model, simp
 def read_onnx(path: Path) -> ir.Model:
     """The file as it is, quantized or not. Raises ModelError where it cannot be read."""
     if not path.exists():
-        raise ModelError(f"no model at {path}: there is no such file")
+        near = closest(path.name, [p.name for p in path.parent.glob("*.onnx")])
+        hint = f"; did you mean '{path.with_name(near)}'?" if near else ""
+        raise ModelError(f"no model at {path}: there is no such file{hint}")
     if path.is_dir():
         raise ModelError(f"{path} is a folder, expected an ONNX file")
     if path.stat().st_size == 0:

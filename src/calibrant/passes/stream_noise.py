@@ -131,9 +131,13 @@ class Weights:
         return float((steps**2 / 12 * (power / factors**2)[self.inputs].sum(axis=1)).sum())
 
 
-def seen_by_outputs(node: ir.Node) -> tuple[F64, I64]:
-    """The weight of a reader as (outputs, inputs of one output, taps), and which input channel each is."""
-    array = node.inputs[1].const_value.numpy().astype(np.float64)  # type: ignore[union-attr]
+def seen_by_outputs(node: ir.Node, weight: NDArray[np.float32] | None = None) -> tuple[F64, I64]:
+    """The weight of a reader as (outputs, inputs of one output, taps), and which input channel each is.
+
+    weight: another of that shape; None: its own.
+    """
+    own = node.inputs[1].const_value.numpy() if weight is None else weight  # type: ignore[union-attr]
+    array = own.astype(np.float64)
     group: int = node.attributes.get_int("group", 1)
     if node.op_type == "ConvTranspose":
         array = array.reshape(group, array.shape[0] // group, array.shape[1], -1).transpose(0, 2, 1, 3)

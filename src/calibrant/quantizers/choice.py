@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from calibrant.core import SettingError, TargetPlatform, unknown
+from calibrant.core import SettingError, TargetPlatform, closest, unknown
 from calibrant.graph import Graph
 from calibrant.quantizers.rows import Table
 from calibrant.settings import QuantizationSetting
 
+MOST_LISTED = 20  # names in an error
 NOT_NAMED = "not among what `only` names"
 
 
@@ -29,7 +30,7 @@ def matching(what: str, pattern: str, names: Sequence[str], types: Iterable[str]
     except re.error as error:
         raise SettingError(f"{what}: '{pattern}' is no name, and no regular expression either: {error}") from None
     if not found:
-        raise SettingError(f"{what}: " + unknown("name or operator type", pattern, _near(pattern, {*names, *known})))
+        raise SettingError(f"{what}: " + unknown("name or operator type", pattern, _near(pattern, names, known)))
     return found
 
 
@@ -72,10 +73,13 @@ def nodes_of(graph: Graph, what: str, pattern: str) -> list[str]:
     return [name for name, op_type in nodes.items() if op_type == found] if isinstance(found, str) else found
 
 
-def _near(pattern: str, known: set[str]) -> set[str]:
-    """What an error lists: everything known if that is little, else the same beginning or the operator types."""
-    if len(known) <= 20:
+def _near(pattern: str, names: Sequence[str], types: set[str]) -> set[str]:
+    """What an error lists: all if that is little; else the nearest name, those that hold the pattern, or the types."""
+    known = {*names, *types}
+    if len(known) <= MOST_LISTED:
         return known
-    short = {name for name in known if name.isidentifier()} or known
-    alike = {name for name in known if pattern.casefold() in name.casefold()}
-    return set(sorted(alike or short)[:20]) | alike
+    near = closest(pattern, known)
+    if near is not None:
+        return {near}
+    alike = sorted(name for name in known if pattern.casefold() in name.casefold())
+    return set((alike or sorted(types) or sorted(known))[:MOST_LISTED])

@@ -53,6 +53,10 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except (SafetensorError, OSError, TypeError, ValueError, RecursionError) as error:
+        if path.suffix.lower() == ".onnx":
+            raise DataError(
+                f"{path} is not a calibration table but a model: `calibrant calibrate` makes a table of it"
+            ) from None
         raise DataError(f"{path} is not a calibration table, or is damaged: {brief(error)}") from None
 
 

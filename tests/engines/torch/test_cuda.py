@@ -96,7 +96,15 @@ def test_nothing_waits_for_the_device(model):
     torch.cuda.set_sync_debug_mode("error")
     try:
         with torch.no_grad(), arithmetic("float32", 1):
-            interpreter.run(plan, fed)
+            (out,) = interpreter.run(plan, fed)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = TorchExecutor(graph, "cpu").forward(feed)[0]
+    np.testing.assert_allclose(out.cpu().numpy(), expected, rtol=1e-4, atol=1e-5)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchroniz"):  # so that it would have been seen
+            out.cpu()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from calibrant.analysis.report.in_use import reach_of
 from calibrant.analysis.report.model import ReportedOperation, ReportedValue, Step, Suspect
 
 WORST = 10
@@ -14,6 +15,8 @@ GAINS = 1.0  # dB that another method must promise to be worth a try
 MOVES = 0.1  # of a scale, between halves of the samples
 UNEVEN = 8.0  # times the range of the middle channel: one scale serves such channels badly
 MOST_TYPED = 200  # characters of a name
+ALIKE = 0.5  # dB between two operations
+LESS = 6.0  # dB below what weights or a value keep by themselves: one bit
 FINE = 40.0  # dB: what keeps more is not what hurts
 
 
@@ -24,11 +27,27 @@ def suspects(operations: Sequence[ReportedOperation], values: Sequence[ReportedV
     """
     by_name = {value.name: value for value in values}
     if operations:
-        ranked = [(o.worst, o) for o in operations if o.worst is not None and o.worst < np.inf]
-        ranked.sort(key=lambda pair: pair[0] or 0.0)
-        return [_of_operation(o, worst or 0.0, by_name) for worst, o in ranked[:WORST]]
+        return [_of_operation(o, o.worst or 0.0, by_name) for o in _worst_first(operations)[:WORST]]
     rated = sorted(((v.sqnr, v) for v in values if v.sqnr is not None and v.sqnr < np.inf), key=lambda pair: pair[0])
     return [Suspect("", v.name, db, list(_facts(v)), list(_steps(v))) for db, v in rated[:WORST]]
+
+
+def _worst_first(operations: Sequence[ReportedOperation]) -> list[ReportedOperation]:
+    """Those whose error is known and not nothing.
+
+    What reads a broken value is as bad as what makes it: of two that are ALIKE, the one that makes it comes first.
+    """
+    ranked: list[tuple[float, ReportedOperation]] = []
+    made: dict[str, float] = {}
+    for operation in operations:
+        worst = operation.worst
+        if worst is None or worst == np.inf:
+            continue
+        makers = [made[name] for name in operation.reads if name in made]
+        rank = max([worst, *(maker for maker in makers if maker <= worst + ALIKE)])
+        ranked.append((rank, operation))
+        made[operation.value] = rank
+    return [operation for _, operation in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _of_operation(operation: ReportedOperation, worst: float, values: dict[str, ReportedValue]) -> Suspect:
@@ -38,8 +57,15 @@ def _of_operation(operation: ReportedOperation, worst: float, values: dict[str, 
         facts.append(f"with this layer alone quantized, the outputs of the model {outputs}")
     if operation.weights is not None:
         facts.append(f"its weights keep {operation.weights:.1f} dB")
+        if operation.weights_in_use is not None and operation.weights_in_use < operation.weights - LESS:
+            facts.append(
+                f"of the channels that its input makes use of, its weights keep {operation.weights_in_use:.1f} dB"
+            )
         if operation.weight_method == "minmax" and operation.weights < FINE:
             steps.append(Step("scale the weights by least error", "--weight-method mse"))
+    used = operation.rounding_in_use
+    if operation.rounding is not None and used is not None and used < operation.rounding - LESS:
+        facts.append(f"what reads '{operation.value}' finds {used:.1f} dB of what it makes use of")
     reads = operation.entering if operation.alone is None else operation.reads
     involved = [values[name] for name in dict.fromkeys([operation.value, *reads]) if name in values]
     for value in sorted(involved, key=lambda each: each.sqnr if each.sqnr is not None else np.inf):
@@ -90,7 +116,6 @@ def unevenness(value: ReportedValue) -> float:
     extremes = value.extremes
     if extremes.channels < 2:
         return 1.0
-    reach = np.maximum(np.abs(extremes.lo.astype(np.float64)), np.abs(extremes.hi.astype(np.float64)))
-    reach = reach[np.isfinite(reach)]
-    middle = float(np.median(reach)) if len(reach) else 0.0
+    reach = reach_of(extremes)
+    middle = float(np.median(reach))
     return float(reach.max()) / middle if middle > 0 else 1.0

@@ -15,6 +15,7 @@ from calibrant.analysis.by_operation import Analysis, loss
 from calibrant.analysis.findings import Grid, chosen, decibels_of, found_of, whole
 from calibrant.analysis.measures import sqnr_db
 from calibrant.analysis.report.advice import suspects
+from calibrant.analysis.report.in_use import value_in_use, weights_in_use
 from calibrant.analysis.report.model import Report, ReportedOperation, ReportedValue
 from calibrant.analysis.report.outline import BYTES, Outline
 from calibrant.core import (
@@ -30,7 +31,7 @@ from calibrant.observers import Distribution, squared_error
 from calibrant.passes.activations import activation_configs
 from calibrant.passes.base import SOLVED, parameter_of
 from calibrant.passes.calibration import merged
-from calibrant.sketches import Halves, TensorSketch
+from calibrant.sketches import Extremes, Halves, TensorSketch
 
 UNMOVED = 100.0  # dB: float32 itself is hardly more exact
 ALL_BYTES = 2_400_000  # of the outlines of all values: with the rest, and the plotting library, less than 5 MB
@@ -199,6 +200,7 @@ def reported_operations(
     by_name = {value.name: value for value in values}
     home = {name: root for group in graph.groups for name in group.values for root in group.roots[:1]}
     home |= {name: name for name in by_name}
+    extremes = {name: by_name[root].extremes for name, root in home.items() if root in by_name}
     measured = {error.name: error for error in analysis.operations} if analysis is not None else {}
     tells = any(decibels_of(loss(error), 1.0) < UNMOVED for error in measured.values())
     inside = {name for fused in graph.operations.values() for name in fused}
@@ -207,7 +209,7 @@ def reported_operations(
     for node in graph.model.graph:
         if node.name in inside:
             continue
-        operation = _reported_operation(graph, node, home, made, by_name)
+        operation = _reported_operation(graph, node, home, made, by_name, extremes)
         if operation is None:
             continue
         if error := measured.get(operation.name):
@@ -226,8 +228,12 @@ def _reported_operation(
     home: Mapping[str, str],
     made: Collection[str],
     values: Mapping[str, ReportedValue],
+    extremes: Mapping[str, Extremes],
 ) -> ReportedOperation | None:
-    """One operation; None where it has nothing to do with quantization. home: the observed value of each value."""
+    """One operation; None where it has nothing to do with quantization. home: the observed value of each value.
+
+    extremes: of each of these values, those of the observed one.
+    """
     name = node.name or ""
     reason = graph.left_in_float.get(name, "")
     fused = graph.operations.get(name, [])
@@ -236,6 +242,7 @@ def _reported_operation(
     entering = [] if reason else [read for read in reads if read not in made and _sqnr(values.get(read)) is not None]
     weights, method = weight_error(graph, node)
     value = home.get(output, "")
+    rounding = None if reason else _sqnr(values.get(value))
     if not (reason or value or reads or weights is not None):
         return None
     return ReportedOperation(
@@ -246,10 +253,12 @@ def _reported_operation(
         entering,
         reason,
         ", ".join(fused),
-        None if reason else _sqnr(values.get(value)),
+        rounding,
         min((values[read].sqnr or 0.0 for read in entering), default=None),
         weights,
         method,
+        None if rounding is None else value_in_use(graph, output, rounding, extremes),
+        weights_in_use(graph, node, extremes),
     )
 
 

@@ -46,8 +46,9 @@ class ReportedOperation:
     makes; "" where there is none. reads: the observed values that it reads; entering: those of them that no quantized
     operation makes, such as the model's input. reason: why it stays in float, or "". fused: the activation within it.
     rounding, reading, weights: SQNR in dB of the value it makes, estimated; the lowest of those entering; of its
-    weights, exact. alone, accumulated: of the model's outputs with it alone quantized, and of its own output with all
-    before it quantized as well; measured; -inf where NaN or Inf arose. None: not known.
+    weights, exact. rounding_in_use, weights_in_use: of the value it makes, and of its weights, as the products that use
+    them see it, estimated (`in_use.py`). alone, accumulated: of the model's outputs with it alone quantized, and of its
+    own output with all before it quantized as well; measured; -inf where NaN or Inf arose. None: not known.
     """
 
     name: str
@@ -61,13 +62,16 @@ class ReportedOperation:
     reading: float | None = None
     weights: float | None = None
     weight_method: str = ""
+    rounding_in_use: float | None = None
+    weights_in_use: float | None = None
     alone: float | None = None
     accumulated: float | None = None
 
     @property
     def worst(self) -> float | None:
         """By what operations are ranked: what was measured, else the lower of what is known; None in float."""
-        known = [db for db in (self.rounding, self.reading, self.weights) if db is not None]
+        by_itself = (self.rounding, self.reading, self.weights)
+        known = [db for db in (*by_itself, self.rounding_in_use, self.weights_in_use) if db is not None]
         return self.alone if self.alone is not None else min(known, default=None)
 
 

@@ -191,7 +191,8 @@ def _count(
         none = n_lo * 0
         counts = tl.where(lo == 0, n_lo, tl.where(hi == 0, n_hi, 0)), none, none, none
     size = tl.cast(inner, tl.int64) * outer
-    _publish(_key(lo), _key(hi), n_lo, n_hi, counts, size, part, parts, own, known, scratch, tickets, COLUMNS, PARTS)
+    ends = _key(lo), _key(hi), n_lo, n_hi
+    _publish(ends, counts, size, part, parts, own, known, scratch, tickets, TOTALS, COLUMNS, PARTS)
 
 
 @triton.jit
@@ -262,10 +263,7 @@ def _tabulate(counts, x, BITS: tl.constexpr):
 
 @triton.jit
 def _publish(
-    lo,
-    hi,
-    n_lo,
-    n_hi,
+    ends,
     counts,
     size,
     part,
@@ -274,47 +272,63 @@ def _publish(
     known,
     scratch,
     tickets,
+    TOTALS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
     """Leave what a program found of its groups; the last one of a group's parts adds all to its state.
 
-    counts: zeros, NaN, +Inf and -Inf; size: elements of each group, in all its parts."""
+    ends: lowest, highest, and the hits of both; counts: zeros, and with TOTALS NaN, +Inf and -Inf; size: elements of
+    each group, in all its parts."""
     program, column = tl.program_id(0), tl.arange(0, COLUMNS)
+    lo, hi, n_lo, n_hi = ends
+    last_count: tl.constexpr = 14 if TOTALS else 11
     mine = scratch + program.to(tl.int64) * (16 * COLUMNS) + column
     tl.store(mine, -lo.to(tl.int64))
     tl.store(mine + COLUMNS, hi.to(tl.int64))
     tl.store(mine + 8 * COLUMNS, n_lo)
     tl.store(mine + 9 * COLUMNS, n_hi)
-    for field in tl.static_range(4):
-        tl.store(mine + (10 + field) * COLUMNS, counts[field])
+    for field in tl.static_range(10, last_count):
+        tl.store(mine + field * COLUMNS, counts[field - 10])
     tl.debug_barrier()
     ticket = tickets + program - part
     if tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
         tl.store(ticket, 0)
-        row = tl.arange(0, PARTS)
-        theirs = scratch + (program - part).to(tl.int64) * (16 * COLUMNS)
-        first = parts * 0
+        # All is read before anything is written, for whatever is read after that would wait.
+        low, n_low = tl.load(own, mask=known, other=0), tl.load(own + 8, mask=known, other=0)
+        high, n_high = tl.load(own + 1, mask=known, other=0), tl.load(own + 9, mask=known, other=0)
+        zeros, elements = tl.load(own + 10, mask=known, other=0), tl.load(own + _SIZE, mask=known, other=0)
+        row, first = tl.arange(0, PARTS), parts * 0
         while first < parts:
-            found = theirs + (first + row)[:, None] * (16 * COLUMNS) + column[None, :]
-            _merge(found, (first + row < parts)[:, None], COLUMNS, own, known)
+            found = scratch + (program - part + first + row).to(tl.int64)[:, None] * (16 * COLUMNS) + column[None, :]
+            there = (first + row < parts)[:, None]
+            low, n_low = _further(found, there, low, n_low, COLUMNS)
+            high, n_high = _further(found + COLUMNS, there, high, n_high, COLUMNS)
+            zeros += tl.sum(_found(found + 10 * COLUMNS, there, 0), 0)
+            if TOTALS:
+                for field in tl.static_range(11, 14):
+                    more = tl.sum(_found(found + field * COLUMNS, there, 0), 0)
+                    tl.store(own + field, tl.load(own + field, mask=known, other=0) + more, mask=known)
+                    tl.debug_barrier()
             first += PARTS
-            tl.debug_barrier()
-        tl.store(own + _SIZE, tl.load(own + _SIZE, mask=known, other=0) + size, mask=known)
+        tl.debug_barrier()
+        tl.store(own, low, mask=known)
+        tl.store(own + 8, n_low, mask=known)
+        tl.store(own + 1, high, mask=known)
+        tl.store(own + 9, n_high, mask=known)
+        tl.store(own + 10, zeros, mask=known)
+        tl.store(own + _SIZE, elements + size, mask=known)
 
 
 @triton.jit
-def _merge(found, there, COLUMNS: tl.constexpr, own, known):
-    """Add what all parts found (parts, groups) to the groups' state."""
-    for end in tl.static_range(2):
-        theirs = tl.load(found + end * COLUMNS, mask=there, other=-(2**40), cache_modifier=".cg")
-        hits = tl.load(found + (8 + end) * COLUMNS, mask=there, other=0, cache_modifier=".cg")
-        old = tl.load(own + end, mask=known, other=0)
-        furthest = tl.maximum(tl.max(theirs, axis=0), old)
-        count = tl.sum(tl.where(theirs == furthest[None, :], hits, 0), axis=0)
-        count += tl.where(old == furthest, tl.load(own + 8 + end, mask=known, other=0), 0)
-        tl.store(own + end, furthest, mask=known)
-        tl.store(own + 8 + end, count, mask=known)
-    for field in tl.static_range(10, 14):
-        more = tl.sum(tl.load(found + field * COLUMNS, mask=there, other=0, cache_modifier=".cg"), axis=0)
-        tl.store(own + field, tl.load(own + field, mask=known, other=0) + more, mask=known)
+def _further(found, there, old, old_hits, COLUMNS: tl.constexpr):
+    """The further of an end and of what parts found (parts, groups), and how often it was hit."""
+    theirs, hits = _found(found, there, -(2**40)), _found(found + 8 * COLUMNS, there, 0)
+    furthest = tl.maximum(tl.max(theirs, axis=0), old)
+    hits = tl.sum(tl.where(theirs == furthest[None, :], hits, 0), axis=0)
+    return furthest, hits + tl.where(old == furthest, old_hits, 0)
+
+
+@triton.jit
+def _found(places, there, nothing):
+    return tl.load(places, mask=there, other=nothing, cache_modifier=".cg")

@@ -27,6 +27,11 @@ def compiled(function: F) -> F:
     return cast(F, made)
 
 
+def is_kept(kernel: Callable[..., Any]) -> bool:
+    """Whether it was compiled before, from these sources, and is on disk; else its first call takes long."""
+    return bool(kernel._cache._cache_file._load_index())  # type: ignore[attr-defined]
+
+
 def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """A piece of a kernel in LLVM's own words: `function` gets the types of its arguments, after numba's context, and
     gives its signature and what builds it."""
