@@ -1,4 +1,4 @@
-"""The benchmarks of costs and of `auto`: their parts on hand-made cases, and one contestant in a process of its own."""
+"""The benchmarks of costs, of `auto` and of few bits: their parts on hand-made cases, one contestant in its process."""
 
 from dataclasses import replace
 
@@ -12,6 +12,7 @@ from benchmarks import resnet
 from benchmarks.auto import Split, best_single, powers_of, row
 from benchmarks.costs import memory_table, time_table
 from benchmarks.growth import fitted, growth_table, with_samples, with_threads
+from benchmarks.low_bits import Photos, judged, setting
 from benchmarks.markdown import table
 from benchmarks.once import Failed, Found, Job, measure
 from benchmarks.pages import page, page_input
@@ -215,3 +216,21 @@ def test_powers_are_of_floating_outputs():
     exact = [[np.array([3.0, 4.0], np.float32), np.array([2])]]
     powers = powers_of(exact, [[np.array([3.0, 4.5], np.float32), np.array([9])]])
     np.testing.assert_array_equal(powers, [[[25.0, 0.25]]])
+
+
+def test_what_few_bits_lose_is_told_with_its_standard_error():
+    """Of four labelled photos float has three right, the other model as many, but not the same; two more agree."""
+    exact, found = np.eye(3)[[0, 1, 2, 2, 1, 1]], np.eye(3)[[0, 1, 0, 0, 1, 1]]
+    photos = Photos([], [np.zeros(1)] * 4, [np.zeros(1)] * 2, [{0}, {1, 2}, {2}, {0, 1}])
+    top_1, lost, same, sqnr = judged(photos, exact, found)
+    assert (top_1, same) == ("0.750 ± 0.250", "0.667 ± 0.211")
+    assert lost == f"0.0 ± {100 * np.std([0, 0, 1, -1], ddof=1) / 2:.1f}"
+    assert sqnr == f"{10 * np.log10(6 / 4):.1f}"
+
+
+def test_plain_rounding_is_nothing_but_rounding():
+    asked = setting("plain rounding", "W4A8").quantize_parameter_setting
+    assert (asked.num_of_bits, asked.per_channel, asked.calib_algorithm) == (4, True, "minmax")
+    assert not asked.balanced_rounding
+    high = setting("high effort", "per-tensor")
+    assert (high.effort, high.quantize_parameter_setting.per_channel) == ("high", False)
