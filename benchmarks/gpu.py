@@ -21,7 +21,7 @@ from benchmarks.gpu_collect import models
 from benchmarks.machine import command, description
 from calibrant.sketches import Collector, SketchSpec
 from calibrant.sketches.device import DeviceCollectors
-from calibrant.sketches.kernels import gpu
+from calibrant.sketches.kernels import gpu_margins
 
 Tensor = Any
 POOL = 1 << 30  # bytes that a timing goes round
@@ -149,7 +149,7 @@ def rows() -> Iterator[str]:
         speeds = [
             4 * count * length / seconds(calls, 3) / 1e9
             for calls in (
-                [partial(gpu.top_two, x, 0, count, 1, 1, pairs, owners) for x in tensors],
+                [partial(gpu_margins.top_two, x, 0, count, 1, 1, pairs, owners) for x in tensors],
                 [partial(torch.topk, x[:, :, 0], 2, 1) for x in tensors],
             )
         ]

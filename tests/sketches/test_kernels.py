@@ -14,7 +14,7 @@ from calibrant.sketches.layout import Layout
 from tests.sketches.devices import DEVICES, interpreted, on_gpu, torch
 
 if torch is not None:
-    from calibrant.sketches.kernels import gpu
+    from calibrant.sketches.kernels import gpu, gpu_margins
     from calibrant.sketches.kernels.gpu_portable import HIGH, LOW, N_HIGH, N_LOW, NEG_INF, SIZE, ZEROS
 
 
@@ -64,7 +64,7 @@ class OnDevice:
         pairs = torch.full((rows + 1, 2), -7, dtype=torch.int32, device=self.device)
         owners = torch.full((rows + 1,), -7, dtype=torch.int32, device=self.device)
         if rows:
-            gpu.top_two(values, 0, rows, 1, 1, pairs, owners)
+            gpu_margins.top_two(values, 0, rows, 1, 1, pairs, owners)
         pairs, owners = pairs.cpu().numpy(), owners.cpu().numpy()
         assert [*pairs[-1], owners[-1]] == [-7] * 3
         assert set(owners[:-1]) <= {-1, 0}

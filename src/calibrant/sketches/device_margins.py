@@ -13,8 +13,9 @@ import triton
 from calibrant.core import StateError
 from calibrant.sketches import margins as host
 from calibrant.sketches.cells import fold_cells
-from calibrant.sketches.kernels import gpu
-from calibrant.sketches.kernels.gpu import TILE_OF_SLOTS, Tensor
+from calibrant.sketches.kernels import gpu_margins
+from calibrant.sketches.kernels.gpu import Tensor
+from calibrant.sketches.kernels.gpu_margins import TILE_OF_SLOTS
 from calibrant.sketches.kernels.gpu_rows import FIRST_OWNER, HEAD, NOT_NAMED, SEEN, SHIFT
 from calibrant.sketches.margins import COARSEST, EXACT, Margins
 
@@ -58,7 +59,7 @@ class MarginRoom:
     def fit(self) -> None:
         """Let every table have room again: keys become coarser where they must."""
         if self._tables:
-            gpu.fit(self._descriptions, self._spare, self._words, host.LIMIT, EXACT - COARSEST)
+            gpu_margins.fit(self._descriptions, self._spare, self._words, host.LIMIT, EXACT - COARSEST)
 
 
 class DeviceMargins:
@@ -85,8 +86,8 @@ class DeviceMargins:
             if first:
                 room.fit()
             part = min(most, count - first)
-            gpu.top_two(rows, first, part, channels, stride, room.pairs, room.owners)
-            gpu.tally(room.pairs, room.owners, part, rows.shape[1] == 1, self._tables, half, channels)
+            gpu_margins.top_two(rows, first, part, channels, stride, room.pairs, room.owners)
+            gpu_margins.tally(room.pairs, room.owners, part, rows.shape[1] == 1, self._tables, half, channels)
 
     def clear(self) -> None:
         """Forget all rows."""

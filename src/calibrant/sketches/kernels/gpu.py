@@ -16,7 +16,6 @@ import triton
 
 from calibrant.sketches.cells import I64
 from calibrant.sketches.kernels import gpu_portable as portable
-from calibrant.sketches.kernels import gpu_rows as margins
 from calibrant.sketches.kernels.gpu_state import State
 from calibrant.sketches.layout import Layout
 
@@ -24,9 +23,6 @@ Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
 TILE = 1024  # elements that a program looks at together, of four such tiles at once
 LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
-TILE_OF_ROWS = 2048  # for margins
-# For names and slots: at least as many as a program has threads, or some would add twice.
-TILE_OF_NAMES, TILE_OF_SLOTS = 128, 4096
 PROGRAMS = 512  # at most so many for one tensor, unless it has more channels: all at work at once
 MOST_PARTS, MERGED = 2048, 1024  # of one group; and channels of all parts that are merged at once
 PARTS_OF_MANY, LEAST_TILES = 256, 8  # of one group of many tensors; and tiles that are worth a program
@@ -35,16 +31,16 @@ FAST_BITS = 8  # mantissa bits of float32 for which `gpu_fast` has room in share
 
 log = logging.getLogger(__name__)
 
-_KINDS = {torch.float32: portable.FLOAT32, torch.bfloat16: portable.BFLOAT16, torch.float16: portable.FLOAT16}
-_SAME_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.float16}
-_SAME_BITS_AS_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+KINDS = {torch.float32: portable.FLOAT32, torch.bfloat16: portable.BFLOAT16, torch.float16: portable.FLOAT16}
+SAME_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.float16}
+_AS_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
 def empty_state(groups: int, mantissa_bits: int | None, device: Any) -> State:
     """A state with as many heads as `gpu_fast` may want there. mantissa_bits: None for no tables."""
     device, programs = torch.device(device), groups
     if mantissa_bits is not None and device.type == "cuda":
-        programs = max(_fast_programs(_device(device.index), kind, groups > 1) for kind in _KINDS.values())
+        programs = max(_fast_programs(properties(device.index), kind, groups > 1) for kind in KINDS.values())
     return State(groups, mantissa_bits, max(programs // groups, 1), device)
 
 
@@ -136,7 +132,7 @@ def count_many(tensors: Sequence[Tensor], states: Sequence[State], half: Tensor,
 def _transposed(x: Tensor, rows: int, columns: int) -> Tensor:
     """The memory of x (rows, columns), as (columns, rows)."""
     out, tile = torch.empty(columns * rows, dtype=x.dtype, device=x.device), 64
-    bits = _SAME_BITS_AS_INTEGERS[x.dtype]
+    bits = _AS_INTEGERS[x.dtype]
     programs = -(-rows // tile) * -(-columns // tile)
     portable.transpose[(programs,)](x.view(bits), out.view(bits), rows, columns, TILE=tile, num_warps=8)
     return out
@@ -160,7 +156,7 @@ def count_ends(tensors: Sequence[Grouped], half: Tensor, room: Room) -> None:
             room.described(described),
             half,
             *room.of(len(described), 16 * columns),
-            KIND=_KINDS[dtype],
+            KIND=KINDS[dtype],
             LAST=last,
             ALIGNED=aligned,
             ROWS=rows,
@@ -198,7 +194,7 @@ def _count_portable(
     blocks, tiles = -(-planes.groups // columns), -(-planes.inner // rows) * planes.outer
     parts = max(min(tiles, PROGRAMS // blocks, MOST_PARTS // columns), 1)
     portable.count[(blocks * parts,)](
-        x.view(_SAME_BITS[x.dtype]),
+        x.view(SAME_BITS[x.dtype]),
         planes.outer,
         planes.inner,
         planes.plane,
@@ -210,7 +206,7 @@ def _count_portable(
         state.rows,
         half,
         *room.of(blocks * parts, 16 * columns),
-        KIND=_KINDS[x.dtype],
+        KIND=KINDS[x.dtype],
         TOTALS=totals,
         TABLE=state.mantissa_bits is not None,
         BITS=state.mantissa_bits or 0,
@@ -247,18 +243,18 @@ def _is_for_fast(x: Tensor, planes: Planes, mantissa_bits: int) -> bool:
 def _count_fast(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
     from calibrant.sketches.kernels import gpu_fast as fast
 
-    device, length = _device(x.device.index), planes.outer * planes.inner
+    device, length = properties(x.device.index), planes.outer * planes.inner
     vector, many = 16 // x.element_size(), planes.groups > 1
     magic, shift = 0, 0
     if many and (planes.inner % vector or planes.inner == vector):
         vector = 1
     if many:
         magic, shift = fast.division(planes.inner // vector)
-    kind = _KINDS[x.dtype]
+    kind = KINDS[x.dtype]
     warps, elements, registers = portable.SHAPES[kind, many]
     parts = max(min(-(-length // (32 * warps * elements)), _fast_programs(device, kind, many) // planes.groups), 1)
     fast.count[(planes.groups * parts,)](
-        x.view(_SAME_BITS_AS_INTEGERS[x.dtype]),
+        x.view(_AS_INTEGERS[x.dtype]),
         length,
         magic,
         shift,
@@ -276,7 +272,7 @@ def _count_fast(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
     )
 
 
-def _fast_programs(device: _Device, kind: int, many: bool) -> int:
+def _fast_programs(device: Properties, kind: int, many: bool) -> int:
     """That are at work at once, of which each counts one group."""
     warps, _, registers = portable.SHAPES[kind, many]
     return device.multiprocessors * (2048 // (warps * registers))
@@ -294,8 +290,8 @@ def _may_be_described(x: Tensor, mantissa_bits: int | None) -> bool:
 def _count_described(tensors: Sequence[Tensor], states: Sequence[State], half: Tensor, room: Room) -> None:
     from calibrant.sketches.kernels import gpu_fast as fast
 
-    device = _device(tensors[0].device.index)
-    first, kind, mantissa_bits = tensors[0], _KINDS[tensors[0].dtype], states[0].mantissa_bits
+    device = properties(tensors[0].device.index)
+    first, kind, mantissa_bits = tensors[0], KINDS[tensors[0].dtype], states[0].mantissa_bits
     warps, elements, registers = portable.SHAPES[kind, False]
     tiles = [-(-x.numel() // (32 * warps * elements)) for x in tensors]
     share = _share(tiles, max(device.multiprocessors, len(tensors)))
@@ -326,15 +322,18 @@ def _share(tiles: Sequence[int], programs: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Device:
+class Properties:
+    """Of a GPU; shared_bytes: that one program may have."""
+
     multiprocessors: int
     shared_bytes: int
 
 
 @cache
-def _device(index: int) -> _Device:
+def properties(index: int) -> Properties:
+    """Of the GPU of that number."""
     found = torch.cuda.get_device_properties(index)
-    return _Device(found.multi_processor_count, found.shared_memory_per_block_optin)
+    return Properties(found.multi_processor_count, found.shared_memory_per_block_optin)
 
 
 @cache
@@ -364,59 +363,3 @@ def _differs(device: Any, dtype: Any) -> str:
     fast, portable_ones = (state.read(1) for state in states)
     alike = all(np.array_equal(*both) for both in zip(fast, portable_ones, strict=True))
     return "" if alike else "they count something else"
-
-
-def top_two(
-    x: Tensor, first: int, rows: int, channels: int, channel_stride: int, pairs: Tensor, owners: Tensor
-) -> None:
-    """The two largest of rows of x (outer, length, inner), contiguous: see `gpu_rows.top_two`."""
-    _, length, inner = x.shape
-    once = inner == 1 and length <= TILE_OF_ROWS
-    if inner == 1:
-        columns = min(TILE_OF_ROWS, triton.next_power_of_2(length))
-        lines, along = TILE_OF_ROWS // columns, 1
-        tile_rows = lines
-    else:
-        columns = lines = min(LINE, triton.next_power_of_2(rows))
-        tile_rows, along = min(TILE_OF_ROWS // columns, triton.next_power_of_2(length)), 0
-    margins.top_two[(-(-rows // lines),)](
-        x.view(_SAME_BITS[x.dtype]),
-        first,
-        rows,
-        length,
-        inner,
-        channels,
-        channel_stride,
-        pairs,
-        owners,
-        KIND=_KINDS[x.dtype],
-        ALONG=along,
-        ONCE=once,
-        ROWS=tile_rows,
-        COLUMNS=columns,
-        num_warps=1 if once else 8,  # what one has found need not wait for others
-    )
-
-
-def tally(pairs: Tensor, owners: Tensor, rows: int, alone: bool, tables: Tensor, half: Tensor, channels: int) -> None:
-    """Count the rows that `top_two` found: see `gpu_rows.tally`. tables: (halves, words)."""
-    slots = (tables.shape[1] - margins.HEAD - 2 * channels) // 3
-    grid = (-(-rows // TILE_OF_NAMES),)
-    tile = {"TILE": TILE_OF_NAMES, "OTHERS": 16}
-    margins.tally[grid](pairs, owners, rows, int(alone), tables, half, channels, slots, **tile, num_warps=4)
-
-
-def fit(descriptions: Tensor, spare: Tensor, words: Tensor, limit: int, most_shift: int) -> None:
-    """Make tables coarser where they have too many cells: see `gpu_rows.fit`."""
-    together = _device(spare.device.index).multiprocessors if spare.is_cuda else 1
-    margins.fit[(min(together, len(spare) // (3 * TILE_OF_SLOTS)),)](
-        descriptions,
-        len(descriptions),
-        spare,
-        words,
-        limit,
-        most_shift,
-        TABLES=triton.next_power_of_2(len(descriptions)),
-        TILE=TILE_OF_SLOTS,
-        num_warps=32,
-    )
