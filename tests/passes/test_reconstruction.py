@@ -16,6 +16,7 @@ from calibrant.api import quantize
 from calibrant.core import QuantizationProperty as P
 from calibrant.core import SettingError
 from calibrant.core import quantize as integers_of
+from calibrant.passes import reconstruction
 from calibrant.passes.grid_rounding import compensated, descended, fitted, rounded
 from calibrant.passes.linear import linear_layers
 from calibrant.passes.moments import Moments
@@ -350,3 +351,17 @@ def test_one_sample_of_huge_values_does_not_decide(small_model, small_samples):
         graph, _ = quantize(small_model, huge, setting=asked)
         made.append(error_of(graph, small_model, small_samples[32:]))
     assert made[1] > made[0] + 1
+
+
+def test_nothing_is_solved_for_on_what_is_held_out(small_model, small_samples, monkeypatch):
+    """Or what is held out could not tell at the end whether other samples gain too."""
+    places, solve = [], reconstruction.pulled
+
+    def spied(moments, *rest):
+        places.append(moments.count)
+        return solve(moments, *rest)
+
+    monkeypatch.setattr(reconstruction, "pulled", spied)
+    quantize(small_model, small_samples[:32], setting=setting())
+    assert min(places) == 24  # of the Gemm, one for each sample but every fourth
+    assert not any(count % 24 for count in places)

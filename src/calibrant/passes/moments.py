@@ -43,12 +43,6 @@ class Moments:
         self.power += weight * (outputs.astype(np.float64) ** 2).sum(axis=2)
         self.count += weight * columns.shape[2]
 
-    def __add__(self, other: Self) -> Self:
-        """Those of both together."""
-        return type(self)(
-            self.gram + other.gram, self.cross + other.cross, self.power + other.power, self.count + other.count
-        )
-
     def error(self, rows: F64, bias: F64) -> F64:
         """The mean squared error of each output, (groups, outputs), with these rows and this bias."""
         v = np.concatenate([rows, bias[..., None]], axis=2)

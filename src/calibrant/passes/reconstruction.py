@@ -58,9 +58,11 @@ class BlockwiseReconstructionPass(OptimizationPass):
     2. W* goes onto the grid by GPTQ and coordinate descent, its scale by least squares (`fitted`).
     3. The bias makes the mean right.
     4. Samples weigh by the inverse of their error before: a few of huge values would decide for all others.
-    5. Every fourth sample is held out. The r that errs least on those, by GPTQ alone, is taken, and solved for on all
-       samples. What errs more on those than the weight as it was is dropped; then a bias alone is tried.
-    6. At the end the outputs of the model are looked at on what was held out (`OptimizationPass`).
+    5. Every fourth sample is held out. The r that errs least on those, by GPTQ alone, is taken. What errs more on those
+       than the weight as it was is dropped; then a bias alone is tried.
+    6. At the end the outputs of the model are looked at on what was held out (`OptimizationPass`). So nothing is solved
+       for on that: layer after layer can be nearer to the float model on samples that they were solved for, and further
+       away on others.
 
     Frantar et al., 2022 (arXiv 2210.17323); Behdin et al., 2023 (QuantEase, arXiv 2309.01885, coordinate descent);
     Li et al., 2025 (GPTAQ, arXiv 2504.02692, quantized inputs and float outputs).
@@ -203,8 +205,7 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     log.info("%s: ridge %s, error %.3g of %.3g", layer.node.name, best, tried[best], tried[NOTHING])
     if best == NOTHING:
         return
-    everything = train + held
-    choice = Choice(now, beside(everything, now), old) if best == BIAS_ALONE else solved(everything, best, quick=False)
+    choice = Choice(now, beside(train, now), old) if best == BIAS_ALONE else solved(train, best, quick=False)
     layer.config.scale = choice.scale
     graph.change_constant(layer.weight_name, layer.weight(choice.rows))
     if layer.bias_name:
