@@ -113,18 +113,26 @@ class Graph:
         self.report.append(sentence)
         self._notes.append(sentence)
 
+    def constant(self, name: str) -> NDArray[Any]:
+        """What the quantized model reads of that constant: see `change_constant`. ModelError when there is none."""
+        return np.asarray(self._tensor(name).numpy())
+
     def change_constant(self, name: str, array: NDArray[Any]) -> None:
         """What the quantized model reads instead of that constant, of the same shape: a weight that was rounded, say.
 
         The float model keeps what it has, in `original` and in every executor; `clear_quantization` puts it back.
         Raises ModelError when there is no such constant.
         """
-        value = self.value(name)
-        if value.const_value is None:
-            raise ModelError(f"'{name}' is no constant of the model")
-        value.meta.setdefault(ORIGINAL, value.const_value)
+        value, tensor = self.value(name), self._tensor(name)
+        value.meta.setdefault(ORIGINAL, tensor)
         self._changed.setdefault(name, value)
-        value.const_value = ir.Tensor(np.ascontiguousarray(array, value.const_value.dtype.numpy()), name=name)
+        value.const_value = ir.Tensor(np.ascontiguousarray(array, tensor.dtype.numpy()), name=name)
+
+    def _tensor(self, name: str) -> ir.TensorProtocol:
+        tensor = self.value(name).const_value
+        if tensor is None:
+            raise ModelError(f"'{name}' is no constant of the model")
+        return tensor
 
     @property
     def changed_constants(self) -> list[str]:

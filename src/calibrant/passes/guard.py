@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibrant.core.arithmetic import SMALLEST_SCALE
 from calibrant.engines.stepping import Stepping
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[Any]
-
 
 class Guard:
     """A quantized graph as it is now: its scales and its constants, and what it makes of some samples.
@@ -37,7 +34,7 @@ class Guard:
         self._feeds = affordable(graph, feeds)
         self._exact = [dict(zip(graph.output_names, executor.forward(f), strict=True)) for f in self._feeds]
         self._configs = [(config, config.scale, config.offset, config.state) for config in _configs(graph)]
-        self._constants = {name: _constant(graph, name) for name in graph.changed_constants}
+        self._constants = {name: graph.constant(name) for name in graph.changed_constants}
         self._error = self._error_now()
 
     def restore_if_worse(self) -> bool:
@@ -77,7 +74,3 @@ def relative_error(wanted: Sequence[Feed], found: Sequence[Feed]) -> float:
 def _configs(graph: Graph) -> list[TensorQuantizationConfig]:
     groups = [group.config for group in graph.groups]
     return list({id(config): config for config in (*groups, *graph.edges.values())}.values())
-
-
-def _constant(graph: Graph, name: str) -> Array:
-    return np.asarray(graph.value(name).const_value.numpy())  # type: ignore[union-attr]

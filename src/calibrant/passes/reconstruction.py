@@ -132,7 +132,7 @@ class Seen:
     def __init__(self, graph: Graph, layer: Linear, data: Sequence[Array], missing: Sequence[Array] | None) -> None:
         self._layer, self._data, self._missing = layer, data, missing
         self._lock = threading.Lock()
-        weight = fake_quantize(_constant(graph, layer.weight_name), layer.config)
+        weight = fake_quantize(graph.constant(layer.weight_name), layer.config)
         self._rows = layer.rows(weight)
         groups, outputs, size = self._rows.shape
         self._bias = _bias(layer, (groups, outputs)).astype(np.float32)
@@ -179,7 +179,7 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     """Change weight, bias and scale of the layer where that lessens the error on what is held out."""
     held = held if held.count else train  # of a few places alone
     floats = layer.rows(np.asarray(original(graph.value(layer.weight_name)).numpy(), np.float64))  # type: ignore[union-attr]
-    now = layer.rows(fake_quantize(_constant(graph, layer.weight_name), layer.config)).astype(np.float64)
+    now = layer.rows(fake_quantize(graph.constant(layer.weight_name), layer.config)).astype(np.float64)
     bias = _bias(layer, now.shape[:2])
     fixed = None if layer.bias_name else bias
 
@@ -220,10 +220,6 @@ def pulled(moments: Moments, rows: F64, fixed: F64 | None, ridge: float) -> tupl
     hessian = h + (ridge * np.maximum(mean, floor))[:, None, None] * np.eye(h.shape[1])
     change = np.linalg.solve(hessian, (c - rows @ h).transpose(0, 2, 1)).transpose(0, 2, 1)
     return rows + change, hessian
-
-
-def _constant(graph: Graph, name: str) -> Array:
-    return np.asarray(graph.value(name).const_value.numpy())  # type: ignore[union-attr]
 
 
 def _bias(layer: Linear, shape: tuple[int, ...]) -> F64:

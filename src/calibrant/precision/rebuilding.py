@@ -44,7 +44,7 @@ class Found:
     def of(cls, graph: Graph) -> Found:
         """Of a graph with its scales found, before they are moved for an exact simulation."""
         solved = {tuple(roots): config.clone() for config, roots in activation_configs(graph) if _solved(config)}
-        constants = {name: _constant(graph, name) for name in graph.changed_constants}
+        constants = {name: graph.constant(name) for name in graph.changed_constants}
         return cls(dict(graph.rescalings), solved, solved_weights(graph), constants, list(graph.report))
 
     def give(self, graph: Graph) -> None:
@@ -113,11 +113,6 @@ def quantized_bytes(graph: Graph) -> int:
         stored = 4 if config.num_of_bits > 16 else 2 if config.num_of_bits > 8 else 1
         saved += 0 if constant is None else max(0, constant.nbytes - stored * constant.size)
     return graph.weight_bytes - saved
-
-
-def _constant(graph: Graph, name: str) -> NDArray[Any]:
-    constant = graph.value(name).const_value
-    return np.asarray(None if constant is None else constant.numpy())
 
 
 def _solved(config: Config) -> bool:
