@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ TRANSFORMERS = ("MiniLM-L6",)
 METHODS = ("minmax", "percentile", "mse", "kl", "isotone", "auto")
 OWN = ("default", "high effort")
 CONTESTANTS = (*OWN, *METHODS, *PEERS)
+TOOLS = tuple(dict.fromkeys(peer.rpartition("-")[0] for peer in PEERS))
 PLATFORM = "ONNXRUNTIME"
 COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 LONGEST = 900  # seconds that a peer may take
@@ -94,7 +95,12 @@ def _options() -> argparse.Namespace:
         "--contestants", nargs="+", choices=CONTESTANTS, default=[*OWN, *PEERS], metavar="NAME", help="only these"
     )
     parser.add_argument(
-        "--peers-python", default=sys.executable, metavar="PYTHON", help="which has the peers (default: this one)"
+        "--peers-python",
+        nargs="+",
+        type=interpreter,
+        default=[],
+        metavar="[PEER=]PYTHON",
+        help="which has the peers, or that peer: `python nncf=other/python` (default: this one)",
     )
     parser.add_argument(
         "--calibration", type=int, default=64, help="photos and texts to calibrate with: 64, half of them at most"
@@ -128,7 +134,7 @@ def section(name: str, path: Path, tasks: list[Task], options: argparse.Namespac
         if contestant == "isotone" and not isinstance(tasks[0], Classifier):
             continue  # it keeps the order of a row of scores
         try:
-            rows.append(measured(contestant, name, path, tasks, options.peers_python))
+            rows.append(measured(contestant, name, path, tasks, python_of(contestant, dict(options.peers_python))))
         except Failed as error:
             rows.append(Row(f"{contestant}: {error}", [], 0.0, []))
         found = ", ".join(f"{column} {_numbers(column, rows[-1].measures)}" for column in tasks[0].columns)
@@ -167,6 +173,24 @@ def by_calibrant(contestant: str, path: Path, samples: list[Sample], int8: Path)
     seconds = time.perf_counter() - start - sum(compiling)
     export_graph(graph, PLATFORM, int8)
     return seconds, [f"In 8 bits: {integer_nodes(graph, summary)}.", _left_in_float(summary)]
+
+
+def interpreter(text: str) -> tuple[str, str]:
+    """`PYTHON`, for all peers, or `PEER=PYTHON`: the peer, "" for all, and its interpreter."""
+    peer, _, python = text.rpartition("=")
+    if peer and peer not in TOOLS:
+        raise argparse.ArgumentTypeError(f"no peer {peer!r}; there are {', '.join(TOOLS)}")
+    return peer, python
+
+
+def python_of(contestant: str, interpreters: Mapping[str, str]) -> str:
+    """The interpreter of a contestant: that of its peer, else that of all peers, else this one."""
+    return interpreters.get(tool_of(contestant)) or interpreters.get("") or sys.executable
+
+
+def tool_of(contestant: str) -> str:
+    """The peer, of a contestant that is a peer with one of its settings."""
+    return contestant.rpartition("-")[0]
 
 
 def by_peer(peer: str, name: str, path: Path, samples: Sequence[Sample], int8: Path, python: str) -> float:

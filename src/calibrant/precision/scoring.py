@@ -27,12 +27,19 @@ class Targets:
     """What the quantized model has to reach.
 
     sqnr_db: of the outputs, the mean over them; where they are probabilities, of their logarithms as well. max_drop: by
-    how much the metric may be below the float model's.
+    how much the metric may be below the float model's. most_in_float: how many operations may be lost to float, at
+    most; with nothing to reach, the best with so many is looked for.
     """
 
     sqnr_db: float | None = None
     max_drop: float | None = None
     metric: Metric | None = None
+    most_in_float: int | None = None
+
+    @property
+    def budget(self) -> int | None:
+        """How many operations may be in float for nothing but more dB; None where there is something to reach."""
+        return self.most_in_float if self.sqnr_db is None and self.max_drop is None else None
 
     @classmethod
     def of(cls, setting: QuantizationSetting, metric: Metric | None) -> Targets | None:
@@ -41,9 +48,9 @@ class Targets:
             raise SettingError("max_drop is a drop of a metric of your own: give `metric` as well (--metric)")
         if metric is not None and setting.max_drop is None:
             raise SettingError("a metric needs to know by how much it may drop: set max_drop (--max-drop)")
-        if setting.target_sqnr is None and setting.max_drop is None:
+        if setting.target_sqnr is None and setting.max_drop is None and setting.most_in_float is None:
             return None
-        return cls(setting.target_sqnr, setting.max_drop, metric)
+        return cls(setting.target_sqnr, setting.max_drop, metric, setting.most_in_float)
 
 
 @dataclass(frozen=True)
