@@ -64,9 +64,9 @@ Every contestant is asked for 8 bits and given the same samples; all are measure
 that were not calibrated on. `default`: Calibrant with nothing set; `high effort`: with `--effort high`; `5 % in float`:
 with `--most-in-float` as well, a twentieth of the operations. Peers: static, Q/DQ, 8-bit activations, asymmetric where
 that is offered, int8 weights per channel. `-default`: with nothing else set; `-best`, or a method: with what its
-documentation offers to do better, within {longest} s; peer_model.py says what that is. SQNR: power of the FP32 output over the power of the error, in dB. Agreement: with FP32. Where
-the data are split anew several times: the mean, and the lowest and highest. Seconds: load, calibrate, quantize; without
-compiling kernels, which happens once on a machine.
+documentation offers to do better, within {longest} s; peer_model.py says what that is. SQNR: power of the FP32 output
+over the power of the error, in dB. Agreement: with FP32. Where the data are split anew several times: the mean, and the
+lowest and highest. Seconds: load, calibrate, quantize; without compiling kernels, which happens once on a machine.
 
 {description}
 
