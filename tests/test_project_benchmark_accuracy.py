@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks import peer_model
 from benchmarks.accuracy import (
     LIMITED,
     Failed,
@@ -67,6 +68,17 @@ def test_what_a_peer_fails_with_is_told(tmp_path, small_samples):
     wrong = [{"no_input": sample} for sample in small_samples[:2]]
     with pytest.raises(Failed, match="no_input"):
         by_peer("onnxruntime-minmax", "small", model, wrong, tmp_path / "int8.onnx", sys.executable)
+
+
+def test_of_a_long_error_the_first_line_is_told(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("what went wrong\nand what to read about it")
+
+    monkeypatch.setitem(peer_model.PEERS, "ppq-default", fails)
+    monkeypatch.setattr(sys, "argv", ["peer_model.py", "ppq-default", "model", "samples", "output"])
+    with pytest.raises(SystemExit) as ended:
+        peer_model.main()
+    assert ended.value.code == "RuntimeError: what went wrong"
 
 
 def test_a_peer_may_have_an_interpreter_of_its_own():
