@@ -42,6 +42,7 @@ TOGETHER = ("onnxruntime", "nncf")  # the peers that can share an environment: t
 PLATFORM = "ONNXRUNTIME"
 COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 LONGEST = 900  # seconds that a peer may take
+MOST_WORDS = 100  # characters of what a contestant failed with
 
 
 class Failed(Exception):
@@ -167,7 +168,8 @@ def measured(contestant: str, name: str, path: Path, tasks: list[Task], python: 
             try:
                 found.append((task.measure(path, int8)[0], seconds, notes))
             except Exception as error:  # onnxruntime's own types share no base but Exception
-                raise Failed(f"onnxruntime does not run its model: {_last_line(str(error))}") from error
+                why = _first_line(str(error).split(" failed:")[-1])
+                raise Failed(f"onnxruntime does not run its model: {why}") from error
     return Row(contestant, [measures for measures, *_ in found], *found[0][1:])
 
 
@@ -245,9 +247,17 @@ def by_peer(peer: str, name: str, path: Path, samples: Sequence[Sample], int8: P
     return float(done.stdout.split("seconds ")[-1].split()[0])
 
 
-def _last_line(text: str, most: int = 100) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:most] if lines else ""
+def _lines_of(text: str) -> list[str]:
+    """Those with something in them; at least one."""
+    return [line.strip() for line in text.splitlines() if line.strip()] or [""]
+
+
+def _first_line(text: str) -> str:
+    return _lines_of(text)[0][:MOST_WORDS]
+
+
+def _last_line(text: str) -> str:
+    return _lines_of(text)[-1][:MOST_WORDS]
 
 
 def _lines(name: str, tasks: list[Task], measured: int, rows: list[Row]) -> Iterator[str]:
