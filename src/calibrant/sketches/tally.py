@@ -71,7 +71,7 @@ class _Table:
 
     def __init__(self, groups: int, mantissa_bits: int | None) -> None:
         self._mantissa_bits = mantissa_bits or 0
-        self._packed = lazy_zeros(0 if mantissa_bits is None else groups, 1 << (9 + self._mantissa_bits))
+        self._packed = lazy_zeros(1 << (9 + self._mantissa_bits), 0 if mantissa_bits is None else groups)
         self.arguments = (self._packed, self._mantissa_bits)  # of the kernel
         none, nothing = np.zeros(0, np.int32), np.zeros(0, np.int64)
         self._cells: Cells = [none, none], [nothing, nothing]
@@ -87,7 +87,7 @@ class _Table:
 
     def emptied(self, ends: I32) -> Cells:
         """All cells so far; the table is left empty. ends: no value lies beyond them, so no more is looked at."""
-        if len(self._packed):
+        if self._packed.size:
             group, keys, counts, positions = kernels.harvest(self._packed, *reach(ends, self._mantissa_bits))
             self._cells = joined(self._cells, ([group, keys], [counts, positions]))
         self._pending = 0
