@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Tally:
         self._histogram = _Table(1, mantissa_bits)
         self._channel_histogram = _Table(channels, channel_mantissa_bits)
         tables = *self._histogram.arguments, *self._channel_histogram.arguments
-        self._state = self.ends, self.hits, self.totals, *tables  # that the kernel changes
+        self._state: tuple[Any, ...] = (self.ends, self.hits, self.totals, *tables)  # that the kernel changes
 
     def add(self, values: Floats, base: int, layout: Layout) -> None:
         """Count `values`, a flat stretch of a tensor's memory that begins at its element `base` (see `Layout`)."""
