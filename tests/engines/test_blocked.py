@@ -153,10 +153,11 @@ def test_the_block_size_is_found(block, channels):
     np.testing.assert_array_equal(lanes[1, 0, :, :, 0], plain["a"][1, 0])
 
 
-def test_no_block_size_where_values_differ():
+@pytest.mark.parametrize("place", [40, 96])  # in a full block, and in the last, which has four channels
+def test_no_block_size_where_values_differ(place):
     plain = {"a": np.arange(2 * 20 * 6.0).reshape(2, 20, 3, 2), "b": np.arange(160.0).reshape(1, 40, 2, 2)}
     blocked = {name: to_blocks(x, 8) for name, x in plain.items()}
-    blocked["a"].flat[40] += 1e-3
+    blocked["a"].flat[place] += 1e-3
     assert find(plain, blocked) is None
 
 
