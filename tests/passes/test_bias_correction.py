@@ -234,7 +234,7 @@ def test_weights_alone_are_corrected_too(shifted):
 
 @pytest.fixture
 def chain(tmp_path):
-    """Three 1 x 1 convolutions of 8 channels, each with a Relu behind it but the last; the second is blind to 4 to 7."""
+    """Three 1 x 1 convolutions of 8 channels, a Relu behind the first two; the second is blind to channels 4 to 7."""
     weights = {f"w{i}": RNG.normal(0, 0.3, (8, 8, 1, 1)) for i in (1, 2, 3)} | {f"b{i}": np.ones(8) for i in (1, 2, 3)}
     weights["w2"][:, 4:] = 0
     nodes = [
