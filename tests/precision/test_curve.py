@@ -31,6 +31,12 @@ def test_what_is_no_better_with_more_is_not_on_the_curve():
     assert found == [plain, dear, more, best]  # `more` has more in float than `dear`, and is a third of its size
 
 
+def test_bytes_that_hardly_differ_are_no_choice():
+    plain, one, two, larger = trial(0, 20.0, 1000), trial(3, 22.5, 1000), trial(3, 22.6, 1005), trial(3, 22.7, 1100)
+    assert worth_a_choice([plain, one, two], plain) == [plain, two]
+    assert worth_a_choice([larger, two, one, plain], plain) == [plain, two, larger]
+
+
 def test_the_model_that_was_made_is_on_the_curve_in_any_case():
     plain, better, made = trial(0, 20.0, 1000), trial(1, 24.0, 1000), trial(2, 23.0, 1000)
     assert worth_a_choice([plain, better, made], made) == [plain, better, made]

@@ -25,7 +25,8 @@ def worth_a_choice(trials: Sequence[Trial], taken: Trial) -> list[Trial]:
     count: what is in float costs time even where it has no weights.
     """
     kept = [taken]
-    for trial in sorted(trials, key=lambda one: (one.in_float, one.size, [-number for number in _accuracy(one)])):
+    best_first = sorted(sorted(trials, key=lambda one: one.size), key=_accuracy, reverse=True)
+    for trial in sorted(best_first, key=lambda one: one.in_float):  # none is beaten by one that comes after it
         if not any(_beats(other, trial) for other in kept):
             kept.append(trial)
     return sorted(kept, key=lambda one: (one.in_float, one.size))
