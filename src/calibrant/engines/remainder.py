@@ -49,8 +49,8 @@ class Remainder:
         after = nodes[nodes.index(node) + 1 :] if node is not None else nodes
         touched = _reached(after, value)
         wanted = list(filter(_is_float, graph.model.graph.outputs)) if ends is None else list(map(graph.value, ends))
-        reached = [value for value in wanted if value in touched]
-        self.outputs = [value.name or "" for value in reached]
+        reached = [end for end in wanted if end in touched]
+        self.outputs = [end.name or "" for end in reached]
         nodes = _needed(after, reached)
         self._made = {made for one in nodes for made in one.outputs}
         self._names: dict[Slot, tuple[str, ir.Value]] = {}

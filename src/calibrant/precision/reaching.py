@@ -70,7 +70,8 @@ def reach(
     operations = len(graph.operations)
     trial = Trial(NOTHING, 0, judge.score(graph), quantized_bytes(graph))
     trials = [trial]
-    if judge.misses(trial.score):
+    missed = judge.misses(trial.score)
+    if missed:
         integer_only = computing(plan_of(graph, platform, setting))
         told = None if on_search is None else partial(on_search, "measuring where the noise comes from")
         contributions = measure_contributions(graph, executor, judge.choosing, integer_only, told)
@@ -82,7 +83,7 @@ def reach(
     curve, float_latency = worth_a_choice(trials, trial), None
     if targets.latency:
         curve, float_latency = timed(curve, models, judge.choosing[0], executor.threads, on_search)
-    if len(trials) > 1 or targets.latency:
+    if missed:
         models.build(trial.left)
     graph.left_in_float |= dict.fromkeys(trial.left, "left in float to reach the target")
     models.tell_again()

@@ -41,8 +41,8 @@ class Targets:
     ) -> Targets | None:
         """Those of the setting; None where it has none. timed_for: the platform, where models are to be timed.
 
-        SettingError for max_drop without a metric, or the reverse; for models to be timed without a target, or for
-        another platform than onnxruntime, which is the one that runs them.
+        SettingError for max_drop without a metric, or the reverse; where models are to be timed, for no target, and
+        for another platform than onnxruntime, which is what runs them here.
         """
         if setting.max_drop is not None and metric is None:
             raise SettingError("max_drop is a drop of a metric of your own: give `metric` as well (--metric)")
