@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import onnx
@@ -37,10 +37,21 @@ class WorkingModel:
 
     def exposing(self, names: Sequence[str]) -> Exposed:
         """The model with exactly the outputs `names`."""
-        if not _needs_file(self._graph):
-            light, weights = _apart(self._graph.float_model(), names)
-            set_outputs(light, names)
-            return Exposed(light.SerializeToString(), weights)
+        if _needs_file(self._graph):
+            return Exposed(self._in_a_file(names), {})
+        light, weights = _apart(self._graph.float_model(), names)
+        set_outputs(light, names)
+        return Exposed(light.SerializeToString(), weights)
+
+    def whole(self, names: Sequence[str]) -> bytes | Path:
+        """The same in one piece, for a session that is given no weights."""
+        if _needs_file(self._graph):
+            return self._in_a_file(names)
+        model = ir.to_proto(self._graph.float_model())
+        set_outputs(model, names)
+        return cast(bytes, model.SerializeToString())
+
+    def _in_a_file(self, names: Sequence[str]) -> Path:
         saved = self._folder / "model.onnx"
         if not saved.exists():
             ir.save(self._graph.float_model(), saved, external_data="model.weights")  # wherever the weights are now
@@ -48,7 +59,7 @@ class WorkingModel:
         set_outputs(model, names)
         exposed = self._folder / "exposed.onnx"  # external data is looked for beside it
         onnx.save(model, exposed)
-        return Exposed(exposed, {})
+        return exposed
 
 
 def set_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
