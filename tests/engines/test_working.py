@@ -24,3 +24,10 @@ def test_a_weight_that_is_an_output_stays_in_the_model(models, tmp_path):
     (feed,) = models["images"]([(1, 3, 8, 8)])
     session = Runtime.of(None, 1).open(source, weights=weights)
     np.testing.assert_array_equal(run(session, ["w1"], feed)[0], graph.value("w1").const_value.numpy())
+
+
+def test_the_model_in_one_piece_needs_no_weights(models, tmp_path):
+    graph = models["convolutions"]((3, 40, 40))
+    (feed,) = models["images"]([(1, 3, 8, 8)])
+    session = Runtime.of(None, 1).open(WorkingModel(graph, tmp_path).whole(["r1"]))
+    assert run(session, ["r1"], feed)[0].shape == (1, 40, 8, 8)
