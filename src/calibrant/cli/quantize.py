@@ -57,6 +57,7 @@ def quantize(
     max_drop: o.MaxDrop = None,
     most_in_float: o.MostInFloat = None,
     metric: o.MetricFunction = None,
+    measure_latency: o.MeasureLatency = False,
     analyse: o.Analyse = False,
     equalize: o.Equalize = None,
     smooth_quant: o.SmoothQuant = None,
@@ -133,5 +134,6 @@ def quantize(
             report,
             metric,
             analyse,
+            measure_latency,
         )
         job.show(console) if dry_run else job.run(console)
