@@ -14,6 +14,7 @@ from calibrant.graph.roles import SHAPE, not_numbers
 from calibrant.quantizers.choice import NOT_NAMED
 from calibrant.quantizers.fusion import fused_behind
 from calibrant.quantizers.rows import Kind, Role, Row, Table
+from calibrant.quantizers.spectra import SQUARED, is_squared
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)  # what QuantizeLinear takes and onnxruntime's kernels compute with
 KEEPS_CHANNELS = {"MaxPool", "GlobalMaxPool", "Identity", "Dropout", "Resize", "Pad", "Clip"}
@@ -126,6 +127,8 @@ class _Walk:
                 return f"it computes in {value.dtype.name.lower()}, not in float32 or float16"
             if value in self._not_numbers:
                 return f"one of its inputs {self._not_numbers[value]}"
+        if is_squared(node.outputs[0], self._table):
+            return SQUARED
         biases = [v for i, v in enumerate(node.inputs) if v is not None and row.role(i) is Role.BIAS]
         return "its bias is no constant of the model" if any(v.const_value is None for v in biases) else None
 
