@@ -52,6 +52,16 @@ def test_a_scale_is_chosen_for_what_its_readers_make_of_it(unread):
     assert after["v"] < before["v"] / 20
 
 
+def test_what_few_bits_do_to_weights_has_no_part_in_it(small_model, small_samples):
+    found = []
+    for bits in (8, 2):
+        setting = refining()
+        setting.quantize_parameter_setting.num_of_bits = bits
+        graph, _ = quantize(small_model, small_samples, setting=setting)
+        found.append([float(group.config.scale) for group in graph.groups])
+    assert found[1] == pytest.approx(found[0], rel=2e-3)  # but for what keeps sums away from ties
+
+
 def test_a_scale_that_is_worse_on_the_other_half_is_dropped(unread, monkeypatch):
     model, samples = unread
     plain = scales(quantize(model, samples[:32], setting=refining(False))[0])

@@ -36,8 +36,8 @@ Array = NDArray[Any]
 
 PLACES = 1024  # of each sample's output: more hardly tell more
 MEMORY = 1 << 30  # bytes that the values of all samples may take
-RIDGES = (1e-2, 1e-1, 1.0, 10.0)  # of the mean diagonal element of H
-NOTHING, BIAS_ALONE = 0.0, np.inf  # what stands for these where a ridge is chosen: none at all, and an endless one
+RIDGES = (10.0, 1.0, 1e-1, 1e-2)  # of the mean diagonal element of H
+LEAST_DAMPING = 1e-3  # likewise
 EXACT = 1e-6  # of the power of an output: an error that needs no lessening
 HOLD_OUT = 4  # every so manieth sample is for the check
 
@@ -55,11 +55,13 @@ class BlockwiseReconstructionPass(OptimizationPass):
     1. The error depends on W through H = x x^T and C = y x^T alone, with the means taken out where the bias may change
        (Moments). Its least is at W* = W + (C - W H) (H + r I)^-1: r, a share of H's mean diagonal element, keeps W*
        near W as far as samples are too few to tell.
-    2. W* goes onto the grid by GPTQ and coordinate descent, its scale by least squares (`fitted`).
+    2. W* goes onto the grid so that (W* - s q) (H + d I) (W* - s q)^T is small, by GPTQ and coordinate descent, s
+       by trying and least squares (`fitted`). d: what chance makes of H, see `damped`.
     3. The bias makes the mean right.
     4. Samples weigh by the inverse of their error before: a few of huge values would decide for all others.
-    5. Every fourth sample is held out. The r that errs least on those, by GPTQ alone, is taken. What errs more on those
-       than the weight as it was is dropped; then a bias alone is tried.
+    5. Every fourth sample is held out. Of the r, and of W as it is, the one whose W* errs least on those is taken:
+       before it is rounded, so that chance in rounding has no part in it. What errs more on those than the weight as
+       it was, or than a bias alone, is dropped.
     6. At the end the outputs of the model are looked at on what was held out (`OptimizationPass`). So nothing is solved
        for on that: layer after layer can be nearer to the float model on samples that they were solved for, and further
        away on others.
@@ -168,11 +170,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Choice:
-    """A weight on its grid as rows, its bias and scale."""
+    """A weight on its grid as rows, its bias, and its scale; None: the one it has."""
 
     rows: F64
     bias: F64
-    scale: NDArray[np.float32]
+    scale: NDArray[np.float32] | None = None
 
 
 def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads: int = 1) -> None:
@@ -183,43 +185,62 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     bias = _bias(layer, now.shape[:2])
     fixed = None if layer.bias_name else bias
 
-    def beside(moments: Moments, rows: F64) -> F64:
-        return moments.best_bias(rows) if fixed is None else fixed
+    def choice(rows: F64, scale: NDArray[np.float32] | None = None) -> Choice:
+        return Choice(rows, train.best_bias(rows) if fixed is None else fixed, scale)
 
-    def solved(moments: Moments, ridge: float, quick: bool) -> Choice:
-        target, hessian = pulled(moments, floats, fixed, ridge)
-        rows, scale = fitted(target, hessian, layer.config, threads, quick=quick)
-        return Choice(rows, beside(moments, rows), scale)
+    def errors(choices: Sequence[Choice]) -> F64:
+        return np.array([held.error(one.rows, one.bias) for one in choices])
 
-    def error(choice: Choice) -> float:
-        return float(held.error(choice.rows, choice.bias).sum())
+    wanted = [choice(floats), *(choice(pulled(train, floats, fixed, ridge)) for ridge in RIDGES)]
+    target = _of_rows([one.rows for one in wanted], errors(wanted).argmin(axis=0))
+    choices = [Choice(now, bias), choice(now)]
+    with suppress(np.linalg.LinAlgError):  # H of inputs that hardly vary
+        choices.append(choice(*fitted(target, damped(train, fixed), layer.config, threads)))
+    found = errors(choices)
+    if not layer.config.is_per_channel:  # one scale for all rows
+        shares = found / np.maximum(found[0], SMALLEST_SCALE)
+        found = np.broadcast_to(shares.sum(axis=(1, 2))[:, None, None], found.shape)
+    keep(graph, layer, choices, found.argmin(axis=0))
 
-    old = np.asarray(layer.config.scale)
-    tried: dict[float, float] = {}
-    for ridge in RIDGES:
-        with suppress(np.linalg.LinAlgError):  # H of inputs that hardly vary, which r does not outweigh
-            tried[ridge] = error(solved(train, ridge, quick=True))
-    tried[BIAS_ALONE] = error(Choice(now, beside(train, now), old))
-    tried[NOTHING] = error(Choice(now, bias, old))
-    best = min(tried, key=tried.__getitem__)
-    log.info("%s: ridge %s, error %.3g of %.3g", layer.node.name, best, tried[best], tried[NOTHING])
-    if best == NOTHING:
+
+def keep(graph: Graph, layer: Linear, choices: Sequence[Choice], best: NDArray[np.int64]) -> None:
+    """Give each row of the layer what is best for it: by number, of the choices, of which the first is as it was."""
+    log.info("%s: of %d rows, %s by choice", layer.node.name, best.size, np.bincount(best.reshape(-1), minlength=3))
+    if not best.any():
         return
-    choice = Choice(now, beside(train, now), old) if best == BIAS_ALONE else solved(train, best, quick=False)
-    layer.config.scale = choice.scale
-    graph.change_constant(layer.weight_name, layer.weight(choice.rows))
+    old = np.asarray(layer.config.scale)
+    scales = [np.broadcast_to(old if one.scale is None else one.scale, (best.size,)) for one in choices]
+    scale = _of_rows([each.reshape(*best.shape, 1) for each in scales], best)
+    layer.config.scale = np.asarray(scale.reshape(-1) if old.ndim else scale.reshape(-1)[0], np.float32)
+    graph.change_constant(layer.weight_name, layer.weight(_of_rows([one.rows for one in choices], best)))
     if layer.bias_name:
-        graph.change_constant(layer.bias_name, choice.bias.reshape(-1))
+        bias = _of_rows([one.bias[..., None] for one in choices], best)
+        graph.change_constant(layer.bias_name, bias.reshape(-1))
 
 
-def pulled(moments: Moments, rows: F64, fixed: F64 | None, ridge: float) -> tuple[F64, F64]:
-    """W* and H + r I: see BlockwiseReconstructionPass. fixed: the bias, where it stays."""
+def _of_rows(each: Sequence[Array], which: NDArray[np.int64]) -> Array:
+    """Of arrays (groups, outputs, values), for each row the one of that number."""
+    return np.asarray(np.take_along_axis(np.array(each), which[None, :, :, None], axis=0)[0])
+
+
+def pulled(moments: Moments, rows: F64, fixed: F64 | None, ridge: float) -> F64:
+    """W*: see BlockwiseReconstructionPass. fixed: the bias, where it stays."""
     h, c = moments.quadratic(fixed)
+    change = np.linalg.solve(_raised(h, ridge), (c - rows @ h).transpose(0, 2, 1)).transpose(0, 2, 1)
+    return np.asarray(rows + change)
+
+
+def damped(moments: Moments, fixed: F64 | None) -> F64:
+    """The H to round by, raised by K over the number of independent places: by as much as chance alone makes of it."""
+    h, _ = moments.quadratic(fixed)
+    return _raised(h, min(1.0, max(LEAST_DAMPING, h.shape[1] / moments.independent)))
+
+
+def _raised(h: F64, share: float) -> F64:
+    """H with that share of its mean diagonal element added to the diagonal, of each group."""
     mean = np.einsum("gkk->g", h) / h.shape[1]
     floor = max(float(mean.max()) * 1e-6, SMALLEST_SCALE)  # a group that is always zero
-    hessian = h + (ridge * np.maximum(mean, floor))[:, None, None] * np.eye(h.shape[1])
-    change = np.linalg.solve(hessian, (c - rows @ h).transpose(0, 2, 1)).transpose(0, 2, 1)
-    return rows + change, hessian
+    return np.asarray(h + (share * np.maximum(mean, floor))[:, None, None] * np.eye(h.shape[1]))
 
 
 def _bias(layer: Linear, shape: tuple[int, ...]) -> F64:
