@@ -100,6 +100,7 @@ def quantize(
     on_layer: OnLayer | None = None,
     metric: Metric | None = None,
     on_search: OnSearch | None = None,
+    measure_latency: bool = False,
 ) -> tuple[Graph, QuantizationSummary]:
     """Quantize a float ONNX model by the samples; `export_graph` writes the result.
 
@@ -118,6 +119,8 @@ def quantize(
     metric: a measure of the user's own, for the setting's `max_drop`: a function that is given a model (itself a
         function from a sample to the outputs, in order) and returns a number, of which more is better.
     on_search: called while a target is searched for, with what is being done, how much of it is, and of how much.
+    measure_latency: with a target, also run the models of its curve, and the float model, in onnxruntime on the CPU
+        with the executor's number of threads, and say how long each takes for one of the samples.
 
     Raises the errors of `calibrant.core.errors`; nothing is written to disk.
     """
@@ -129,7 +132,7 @@ def quantize(
     with _timed(summary, "plan"):
         quantize_graph(graph, platform, setting)
     passes = pipeline(setting, steps)
-    targets = Targets.of(setting, metric)
+    targets = Targets.of(setting, metric, platform if measure_latency else None)
     again = targets is not None or any(isinstance(step, OptimizationPass) for step in passes)
     if again and samples is None:
         what = "a target is" if targets is not None else "the passes after calibration are"

@@ -54,9 +54,19 @@ def test_a_target_is_reached_and_told(run, folder):
     assert sqnr_of(result.stdout) >= target - 0.05
     assert re.search(r"with \d of 4 operations in float \(\d+ models run\)", result.stdout)
     assert re.search(r"^ +0 in float: [\d.]+ dB, [\d.]+ (kB|bytes)$", result.stdout, re.MULTILINE)
+    assert len(re.findall(r"^ +[1-4] in float: .* \(this model\)$", result.stdout, re.MULTILINE)) == 1
     assert "to reach the target" in result.stdout
     again = re.search(r"again +(--leave-in-float .*)", result.stdout)[1].split()
     assert run(*QUANTIZE, "--force", *again).exit_code == 0
+
+
+def test_latency_is_told_when_asked_for(run, folder, monkeypatch):
+    monkeypatch.setattr("calibrant.precision.latency.SECONDS", 0.01)
+    plain = run(*QUANTIZE, "--target-sqnr", "1")
+    assert "in float: " not in plain.stdout
+    result = run(*QUANTIZE, "--force", "--target-sqnr", "1", "--measure-latency")
+    assert re.search(r"^ +0 in float: [\d.]+ dB, [\d.]+ (kB|bytes), [\d.]+ ms \(this model\)$", result.stdout, re.M)
+    assert re.search(r"^ +the float model: [\d.]+ ms$", result.stdout, re.MULTILINE)
 
 
 def test_a_metric(run, folder):
@@ -81,6 +91,8 @@ def test_out_of_reach_writes_nothing(run, folder):
         (["--max-drop", "1", "--metric", "own_metrics:closenes"], 1, "did you mean 'closeness'"),
         (["--max-drop", "1", "--metric", "own_metrics:broken"], 1, "the metric raised ZeroDivisionError"),
         (["--target-sqnr", "high"], 2, "'high' is not a number of dB"),
+        (["--measure-latency"], 2, "of the models on the way to a target: give one (--target-sqnr)"),
+        (["--measure-latency", "--target-sqnr", "9", "-p", "TRT_INT8"], 2, "does not run a model made for TRT_INT8"),
     ],
 )
 def test_wrong_targets(run, folder, options, code, words):

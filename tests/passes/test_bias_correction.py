@@ -8,8 +8,9 @@ from onnx import TensorProto, helper, numpy_helper
 from calibrant import OnnxruntimeExecutor, QuantizationSetting, calibrate, load_onnx_graph
 from calibrant.analysis import Simulation, sqnr_db
 from calibrant.api import quantize
-from calibrant.core import SettingError
-from calibrant.passes.bias_correction import Fit, biased_layers
+from calibrant.core import SettingError, fake_quantize
+from calibrant.passes.ahead import Ahead
+from calibrant.passes.bias_correction import BiasCorrectionPass, Fit, biased_layers
 from calibrant.passes.guard import Guard
 
 RNG = np.random.default_rng(3)
@@ -42,9 +43,10 @@ def shifted(tmp_path):
     return saved(tmp_path / "m.onnx", nodes, weights | {"b2": np.zeros(8)}, [1, 4, 6, 6], "y"), samples
 
 
-def setting_of(bits=3, **fields):
+def setting_of(bits=3, block_size=None, **fields):
     """Without what else would take away the errors that these cases are built for."""
     setting = QuantizationSetting(equalization=False, smooth_quant=False, **fields)
+    setting.bias_correct_setting.block_size = block_size
     setting.quantize_parameter_setting.num_of_bits = bits
     setting.quantize_parameter_setting.balanced_rounding = False
     return setting
@@ -228,3 +230,76 @@ def test_weights_alone_are_corrected_too(shifted):
         outputs(model, samples, setting_of(bias_correct=on, quantize_activation=False)) for on in (False, True)
     )
     assert sqnr_db(exact, corrected) > sqnr_db(exact, plain) + 6
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """Three 1 x 1 convolutions of 8 channels, a Relu behind the first two; the second is blind to channels 4 to 7."""
+    weights = {f"w{i}": RNG.normal(0, 0.3, (8, 8, 1, 1)) for i in (1, 2, 3)} | {f"b{i}": np.ones(8) for i in (1, 2, 3)}
+    weights["w2"][:, 4:] = 0
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "conv1"),
+        helper.make_node("Relu", ["c1"], ["r1"], "relu1"),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], "conv2"),
+        helper.make_node("Relu", ["c2"], ["r2"], "relu2"),
+        helper.make_node("Conv", ["r2", "w3", "b3"], ["y"], "conv3"),
+    ]
+    samples = [RNG.normal(2, 0.3, (1, 8, 6, 6)).astype(np.float32) for _ in range(16)]
+    return saved(tmp_path / "m.onnx", nodes, weights, [1, 8, 6, 6], "y"), samples
+
+
+@pytest.mark.parametrize(("block_size", "convolutions"), [(1, 1), (2, 2), (3, 3), (9, 3), (None, 3)])
+def test_a_correction_is_judged_at_the_end_of_its_block(chain, monkeypatch, block_size, convolutions):
+    """Beside the error of that place by hand: of all that is quantized up to the layer, all behind it in float."""
+    model, samples = chain
+    told = []
+    errors = Ahead.errors
+    monkeypatch.setattr(Ahead, "errors", lambda *args: told.append((args[3].name, errors(*args))) or told[-1][1])
+    graph, _ = quantize(model, samples, setting=setting_of())
+    BiasCorrectionPass(block_size=block_size).optimize(graph, samples, OnnxruntimeExecutor(graph))
+    weights = {f"w{i}": graph.constant(f"w{i}") for i in (1, 2, 3)}
+
+    def by_hand(x, first):
+        for i in range(1, convolutions + 1):
+            x = np.einsum("oi,nihw->nohw", (first if i == 1 else weights[f"w{i}"])[..., 0, 0], x) + 1
+            x = np.maximum(x, 0) if i < 3 else x
+        return x
+
+    rounded = fake_quantize(weights["w1"], graph.edges["conv1", 1])
+    exact = [by_hand(x, weights["w1"]) for x in samples]
+    found = [by_hand(fake_quantize(x, graph.config_of("x")), rounded) for x in samples]
+    off = [((a - b) ** 2).sum() / sum((c**2).sum() for c in exact) for a, b in zip(exact, found, strict=True)]
+    assert told[0][0] == "c1"  # without a shift, on the first half of the samples
+    np.testing.assert_allclose(told[0][1], off[::2], rtol=1e-3)
+
+
+@pytest.mark.parametrize(("block_size", "taken"), [(None, (True, False)), (2, (True, False)), (1, (False, True))])
+def test_what_makes_the_end_of_the_block_worse_is_dropped(chain, monkeypatch, block_size, taken):
+    """Of the first layer, a shift that is right for what the second reads alone, and one for what nobody reads."""
+    model, samples = chain
+    read, mean = np.arange(8) < 4, Fit.mean
+    monkeypatch.setattr(Fit, "trimmed_mean", lambda self: np.zeros(8))
+    shifts = (lambda fit: np.where(read, mean(fit), 5.0)), (lambda fit: np.where(read, 0.0, mean(fit)))
+    for shift, is_taken in zip(shifts, taken, strict=True):
+        monkeypatch.setattr(Fit, "mean", shift)
+        graph, _ = quantize(model, samples, setting=setting_of(block_size=block_size, bias_correct=True))
+        assert (graph.constant("b1") != 1).any() == is_taken
+
+
+def test_blocks_correct_layers_of_interest_alone_and_do_no_harm(small_model, small_samples):
+    """Across a residual connection; of a layer that is not the first of its block."""
+    exact = exact_outputs(small_model, small_samples)
+    plain, corrected = (
+        outputs(small_model, small_samples, setting_of(3, block_size=2, bias_correct=on)) for on in (False, True)
+    )
+    assert sqnr_db(exact, corrected) > sqnr_db(exact, plain) + 1
+    setting = setting_of(3, block_size=2, bias_correct=True)
+    setting.bias_correct_setting.interested_layers = ["conv2"]
+    graph, summary = quantize(small_model, small_samples[:32], setting=setting)
+    assert set(graph.changed_constants) & {"b1", "b2", "b3", "b4"} == {"b2"}
+    assert any("1 of 1 layers corrected" in note for note in summary.notes)
+
+
+def test_a_block_has_a_layer_at_least():
+    with pytest.raises(SettingError, match=r"bias_correct_setting.block_size must be at least 1, or None; got 0"):
+        BiasCorrectionPass(block_size=0)

@@ -89,12 +89,16 @@ def test_more_is_left_in_float_for_more(residual, photos):
     assert found[1].score.sqnr_db >= 42
 
 
-def test_the_curve_rises(residual, photos):
-    curve = quantize(residual, photos, setting=with_target(42.0), threads=1)[1].target.curve
+def test_the_curve_rises_from_nothing_in_float_to_the_model_that_was_made(residual, photos):
+    reached = quantize(residual, photos, setting=with_target(42.0), threads=1)[1].target
+    curve = reached.curve
     assert curve[0].in_float == 0
-    assert [t.score.sqnr_db for t in curve] == sorted(t.score.sqnr_db for t in curve)
-    assert all(one.in_float < other.in_float for one, other in pairwise(curve))
+    assert [t.in_float for t in curve] == sorted(t.in_float for t in curve)
     assert curve[0].size < curve[-1].size
+    assert all(one.score.sqnr_db < other.score.sqnr_db for one, other in pairwise(curve) if other.size == one.size)
+    made = [t for t in curve if t.left == set(reached.left)]
+    assert [(t.in_float, t.score) for t in made] == [(reached.in_float, reached.score)]
+    assert {t.latency for t in curve} | {reached.float_latency} == {None}
 
 
 def test_out_of_reach_says_what_was_reached(residual, photos):

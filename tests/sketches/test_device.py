@@ -313,6 +313,20 @@ def test_hard_channels(hard, shape, dtype):
     assert made.sketches()["x"] == on_host([x.cpu()], spec)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("bits", [1, 2, 6, 8])
+@pytest.mark.parametrize("shape", [(1, 3), (7, 1030), (100_003, 16), (5000, 72)])
+@pytest.mark.parametrize("hard", [pytest.param(kind, marks=on_gpu) for kind in HARD])
+def test_hard_channels_that_take_turns(hard, shape, bits, dtype):
+    torch.manual_seed(0)
+    x = HARD[hard](torch.randn(int(np.prod(shape)), device="cuda")).reshape(shape).to(getattr(torch, dtype))
+    spec = SketchSpec(histogram=False, channel_axis=1, per_channel=True, channel_mantissa_bits=bits)
+    made = DeviceCollectors({"x": spec}, "cuda")
+    made.add({"x": x}, 0)
+    made.add({"x": x.flip(0)}, 0)
+    assert made.sketches()["x"] == on_host([x.cpu(), x.flip(0).cpu()], spec)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("axis", [pytest.param(None, marks=on_gpu), pytest.param(0, marks=on_gpu)])
 def test_more_than_two_thousand_million_elements(axis):

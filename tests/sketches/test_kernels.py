@@ -15,6 +15,7 @@ from tests.sketches.devices import DEVICES, interpreted, on_gpu, torch
 
 if torch is not None:
     from calibrant.sketches.kernels import gpu, gpu_margins
+    from calibrant.sketches.kernels.gpu_planes import Planes
     from calibrant.sketches.kernels.gpu_portable import HIGH, LOW, N_HIGH, N_LOW, NEG_INF, SIZE, ZEROS
 
 
@@ -49,7 +50,7 @@ class OnDevice:
 
     def counted(self, values, layout, mantissa_bits):
         """Heads and tables of the second half, after values of any type were counted into it."""
-        values, planes = torch.from_numpy(values.copy()).to(self.device), gpu.Planes.of(layout, values.size)
+        values, planes = torch.from_numpy(values.copy()).to(self.device), Planes.of(layout, values.size)
         state = gpu.empty_state(planes.groups, mantissa_bits, self.device)
         half = torch.ones(1, dtype=torch.int32, device=self.device)
         gpu.count(values, planes, state, half, gpu.Room(self.device))

@@ -39,6 +39,7 @@ class Job:
     """A model, what becomes of it, and where it goes. report: where the page about it goes.
 
     metric: package.module:function, a measure of the user's own. analyse: whether to show which operations lose most.
+    measure_latency: whether models on the way to a target are timed.
     """
 
     model: Path
@@ -52,6 +53,7 @@ class Job:
     report: Path | None = None
     metric: str | None = None
     analyse: bool = False
+    measure_latency: bool = False
 
     def show(self, console: Console) -> None:
         """Print what would be quantized, and how. Reads no samples and writes nothing."""
@@ -81,7 +83,7 @@ class Job:
         if setting.quantize_activation and self.reading.data is None and source is None:
             raise SettingError("--data is missing: calibration needs samples (or a --table, or --weights-only)")
         metric = None if self.metric is None else load_function(self.metric, "of a model")
-        targeted = Targets.of(setting, metric) is not None
+        targeted = Targets.of(setting, metric, platform if self.measure_latency else None) is not None
         measures = runs_again(setting) or targeted or self.analyse
         if measures and self.reading.data is None:
             raise SettingError("--data is missing: what is done after calibration is measured on samples")
@@ -112,6 +114,7 @@ class Job:
                     on_layer=stages.optimizing,
                     metric=metric,
                     on_search=stages.searching,
+                    measure_latency=self.measure_latency,
                 )
             refuse_nothing(graph, platform)
             exporting = time.perf_counter()

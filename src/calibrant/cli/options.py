@@ -324,6 +324,14 @@ MetricFunction = Annotated[
         "from a sample to the outputs, and returns a number.",
     ),
 ]
+MeasureLatency = Annotated[
+    bool,
+    flag(
+        "--measure-latency",
+        panel=ACCURACY,
+        help="Also say how long each model on the way to the target takes, and the float model: run in onnxruntime.",
+    ),
+]
 Analyse = Annotated[
     bool,
     flag("--analyse", panel=ACCURACY, help="Also measure every layer on some of the samples, and show the worst."),

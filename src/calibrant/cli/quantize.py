@@ -56,6 +56,7 @@ def quantize(
     target_sqnr: o.TargetSqnr = None,
     max_drop: o.MaxDrop = None,
     metric: o.MetricFunction = None,
+    measure_latency: o.MeasureLatency = False,
     analyse: o.Analyse = False,
     equalize: o.Equalize = None,
     smooth_quant: o.SmoothQuant = None,
@@ -131,5 +132,6 @@ def quantize(
             report,
             metric,
             analyse,
+            measure_latency,
         )
         job.show(console) if dry_run else job.run(console)

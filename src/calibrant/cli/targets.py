@@ -21,14 +21,17 @@ WORST = 10  # operations
 def target_rows(reached: Reached) -> Iterator[tuple[str, str]]:
     """Label and text of each line: what was reached and with what, the curve, and how to get it again."""
     runs = f"{count(reached.runs, 'model')} run"
-    if not reached.left:
+    if reached.left:
+        lost = f"{reached.in_float} of {count(reached.operations, 'operation')} in float"
+        yield "target", f"{score_in_words(reached)}, with {lost} ({runs})"
+    else:
         yield "target", f"{score_in_words(reached)}: met with nothing more in float ({runs})"
-        return
-    lost = f"{reached.in_float} of {count(reached.operations, 'operation')} in float"
-    yield "target", f"{score_in_words(reached)}, with {lost} ({runs})"
-    for trial in reached.curve:
-        yield "", point_in_words(trial)
-    yield "again", " ".join(f"--leave-in-float {shlex.quote(printable(name))}" for name in reached.left)
+    if reached.left or reached.float_latency is not None:
+        yield from (("", point_in_words(trial, trial.left == set(reached.left))) for trial in reached.curve)
+    if reached.float_latency is not None:
+        yield "", f"the float model: {milliseconds(reached.float_latency)}"
+    if reached.left:
+        yield "again", " ".join(f"--leave-in-float {shlex.quote(printable(name))}" for name in reached.left)
 
 
 def score_in_words(reached: Reached) -> str:
@@ -39,15 +42,26 @@ def score_in_words(reached: Reached) -> str:
     return f"{text}, metric {short(reached.score.metric, 5)} (float model {short(reached.float_metric, 5)})"
 
 
-def point_in_words(trial: Trial) -> str:
-    """A point of the curve.
+def point_in_words(trial: Trial, taken: bool) -> str:
+    """A point of the curve; taken: whether it is the model that was made.
 
     >>> from calibrant.precision.scoring import Score
-    >>> point_in_words(Trial(frozenset(), 3, Score(20.09, 0.75), 4_704_808))
-    '  3 in float: 20.1 dB, metric 0.75, 4.7 MB'
+    >>> point_in_words(Trial(frozenset(), 3, Score(20.09, 0.75), 4_704_808, 0.0123), True)
+    '  3 in float: 20.1 dB, metric 0.75, 4.7 MB, 12.3 ms (this model)'
     """
     metric = "" if trial.score.metric is None else f"metric {short(trial.score.metric, 5)}, "
-    return f"{trial.in_float:>3} in float: {trial.score.sqnr_db:.1f} dB, {metric}{megabytes(trial.size)}"
+    time = "" if trial.latency is None else f", {milliseconds(trial.latency)}"
+    cost = f"{megabytes(trial.size)}{time}{' (this model)' if taken else ''}"
+    return f"{trial.in_float:>3} in float: {trial.score.sqnr_db:.1f} dB, {metric}{cost}"
+
+
+def milliseconds(seconds: float) -> str:
+    """
+    >>> milliseconds(0.012345), milliseconds(2.5)
+    ('12.3 ms', '2500 ms')
+    """
+    number = 1000 * seconds
+    return f"{number:.3g} ms" if number < 1000 else f"{number:.0f} ms"
 
 
 def show_worst(console: Console, analysis: Analysis) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -27,23 +27,31 @@ def key_of(config: TensorQuantizationConfig | None) -> int:
 
 
 class Remainder:
-    """The nodes of a graph that come after `node` (None: all of them), in float, as far as `value` reaches outputs.
+    """The nodes of a graph that come after `node` (None: all of them), in float, as far as `value` reaches the ends.
 
-    slots: what has to be fed, values in the forms in which they are read. outputs: the floating outputs of the model
-    that depend on the value, which may be none.
+    ends: names of values that come after the node, or of `value`; None: the floating outputs of the model.
+    slots: what has to be fed, values in the forms in which they are read. outputs: the ends that depend on the value,
+    which may be none.
     protos: the nodes as they are written, filled in: to be shared by remainders of one graph.
     """
 
     def __init__(
-        self, graph: Graph, node: ir.Node | None, value: ir.Value, protos: dict[ir.Node, onnx.NodeProto] | None = None
+        self,
+        graph: Graph,
+        node: ir.Node | None,
+        value: ir.Value,
+        protos: dict[ir.Node, onnx.NodeProto] | None = None,
+        ends: Sequence[str] | None = None,
     ) -> None:
         self._graph = graph
         self._protos = {} if protos is None else protos
         nodes = list(graph.model.graph)
         after = nodes[nodes.index(node) + 1 :] if node is not None else nodes
         touched = _reached(after, value)
-        self.outputs = [v.name or "" for v in graph.model.graph.outputs if v in touched and _is_float(v)]
-        nodes = _needed(after, [v for v in graph.model.graph.outputs if v.name in self.outputs])
+        wanted = list(filter(_is_float, graph.model.graph.outputs)) if ends is None else list(map(graph.value, ends))
+        reached = [end for end in wanted if end in touched]
+        self.outputs = [end.name or "" for end in reached]
+        nodes = _needed(after, reached)
         self._made = {made for one in nodes for made in one.outputs}
         self._names: dict[Slot, tuple[str, ir.Value]] = {}
         self._weights: dict[str, Array] = {}

@@ -1,9 +1,9 @@
-"""What one place of a quantized model does to its outputs, the rest of the model in float."""
+"""What one place of a quantized model does to values further on, all between in float."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -27,24 +27,32 @@ Form = Callable[[int, int], Array]
 
 
 class Ahead:
-    """The error at the model's floating outputs that comes of all that is quantized up to a place, and no further.
+    """The error at some values further on that comes of all that is quantized up to a place, and no further.
 
     What comes after the place runs in float, so the error does not jump with every rounding further on, and a change
-    at the place is seen as what it does to the outputs, however small. Of each sample: the squared error of each
-    output over the power of that output in all samples, added up over outputs.
+    at the place is seen as what it does at these ends, however small. Of each sample: the squared error of each end
+    over the power of that end in all samples, added up over the ends.
+
+    exact: what the float model has at the ends, by name, of each sample; see `at_outputs` for those of the model.
     """
 
-    def __init__(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> None:
+    def __init__(self, graph: Graph, exact: Sequence[Mapping[str, Array]]) -> None:
         self._graph = graph
         self._protos: dict[ir.Node, onnx.NodeProto] = {}
+        self._exact = exact
+        self._ends = list(exact[0]) if exact else []
+        self._power = {name: sum(_squares(values[name]) for values in exact) for name in self._ends}
+
+    @classmethod
+    def at_outputs(cls, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Self:
+        """At the floating outputs of the model, which the executor runs over the samples."""
         names = [v.name or "" for v in graph.model.graph.outputs if v.dtype is not None and v.dtype.is_floating_point()]
         made = [executor.forward(feed, names) for feed in samples] if names else [[] for _ in samples]
-        self._exact = [dict(zip(names, values, strict=True)) for values in made]
-        self._power = {name: sum(_squares(values[name]) for values in self._exact) for name in names}
+        return cls(graph, [dict(zip(names, values, strict=True)) for values in made])
 
     def from_here(self, node: ir.Node | None, value: ir.Value) -> Remainder:
         """What is to run from `node` on (None: from the inputs), where `value` is changed."""
-        return Remainder(self._graph, node, value, self._protos)
+        return Remainder(self._graph, node, value, self._protos, self._ends)
 
     def errors(
         self, remainder: Remainder, stepping: Stepping, value: ir.Value, form: Form, numbers: Iterable[int]

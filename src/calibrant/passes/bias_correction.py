@@ -15,6 +15,7 @@ from calibrant.core import SettingError
 from calibrant.engines.stepping import Stepping
 from calibrant.passes.ahead import Ahead, affordable, check_size, less
 from calibrant.passes.base import parameter_of, reader_config
+from calibrant.passes.blocks import ends_of, in_blocks
 from calibrant.passes.fused import Ends, activation_ends
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.quantizers.choice import nodes_of
@@ -37,6 +38,8 @@ class BiasCorrectionPass(OptimizationPass):
     """Give each channel of each layer the bias under which its quantized output errs least (Nagel et al., 2019).
 
     interested_layers: node names, op types or regular expressions; empty: all. steps: how many samples are looked at.
+    block_size: of how many of these layers a block is made, at whose end a correction is judged; None: it is judged at
+    the model's outputs, which costs a run of all that is behind the layer.
 
     Layer after layer, in the order in which they run, so that each sees what was corrected before it. Of a layer with
     output y, which is y' when all before it and its weights are quantized, and with the activation f behind it (a Relu
@@ -47,19 +50,23 @@ class BiasCorrectionPass(OptimizationPass):
     which is a Gauss-Newton step towards the least sum of (f(y) - f(y' + b))^2; without f it is the mean of the error.
     It shrinks by d^2 / (d^2 + its variance between samples). The alternative is the same mean without the errors
     beyond three times their root mean square: where a range clips a few large values, these make up most of the mean.
-    - It is found on one half of the samples. The one of less error at the model's outputs, the rest in float, is
-      taken if it errs less than none on that half, and on the other half as well.
+    - It is found on one half of the samples. The one of less error where it is judged, all between in float, is taken
+      if it errs less than none on that half, and on the other half as well.
     - Layers are Conv, ConvTranspose and Gemm, and MatMul with an Add of a constant behind it, with a bias of their own.
 
     Runs after calibration and the passes that change weights. Raises SettingError for a pattern that means no such
-    layer.
+    layer, and for a block_size below 1.
     """
 
     name: ClassVar[str] = "BiasCorrectionPass"
 
-    def __init__(self, interested_layers: Sequence[str] = (), steps: int = STEPS) -> None:
+    def __init__(
+        self, interested_layers: Sequence[str] = (), steps: int = STEPS, block_size: int | None = None
+    ) -> None:
+        if block_size is not None and block_size < 1:
+            raise SettingError(f"bias_correct_setting.block_size must be at least 1, or None; got {block_size}")
         self.interested_layers = list(interested_layers)
-        self.steps = steps
+        self.steps, self.block_size = steps, block_size
 
     def held_out(self, samples: Sequence[Feed]) -> Sequence[Feed]:
         return samples[self.steps :] or samples[1::2] or samples
@@ -68,27 +75,38 @@ class BiasCorrectionPass(OptimizationPass):
         check_size(graph, self.name)
         feeds = affordable(graph, samples[: self.steps])
         found = {layer.node: layer for layer in biased_layers(graph, self.interested_layers)}
-        ahead = Ahead(graph, feeds, executor)
+        at_outputs = Ahead.at_outputs(graph, feeds, executor) if self.block_size is None else None
         exact, quantized = (Stepping(graph, feeds, on, executor.threads) for on in (False, True))
         done = corrected = 0
         try:
-            for node in graph.model.graph:
-                if node in found:
-                    corrected += self._correct(graph, found[node], exact, quantized, ahead)
-                exact.step(node)
-                quantized.step(node)
-                if node in found:
-                    done += 1
-                    yield done, len(found)
+            for nodes in self._blocks(graph):
+                wanted = {}
+                for node in nodes:
+                    if node in found:
+                        wanted[node] = exact.look_ahead(node)
+                    exact.step(node)
+                ahead = at_outputs or Ahead(graph, exact.known(ends_of(nodes)))
+                for node in nodes:
+                    if node in found:
+                        corrected += self._correct(graph, found[node], wanted.pop(node), quantized, ahead)
+                    quantized.step(node)
+                    if node in found:
+                        done += 1
+                        yield done, len(found)
         finally:
             exact.close()
             quantized.close()
             graph.note(f"bias correction: {corrected} of {len(found)} layers corrected, the others were better without")
 
-    def _correct(self, graph: Graph, layer: Layer, exact: Stepping, quantized: Stepping, ahead: Ahead) -> bool:
+    def _blocks(self, graph: Graph) -> list[list[ir.Node]]:
+        """All nodes, in order; each by itself where it does not matter, the end being that of the model."""
+        if self.block_size is None:
+            return [[node] for node in graph.model.graph]
+        return in_blocks(graph, self.block_size, {layer.node for layer in biased_layers(graph)})
+
+    def _correct(self, graph: Graph, layer: Layer, wanted: list[Array], quantized: Stepping, ahead: Ahead) -> bool:
         """Correct the layer's bias where that is better on both halves of the samples; whether it was."""
         made = quantized.look_ahead(layer.node)
-        wanted = exact.look_ahead(layer.node)
         numbers = range(len(made))
         halves = [list(numbers[half::2]) or [0] for half in (0, 1)]
         fit = Fit([wanted[i] for i in halves[0]], [made[i] for i in halves[0]], layer.axis, layer.ends)

@@ -12,6 +12,7 @@ from calibrant.core import QuantizationStates, SettingError, TensorQuantizationC
 from calibrant.engines.stepping import Stepping
 from calibrant.graph.bodies import read_from_outside
 from calibrant.passes.activations import unsettle_dependents
+from calibrant.passes.blocks import ends_of, in_blocks, made_by
 from calibrant.passes.linear import Linear, linear_layers
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.reconstruction import affordable, is_held
@@ -125,15 +126,7 @@ class Block:
 def blocks_of(graph: Graph, size: int) -> list[Block]:
     """The graph in blocks of `size` layers; each ends before the first layer of the next."""
     by_node = {layer.node: layer for layer in linear_layers(graph)}
-    parts: list[list[ir.Node]] = [[]]
-    count = 0
-    for node in graph.model.graph:
-        if node in by_node:
-            if count == size:
-                parts.append([])
-                count = 0
-            count += 1
-        parts[-1].append(node)
+    parts = in_blocks(graph, size, by_node)
     return [_block(graph, nodes, by_node) for nodes in parts if any(node in by_node for node in nodes)]
 
 
@@ -141,9 +134,7 @@ def _block(graph: Graph, nodes: list[ir.Node], by_node: dict[ir.Node, Linear]) -
     inside = set(nodes)
     read = [v for n in nodes for v in (*n.inputs, *read_from_outside(n)) if v is not None and v.const_value is None]
     inputs = [v.name or "" for v in dict.fromkeys(read) if v.producer() not in inside]
-    made = [v for n in nodes for v in n.outputs if v.name and v.dtype is not None and v.dtype.is_floating_point()]
-    outputs = [v.name or "" for v in made if v.is_graph_output() or any(use.node not in inside for use in v.uses())]
-    names = {v.name for v in made}
+    names = {v.name for v in made_by(nodes)}
     configs = [
         group.config
         for group in graph.groups
@@ -151,7 +142,7 @@ def _block(graph: Graph, nodes: list[ir.Node], by_node: dict[ir.Node, Linear]) -
         and group.config.state is QuantizationStates.ACTIVATED
         and _may_learn(group.config)
     ]
-    return Block(nodes, inputs, outputs, [by_node[n] for n in nodes if n in by_node], configs)
+    return Block(nodes, inputs, ends_of(nodes), [by_node[n] for n in nodes if n in by_node], configs)
 
 
 def _may_learn(config: Config) -> bool:

@@ -76,7 +76,7 @@ class OutputRefinementPass(OptimizationPass):
             return
         feeds = affordable(graph, samples[: self.steps])
         solve_starts(graph, found, feeds, executor)
-        ahead = Ahead(graph, feeds, executor)
+        ahead = Ahead.at_outputs(graph, feeds, executor)
         made_by: dict[ir.Node | None, list[Refinable]] = {}
         for value in found:
             made_by.setdefault(value.node, []).append(value)

@@ -38,7 +38,7 @@ def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[Quan
             passes.append(BalancedRoundingPass())
     if setting.wants("bias_correct"):
         correcting = setting.bias_correct_setting
-        passes.append(BiasCorrectionPass(correcting.interested_layers, correcting.steps))
+        passes.append(BiasCorrectionPass(correcting.interested_layers, correcting.steps, correcting.block_size))
     if setting.wants("blockwise_reconstruction") and setting.quantize_parameter:
         passes.append(BlockwiseReconstructionPass(setting.blockwise_reconstruction_setting.interested_layers))
     if setting.wants("lsq_optimization"):

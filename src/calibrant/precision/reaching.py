@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,6 +10,7 @@ from calibrant.core import TargetPlatform
 from calibrant.engines import Executor
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
+from calibrant.precision.curve import timed, worth_a_choice
 from calibrant.precision.judging import Judge
 from calibrant.precision.order import Planner, best_order, in_all, leaving, per_operation
 from calibrant.precision.rebuilding import Found, Models, quantized_bytes
@@ -30,9 +31,9 @@ class Reached:
 
     left: the operations to leave in float, by name. in_float, operations: how many are lost to float, with those that
         go along, of how many that could be quantized. setting: gives this model again, without a search.
-    score: see `Judge.score`. float_metric: of the float model.
-    curve: the models that were run, from nothing in float on, without those that another beats with fewer. runs: how
-        many were run.
+    score: see `Judge.score`. float_metric, float_latency: of the float model.
+    curve: this one, and of the others that were run those that none beats, from nothing in float on: see
+        `worth_a_choice`. runs: how many were run.
     """
 
     left: list[str]
@@ -43,6 +44,7 @@ class Reached:
     float_metric: float | None
     curve: list[Trial]
     runs: int
+    float_latency: float | None = None
 
 
 def reach(
@@ -68,7 +70,8 @@ def reach(
     operations = len(graph.operations)
     trial = Trial(NOTHING, 0, judge.score(graph), quantized_bytes(graph))
     trials = [trial]
-    if judge.misses(trial.score):
+    missed = judge.misses(trial.score)
+    if missed:
         integer_only = computing(plan_of(graph, platform, setting))
         told = None if on_search is None else partial(on_search, "measuring where the noise comes from")
         contributions = measure_contributions(graph, executor, judge.choosing, integer_only, told)
@@ -77,6 +80,10 @@ def reach(
         orders = [best_order(planner, graph, weigh) for weigh in (per_operation, in_all)]
         search = Search(models, judge, planner, orders, trial, on_search)
         trial, trials = search.smallest(), search.trials
+    curve, float_latency = worth_a_choice(trials, trial), None
+    if targets.latency:
+        curve, float_latency = timed(curve, models, judge.choosing[0], executor.threads, on_search)
+    if missed:
         models.build(trial.left)
     graph.left_in_float |= dict.fromkeys(trial.left, "left in float to reach the target")
     models.tell_again()
@@ -87,20 +94,12 @@ def reach(
         replace(leaving(setting, trial.left), target_sqnr=None, max_drop=None),
         trial.score,
         judge.float_metric,
-        list(_front(trials)),
+        curve,
         len(trials),
+        float_latency,
     )
 
 
 def measured_on(samples: Sequence[Feed], table: CalibrationTable | None) -> list[Feed]:
     """The first of the samples: FEWEST of them, or more where the model is small."""
     return list(samples[:FEWEST]) if table is None else affordable(list(samples), table, FEWEST)
-
-
-def _front(trials: Sequence[Trial]) -> Iterator[Trial]:
-    """Those that are better than all with as few in float or fewer."""
-    best = float("-inf")
-    for trial in sorted(trials, key=lambda trial: (trial.in_float, -trial.score.sqnr_db)):
-        if trial.score.sqnr_db > best:
-            best = trial.score.sqnr_db
-            yield trial

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrant.analysis.measures import Difference
-from calibrant.core import CalibrantError, DataError, SettingError
+from calibrant.core import CalibrantError, DataError, SettingError, TargetPlatform
 from calibrant.data.functions import blame
 from calibrant.settings import QuantizationSetting
 
@@ -27,23 +27,35 @@ class Targets:
     """What the quantized model has to reach.
 
     sqnr_db: of the outputs, the mean over them; where they are probabilities, of their logarithms as well. max_drop: by
-    how much the metric may be below the float model's.
+    how much the metric may be below the float model's. latency: whether models are timed as well.
     """
 
     sqnr_db: float | None = None
     max_drop: float | None = None
     metric: Metric | None = None
+    latency: bool = False
 
     @classmethod
-    def of(cls, setting: QuantizationSetting, metric: Metric | None) -> Targets | None:
-        """Those of the setting; None where it has none. SettingError for max_drop without a metric, or the reverse."""
+    def of(
+        cls, setting: QuantizationSetting, metric: Metric | None, timed_for: TargetPlatform | None = None
+    ) -> Targets | None:
+        """Those of the setting; None where it has none. timed_for: the platform, where models are to be timed.
+
+        SettingError for max_drop without a metric, or the reverse; where models are to be timed, for no target, and
+        for another platform than onnxruntime, which is what runs them here.
+        """
         if setting.max_drop is not None and metric is None:
             raise SettingError("max_drop is a drop of a metric of your own: give `metric` as well (--metric)")
         if metric is not None and setting.max_drop is None:
             raise SettingError("a metric needs to know by how much it may drop: set max_drop (--max-drop)")
-        if setting.target_sqnr is None and setting.max_drop is None:
-            return None
-        return cls(setting.target_sqnr, setting.max_drop, metric)
+        if timed_for not in (None, TargetPlatform.ONNXRUNTIME):
+            name = timed_for.name
+            raise SettingError(f"latency is measured in onnxruntime, which does not run a model made for {name}")
+        if setting.target_sqnr is not None or setting.max_drop is not None:
+            return cls(setting.target_sqnr, setting.max_drop, metric, timed_for is not None)
+        if timed_for is not None:
+            raise SettingError("latency is measured of the models on the way to a target: give one (--target-sqnr)")
+        return None
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,14 @@ class Trial:
     """A model that was run.
 
     left: the operations named to stay in float. in_float: how many operations are lost to float, with those that go
-    along. score: see `Judge.score`. size: bytes of its constants.
+    along. score: see `Judge.score`. size: bytes of its constants. latency: seconds for a sample, where it was measured.
     """
 
     left: Names
     in_float: int
     score: Score
     size: int
+    latency: float | None = None
 
 
 def _gain(one: Trial, other: Trial) -> float:

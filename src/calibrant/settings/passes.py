@@ -73,7 +73,9 @@ class OutputRefinementSetting(OptimizationSetting):
 class BiasCorrectSetting(OptimizationSetting):
     """Biases take up the mean of the error (Nagel et al., 2019).
 
-    steps: how many samples are looked at; half of them only check.
+    steps: how many samples are looked at; half of them only check. block_size: how many layers with biases make a
+    block, at whose end a correction is judged; None: it is judged at the model's outputs.
     """
 
     steps: int = 32
+    block_size: int | None = None

@@ -19,6 +19,7 @@ from calibrant.sketches.halves import Halves
 from calibrant.sketches.histogram import Histogram
 from calibrant.sketches.kernels import gpu
 from calibrant.sketches.kernels.gpu import Tensor
+from calibrant.sketches.kernels.gpu_planes import Planes
 from calibrant.sketches.kernels.gpu_portable import HIGH, LOW, N_HIGH, N_LOW, NAN, NEG_INF, POS_INF, SIZE, ZEROS
 from calibrant.sketches.kernels.gpu_state import State
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, ordered
@@ -130,7 +131,7 @@ class _Value:
             self.margins.add(memory, tensor.isotone_axis, tensor.row_channel_axis, half)
         if tensor.channel_axis is not None:
             layout = Layout.of(memory.shape, tensor.channel_axis)
-            planes = gpu.Planes.of(layout, memory.numel())
+            planes = Planes.of(layout, memory.numel())
             if spec.histogram and not spec.per_channel:
                 together.ends.append((memory, planes, self.states["of each"]))
             else:
@@ -138,7 +139,7 @@ class _Value:
         if spec.histogram:
             together.whole.setdefault(spec.mantissa_bits, []).append((memory, self.states["of all"]))
         elif tensor.channel_axis is None:
-            gpu.count(memory, gpu.Planes.whole(memory.numel()), self.states["of all"], half, room)
+            gpu.count(memory, Planes.whole(memory.numel()), self.states["of all"], half, room)
 
     def clear(self) -> None:
         """Forget what was counted."""

@@ -16,7 +16,7 @@ from calibrant.engines.torch.masked import Masked
 from calibrant.engines.torch.statistics import TensorStatistics
 from calibrant.graph import Graph
 
-TOGETHER = 1 << 28  # bytes: on a GPU a launch for less spends much of its time on beginning and ending
+TOGETHER = 1 << 27  # bytes: on a GPU a launch for less spends much of its time on beginning and ending
 
 
 class Counting:

@@ -21,8 +21,7 @@ from triton.experimental.gluon import language as gl
 
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels import gpu_ptx as ptx
-
-_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # its name before Triton 3.7
+from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, word
 
 _FLOAT16 = gl.constexpr(portable.FLOAT16)
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
@@ -90,37 +89,38 @@ def _count(group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.constexpr
     begin: gl.constexpr = K.begin
     empty_sums: gl.constexpr = K.empty_sums
     flush: gl.constexpr = K.flush
+    park: gl.constexpr = K.park
     end: gl.constexpr = K.end
 
     shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _MISC_WORDS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     shared.index(0).store(gl.full([_MISC_WORDS], 0, gl.int32, line))
-    address = gl.inline_asm_elementwise("mov.u32 $0, global_smem;", "=r,r", [part], gl.int32, is_pure=False, pack=1)
+    address = shared_memory(part)
     each = gl.arange(0, 32 * K.warps, layout=line) * 0 + address
     sample = _sample(group, in_vector, tile_layout, PLANES, K)
     full = length // (VECTORS * V)
     if not PLANES:
         _fetch(group, vectors, part, parts, full, K)
-    _once(begin, each)
-    _barrier()
+    once(begin, each)
+    barrier()
     gl.inline_asm_elementwise(
         K.look, K.look_constraints, [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=V
     )
-    _barrier()
-    low = _window(_word(address, _LARGEST, K), K)
+    barrier()
+    low = _window(word(address, _LARGEST, K), K)
 
     table = (own + heads * _FIELDS).to(gl.int64)
     into = each, address, table, low
     tile = part.to(gl.int64)
     redone = tile < 0
-    pairs = _word(address, _PAIRS, K)
+    pairs = word(address, _PAIRS, K)
     if K.may_pack:  # noqa: SIM102 (decided when it is compiled)
         if (pairs < K.most_pairs) & (length >= 32 * K.warps * V):
             tile, redone = _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLANES, K)
     last = (full * (VECTORS * V) < length) & (full % parts == part)
     plain = (tile < full) | last
     if plain & (redone == 0):
-        _once(empty_sums, each)
-        _barrier()
+        once(empty_sums, each)
+        barrier()
     if K.may_pack:
         if tile == part:  # values repeat: nothing was packed
             tile = _count_pairs(group, in_vector, vectors, full, part, parts, into, PLANES, K)
@@ -134,15 +134,16 @@ def _count(group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.constexpr
         x_bits = _load(group, vectors, in_vector, full * VECTORS, True, PLANES, True, K)
         _asm(x_bits, address, table, low, count_asm, K)
         padding = (full + 1) * (VECTORS * V) - length
-    _barrier()
+    once(park, each)
+    barrier()
     if plain | redone:
         _flush(flush, each, table, low, part)
-        _barrier()
+        barrier()
     field = gl.arange(0, _ENDS, layout=line)
     head = own + part * _FIELDS + field
     old_ends, old_counts = gl.load(head), gl.load(head + _ENDS)
-    _once(end, each)
-    _barrier()
+    once(end, each)
+    barrier()
     found = shared.index(K.misc // _MISC_WORDS)
     ends = found.slice(_FOUND, _ENDS).load(line).to(gl.int64)
     counts = found.slice(_FOUND + _ENDS, _ENDS).load(line).to(gl.int64)
@@ -188,35 +189,35 @@ def _count_packed(group, vectors, in_vector, tile, full, part, parts, into, PLAN
     while (tile < full) & (room >= _FIRST_STRETCH):  # shorter stretches are not worth their ends
         stop = gl.minimum(tile + room * parts, full)
         _count_tiles(group, vectors, in_vector, tile, stop, parts, into, count_packed, PLANES, K)
-        _barrier()
+        barrier()
         held = (stop - first + parts - 1) // parts
         tile = first + held * parts
         if tile < full:
-            _once(check, each)
+            once(check, each)
         else:
             _flush(flush, each, table, low, part)
-        _barrier()
-        counted = _word(address, _COUNTED, K)
-        if counted - seen + _word(address, _OUTSIDE, K) == held * TILE:
-            most = held * _ROOM // (_word(address, _MOST, K) + 1)  # tiles, if those to come are like those held
+        barrier()
+        counted = word(address, _COUNTED, K)
+        if counted - seen + word(address, _OUTSIDE, K) == held * TILE:
+            most = held * _ROOM // (word(address, _MOST, K) + 1)  # tiles, if those to come are like those held
             seen = counted
             room = most - held
             if (tile < full) & (room < _FIRST_STRETCH):
                 _flush(flush, each, table, low, part)
-                _barrier()
+                barrier()
             if (room < _FIRST_STRETCH) | ((tile >= full) & (full * TILE < group[1])):
-                _once(forget, each)
+                once(forget, each)
                 first, seen, room = tile, seen * 0, most
         else:
             if tile >= full:
                 _flush(take_back, each, table, low, part)
-                _barrier()
-            _once(empty, each)
-            _barrier()
+                barrier()
+            once(empty, each)
+            barrier()
             _count_tiles(group, vectors, in_vector, first, stop, parts, into, count_again, PLANES, K)
             redone = tile >= 0
             room = room * 0
-        _barrier()
+        barrier()
     return tile, redone
 
 
@@ -308,19 +309,6 @@ def _asm(x_bits, address, table, low, ASM: gl.constexpr, K: gl.constexpr):
 
 
 @gluon.jit
-def _once(ASM: gl.constexpr, each):
-    gl.inline_asm_elementwise(ASM, "=r,r", [each], gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
-def _word(address, PLACE: gl.constexpr, K: gl.constexpr):
-    """A misc word, the same for all threads."""
-    return gl.inline_asm_elementwise(
-        "ld.shared.u32 $0, [$1];", "=r,r", [address + 4 * (K.misc + PLACE)], gl.int32, is_pure=False, pack=1
-    )
-
-
-@gluon.jit
 def _window(largest, K: gl.constexpr):
     """The lowest bits of a window: the usual ones, unless the largest of a sample is elsewhere or low in it."""
     one_octave: gl.constexpr = 23 if K.kind == 0 else 7 if K.kind == 1 else 10
@@ -365,6 +353,7 @@ class Kernel:
     flush: str
     flush_packed: str
     take_back: str
+    park: str
     end: str
 
 
@@ -412,6 +401,7 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
             ptx.flush(shared, packed=False),
             ptx.flush(shared, packed=True),
             ptx.flush(shared, packed=True, back=True),
+            ptx.park(shared),
             ptx.end(shared),
         )
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 
 from calibrant.sketches.kernels import gpu_rows as kernels
-from calibrant.sketches.kernels.gpu import KINDS, LINE, SAME_BITS, Tensor, properties
+from calibrant.sketches.kernels.gpu import LINE, SAME_BITS, Tensor
+from calibrant.sketches.kernels.gpu_nvidia import KINDS, properties
 
 TILE_OF_ROWS = 2048
 # For names and slots: at least as many as a program has threads, or some would add twice.

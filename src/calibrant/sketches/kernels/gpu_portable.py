@@ -196,18 +196,6 @@ def _count(
 
 
 @triton.jit
-def transpose(x, out, rows, columns, TILE: tl.constexpr):
-    """x (rows, columns) to out (columns, rows)."""
-    across = tl.cdiv(columns, TILE)
-    row = tl.program_id(0) // across * TILE + tl.arange(0, TILE)
-    column = tl.program_id(0) % across * TILE + tl.arange(0, TILE)
-    there = (row < rows)[:, None] & (column < columns)[None, :]
-    values = tl.load(x + row.to(tl.int64)[:, None] * columns + column[None, :], mask=there, other=0)
-    to = out + column.to(tl.int64)[:, None] * rows + row[None, :]
-    tl.store(to, tl.trans(values), mask=(column < columns)[:, None] & (row < rows)[None, :])
-
-
-@triton.jit
 def _tile(places, tile, tiles, across, inner, plane, step, row, known, KIND: tl.constexpr):
     """A tile's values as float32, NaN where there are none; and where there are."""
     n = tile // across

@@ -12,11 +12,13 @@ not repeat much, count and sum are packed into one word, count << 20 | sum. Such
 takes 4096 off and carries at most one per 4112 back. `check` looks for that, and what overflowed is counted `again`.
 
 The extremes are kept for each warp, as the highest value so far and how many equal it; and the lowest. Most often a
-warp sees no value as far out as its extremes: then that is all that has to be found out.
+warp sees no value as far out as its extremes: then that is all that has to be found out. They are in registers, named
+in `begin`, which every assembly after it knows: to read them from shared memory would take a slot of those that count.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # From word `misc` on: counters; and for each warp a word at each of the last four, of which TOP and BOTTOM are float32
@@ -50,12 +52,28 @@ def begin(shared: Shared) -> str:
             f"mad.lo.u32 at, i, 4, $1; setp.lt.u32 p, i, {TOP};",
             f"@p st.shared.b32 [at + {4 * shared.misc}], zero;",
             "setp.lt.u32 p, i, 32; @!p bra OTHERS;",
-            f"add.u32 at, at, {4 * shared.misc}; mov.b32 end, 0xff800000;",
-            f"st.shared.b32 [at + {4 * TOP}], end; mov.b32 end, 0x7f800000; st.shared.b32 [at + {4 * BOTTOM}], end;",
-            f"st.shared.b32 [at + {4 * N_TOP}], zero; st.shared.b32 [at + {4 * N_BOTTOM}], zero;",
+            f"add.u32 at, at, {4 * shared.misc}; st.shared.b32 [at + {4 * TOP}], top;",
+            f"st.shared.b32 [at + {4 * BOTTOM}], bottom;",
             "OTHERS:",
-        ]
+        ],
+        before=[
+            ".reg .b32 top, n_top, bottom, n_bottom;",
+            "mov.b32 top, 0xff800000; mov.b32 n_top, 0; mov.b32 bottom, 0x7f800000; mov.b32 n_bottom, 0;",
+        ],
     )
+
+
+def park(shared: Shared) -> str:
+    """For each thread once: leave the extremes of each warp in shared memory, for `end`. $1: its address."""
+    lines = [
+        ".reg .b32 at, i; .reg .pred p;",
+        "mov.u32 at, %tid.x; and.b32 i, at, 31; setp.eq.u32 p, i, 0; shr.u32 at, at, 5; mad.lo.u32 at, at, 4, $1;",
+        *(
+            f"@p st.shared.b32 [at + {4 * (shared.misc + place)}], {name};"
+            for place, name in ((TOP, "top"), (N_TOP, "n_top"), (BOTTOM, "bottom"), (N_BOTTOM, "n_bottom"))
+        ),
+    ]
+    return _block(lines)
 
 
 def empty(shared: Shared, counts: bool) -> str:
@@ -296,7 +314,7 @@ def _float32(shared: Shared, packed: bool, again: bool) -> tuple[str, str]:
     shift = 23 - shared.mantissa_bits
     span, sums = shared.cells << shift, 8 * shared.stride
     lines = [
-        f".reg .b32 a<{count}>, u, s, t, q, one, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits;",
+        f".reg .b32 a<{count}>, u, s, t, q, one, nearest, highest, lowest, mx, mn, hits, bits;",
         ".reg .b64 to, wide; .reg .pred p, r, outside;",
         f"mov.b32 nearest, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]}; mov.b32 one, {1 << PACKED_COUNT};",
     ]
@@ -331,7 +349,7 @@ def _float32(shared: Shared, packed: bool, again: bool) -> tuple[str, str]:
         lines += _outside(shared, x, f"a{k}", own, table, window, packed, again)
     lines.append("INSIDE:")
     if not again:
-        lines += _extremes(shared, own, [f"setp.eq.u32 r, {x}, bits; @r add.u32 hits, hits, 1;" for x in values])
+        lines += _extremes([f"setp.eq.u32 r, {x}, bits; @r add.u32 hits, hits, 1;" for x in values])
     return _wrapped(lines, count, count)
 
 
@@ -363,7 +381,7 @@ def _sixteen_bits(shared: Shared, constant: bool) -> tuple[str, str]:
     own, table, low = (f"${2 * words + n * count}" for n in range(3))
     infinite = 0x7F80 if half == "bf16" else 0x7C00
     lines = [
-        f".reg .b32 a<{words}>, u, s, t, q, nearest, highest, lowest, mx, mn, warp, top, bottom, hits, bits;",
+        f".reg .b32 a<{words}>, u, s, t, q, nearest, highest, lowest, mx, mn, hits, bits;",
         ".reg .b32 lows, ends, ones, x;",
         ".reg .b64 to, wide; .reg .pred p, r, outside; .reg .b16 h, g;",
         f"mov.b32 nearest, -1; mov.b32 ones, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
@@ -419,7 +437,7 @@ def _sixteen_bits(shared: Shared, constant: bool) -> tuple[str, str]:
     equal += [f"set.eq.{half}x2.{half}x2 q, {pair}, u; add.rn.{half}x2 x, x, q;" for pair in values]
     equal += ["and.b32 u, x, 0xffff; shr.u32 q, x, 16;", *_widen(half, "u", "u"), *_widen(half, "q", "q")]
     equal += ["add.f32 u, u, q; cvt.rzi.u32.f32 hits, u;"]
-    lines += _extremes(shared, own, equal)
+    lines += _extremes(equal)
     return _wrapped(lines, words, count)
 
 
@@ -468,35 +486,27 @@ def _outside(
     ]
 
 
-def _extremes(shared: Shared, own: str, equal: list[str]) -> list[str]:
+def _extremes(equal: list[str]) -> list[str]:
     """Update the warp's extremes by mx and mn. equal: makes `hits`, 0 before, the elements that equal `bits`; it
     keeps p and t."""
-    at = 4 * shared.misc
     lines = [
-        f"mov.u32 warp, %tid.x; shr.u32 warp, warp, 5; mad.lo.u32 warp, warp, 4, {own};",
-        f"ld.shared.u32 top, [warp + {at + 4 * TOP}]; ld.shared.u32 bottom, [warp + {at + 4 * BOTTOM}];",
         # The hits of zero are the zeros, which are counted anyway: else half a tensor of zeros would be slow.
         "setp.neu.f32 r, top, 0f00000000; setp.eq.and.f32 r, mx, top, r; setp.gt.or.f32 p, mx, top, r;",
         "setp.neu.f32 r, bottom, 0f00000000; setp.eq.and.f32 r, mn, bottom, r; setp.lt.or.f32 r, mn, bottom, r;",
         "or.pred p, p, r; vote.sync.any.pred p, p, 0xffffffff; @!p bra DONE;",
     ]
-    for found, end, further, or_equal, place, hits in (
-        ("mx", "top", "max", "ge", TOP, N_TOP),
-        ("mn", "bottom", "min", "le", BOTTOM, N_BOTTOM),
-    ):
+    for found, end, further, or_equal in (("mx", "top", "max", "ge"), ("mn", "bottom", "min", "le")):
         lines += [
             f"shr.s32 t, {found}, 31; and.b32 t, t, 0x7fffffff; xor.b32 t, t, {found};",
             f"redux.sync.{further}.s32 t, t, 0xffffffff;",
             "shr.s32 bits, t, 31; and.b32 bits, bits, 0x7fffffff; xor.b32 bits, bits, t; mov.b32 hits, 0;",
             f"setp.{or_equal}.f32 p, bits, {end}; @!p bra NOT_{further};",
-            f"ld.shared.u32 t, [warp + {at + 4 * hits}]; setp.eq.f32 p, bits, {end};",
-            f"st.shared.u32 [warp + {at + 4 * place}], bits;",
+            f"setp.eq.f32 p, bits, {end}; mov.b32 {end}, bits;",
             *equal,
-            "redux.sync.add.u32 hits, hits, 0xffffffff; @p add.u32 hits, hits, t;",
-            f"st.shared.u32 [warp + {at + 4 * hits}], hits;",
+            f"redux.sync.add.u32 hits, hits, 0xffffffff; @!p mov.b32 n_{end}, 0; add.u32 n_{end}, n_{end}, hits;",
             f"NOT_{further}:",
         ]
-    return [*lines, "bar.warp.sync 0xffffffff;", "DONE:"]
+    return [*lines, "DONE:"]
 
 
 def _wrapped(lines: list[str], registers: int, elements: int) -> tuple[str, str]:
@@ -507,6 +517,6 @@ def _wrapped(lines: list[str], registers: int, elements: int) -> tuple[str, str]
     return "\n".join(["{", *lines, *ends, "}"]), constraints
 
 
-def _block(lines: list[str]) -> str:
-    """In braces, which keep labels and registers apart, with one output that nobody reads."""
-    return "\n".join(["{", *lines, "mov.b32 $0, 0;", "}"])
+def _block(lines: list[str], before: Sequence[str] = ()) -> str:
+    """In braces, which keep labels and registers apart, with one output that nobody reads; `before` stands outside."""
+    return "\n".join([*before, "{", *lines, "mov.b32 $0, 0;", "}"])

@@ -1,0 +1,279 @@
+"""`gpu_portable.count` with tables for channels that take turns in memory, at the speed of an NVIDIA GPU's memory.
+
+A program counts some channels that lie side by side, at least a sector of the cache, each in a window of its own of
+its multiprocessor's shared memory: see `gpu_last_ptx`. Where the windows lie follows from a few rows; a badly placed
+one costs time, never a count. All else is as in `gpu_fast`.
+"""
+
+# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from calibrant.sketches.kernels import gpu_last_ptx as ptx
+from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, word
+
+WARPS, REGISTERS = 16, 128
+ELEMENTS = {portable.FLOAT32: 8, portable.BFLOAT16: 16, portable.FLOAT16: 16}  # of a thread at once
+SECTOR, MOST_CHANNELS = 32, 32  # bytes of the cache that are read together; and channels of a program
+LEAST_OCTAVES = 25  # that heavy tails need
+
+_AHEAD = gl.constexpr(6)  # tiles on their way to the second cache
+_FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
+_SIZE, _ZEROS, _NAN = (gl.constexpr(getattr(portable, name)) for name in ("SIZE", "ZEROS", "NAN"))
+_FETCH = gl.constexpr(ptx.FETCH)
+_VECTOR, _ROW = gl.constexpr(ptx.VECTOR), gl.constexpr(ptx.MISC_ROW)
+_LOWS, _NOT_FINITE, _FOUND = gl.constexpr(ptx.LOWS), gl.constexpr(ptx.NOT_FINITE), gl.constexpr(ptx.FOUND)
+
+
+@gluon.jit(do_not_specialize=["rows", "parts"])
+def count(x, rows, channels, parts, state, heads, half, ALIGNED: gl.constexpr, K: gl.constexpr):
+    """See `gpu_portable.count`: x (rows, channels), whose channels are the groups. Each K.channels of them are counted
+    by as many as `heads` parts. ALIGNED: whether four channels are always read together."""
+    program, blocks = gl.program_id(0), gl.num_programs(0) // parts
+    block, part = program % blocks, program // blocks
+    if ALIGNED:
+        channels = gl.multiple_of(channels, _VECTOR)
+    ACROSS: gl.constexpr = K.channels // _VECTOR
+    TILE: gl.constexpr = 32 // ACROSS * K.warps * (K.elements // _VECTOR)
+    layout: gl.constexpr = gl.BlockedLayout([1, _VECTOR], [32 // ACROSS, ACROSS], [K.warps, 1], [1, 0])
+    line: gl.constexpr = gl.BlockedLayout([1], [32], [K.warps], [0])
+    count_asm: gl.constexpr = K.asm
+    begin: gl.constexpr = K.begin
+    check: gl.constexpr = K.check
+    flush: gl.constexpr = K.flush
+    place: gl.constexpr = K.place
+    park: gl.constexpr = K.park
+
+    column = gl.arange(0, K.channels, layout=gl.SliceLayout(0, layout))
+    first = block * K.channels
+    own = state + (gl.load(half).to(gl.int64) * channels + first) * (heads * _FIELDS + K.table)
+    pitch = (heads * _FIELDS + K.table) * 8
+    table = (own + heads * _FIELDS).to(gl.int64)
+    shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _ROW], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    shared.index(0).store(gl.full([_ROW], 0, gl.int32, line))
+    address = shared_memory(part)
+    each = gl.arange(0, 32 * K.warps, layout=line) * 0 + address
+
+    where = x + first, rows, channels, column, (first + column) < channels
+    row = gl.arange(0, TILE, layout=gl.SliceLayout(1, layout))
+    probes: gl.constexpr = 32 // ACROSS * K.warps
+    probe = gl.arange(0, probes, layout=gl.SliceLayout(1, layout))
+    spread = gl.where(rows < probes, gl.minimum(probe, rows - 1), probe * (rows // probes))
+    sample = _load(where, spread, rows * 0, True, False, K)
+    full = rows // TILE
+    tile = part + full * 0
+    # A program reads few bytes of each row, which is not how memory is fast: so the programs of one part share out
+    # whole tiles, and each has a stretch of these brought to the second cache, from where all read.
+    share = TILE * channels * (x.dtype.element_ty.primitive_bitwidth // 8) // blocks // 16 * 16
+    fetched = x.to(gl.int64) + block.to(gl.int64) * share, share, TILE * channels
+    if ALIGNED:
+        for early in gl.static_range(_AHEAD):
+            _fetch(fetched, tile + early * parts, full, each, x)
+    ahead = _load(where, row, tile * TILE, tile < full, False, K)
+    once(begin, each)
+    barrier()
+    low = _window(sample, K)
+    shared.index((K.misc + _LOWS) // _ROW).slice(0, K.channels).store(low)
+    barrier()
+
+    gl.inline_asm_elementwise(place, "=r,r,l,r", [each, table, pitch], gl.int32, is_pure=False, pack=1)
+    barrier()
+    ROOM: gl.constexpr = (K.limit - TILE + 1) // TILE
+    room = tile * 0 + ROOM
+    while tile < full:
+        stop = gl.minimum(tile + room * parts, full)
+        for t in range(tile, stop, parts):
+            x_bits = ahead
+            if ALIGNED:
+                _fetch(fetched, t + _AHEAD * parts, full, each, x)
+            ahead = _load(where, row, (t + parts) * TILE, t + parts < full, False, K)
+            _asm(x_bits, count_asm, K)
+        tile += (stop - tile + parts - 1) // parts * parts
+        if tile < full:
+            barrier()
+            once(check, each)
+            barrier()
+            room = (K.limit - TILE + 1 - word(address, 0, K)) // TILE
+            if room < (ROOM + 3) // 4:
+                barrier()
+                _flush(flush, each, table, pitch, part)
+                barrier()
+                room = room * 0 + ROOM
+    padding = rows * 0
+    if (full * TILE < rows) & (full % parts == part):
+        _asm(_load(where, row, full * TILE, True, True, K), count_asm, K)
+        padding = (full + 1) * TILE - rows
+    barrier()
+    _flush(flush, each, table, pitch, part)
+    once(park, each)
+    barrier()
+    _keep(address, own, part, heads, rows, channels - first, padding, K)
+
+
+@gluon.jit
+def _fetch(fetched, tile, full, each, x):
+    """Have the program's share of a tile come to the second cache."""
+    begin, share, elements = fetched
+    if tile < full:
+        place = begin + tile.to(gl.int64) * elements * (x.dtype.element_ty.primitive_bitwidth // 8)
+        gl.inline_asm_elementwise(_FETCH, "=r,r,l,r", [each, place, share], gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _load(where, row, first, valid, MASKED: gl.constexpr, K: gl.constexpr):
+    """Rows from the first one on, of the program's channels; 0 in columns without one, and unless valid. MASKED: NaN
+    beyond all rows."""
+    x, rows, channels, column, known = where
+    at = (x + first.to(gl.int64) * channels) + (row.to(gl.int64)[:, None] * channels + column[None, :])
+    if MASKED:
+        nan: gl.constexpr = 0x7FC00000 if K.kind == 0 else 0x7FC0 if K.kind == 1 else 0x7E00
+        nothing = gl.where(known, nan, 0)[None, :] + row[:, None] * 0
+        there = (first + row < rows)[:, None] & known[None, :]
+        return gl.load(at, mask=there, other=nothing.to(x.dtype.element_ty))
+    return gl.load(at, mask=known[None, :] & valid, other=0, cache_modifier=".cg")
+
+
+@gluon.jit
+def _window(sample, K: gl.constexpr):
+    """The lowest bits of each channel's window, which ends some octaves above the largest of the sample."""
+    infinite: gl.constexpr = 0x7F800000 if K.kind == 0 else 0x7F80 if K.kind == 1 else 0x7C00
+    one: gl.constexpr = 15 if K.kind == 2 else 127  # the exponent of 1.0
+    magnitude = sample.to(gl.int32) & (0x7FFFFFFF if K.kind == 0 else 0x7FFF)
+    highest = gl.max(gl.where(magnitude < infinite, magnitude, 0), 0) >> K.own_bits
+    end = gl.where(highest > 0, highest, one) + (1 + K.octaves // 5)
+    return gl.minimum(gl.maximum(end - K.octaves, 1), 2 * one + 1 - K.octaves) << K.own_bits
+
+
+@gluon.jit
+def _asm(x_bits, ASM: gl.constexpr, K: gl.constexpr):
+    gl.inline_asm_elementwise(ASM, K.constraints, [x_bits], x_bits.dtype, is_pure=False, pack=K.elements)
+
+
+@gluon.jit
+def _flush(ASM: gl.constexpr, each, table, pitch, part):
+    gl.inline_asm_elementwise(ASM, "=r,r,l,r,r", [each, table, pitch, part * 25], gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _keep(address, own, part, heads, rows, known, padding, K: gl.constexpr):
+    """Bring together what the warps found, and add it to the program's heads."""
+    low, n_low = _of_all(address, 1, True, K)
+    high, n_high = _of_all(address, 0, False, K)
+    zeros = gl.sum(_found(address, 4, K), 0).to(gl.int64)
+    column = gl.arange(0, K.channels, layout=low.type.layout)
+    head = own + column.to(gl.int64) * (heads * _FIELDS + K.table) + part * _FIELDS
+    there = column < known
+    _further(head, -low.to(gl.int64), n_low, there)
+    _further(head + 1, high.to(gl.int64), n_high, there)
+    _more(head + _ZEROS, zeros, there)
+    _more(head + _SIZE, gl.where(part == 0, rows, 0).to(gl.int64) + column * 0, there)
+    for kind in gl.static_range(3):
+        counts = word(address + (kind * K.channels + column) * 4, _NOT_FINITE, K).to(gl.int64)
+        _more(head + _NAN + kind, counts - (padding if kind == 0 else 0), there)
+
+
+@gluon.jit
+def _found(address, FIELD: gl.constexpr, K: gl.constexpr):
+    """What `park` left of a field (warps, channels)."""
+    layout: gl.constexpr = gl.BlockedLayout([1, 1], [1, 32], [K.warps, 1], [1, 0])
+    warp = gl.arange(0, K.warps, layout=gl.SliceLayout(1, layout))
+    column = gl.arange(0, K.channels, layout=gl.SliceLayout(0, layout))
+    place = (FIELD * K.warps + warp)[:, None] * K.channels + column[None, :]
+    return word(address + place * 4, _FOUND, K)
+
+
+@gluon.jit
+def _of_all(address, FIELD: gl.constexpr, LEAST: gl.constexpr, K: gl.constexpr):
+    """An end of each channel, and how often all warps hit it."""
+    keys, hits = _found(address, FIELD, K), _found(address, 3 if LEAST else 2, K)
+    end = gl.min(keys, 0) if LEAST else gl.max(keys, 0)
+    return end, gl.sum(gl.where(keys == end[None, :], hits, 0), 0).to(gl.int64)
+
+
+@gluon.jit
+def _further(head, end, hits, there):
+    old, old_hits = gl.load(head, mask=there, other=0), gl.load(head + _ENDS, mask=there, other=0)
+    furthest = gl.maximum(old, end)
+    hits = gl.where(end == furthest, hits, 0) + gl.where(old == furthest, old_hits, 0)
+    gl.store(head, furthest, mask=there)
+    gl.store(head + _ENDS, hits, mask=there)
+
+
+@gluon.jit
+def _more(place, number, there):
+    gl.store(place, gl.load(place, mask=there, other=0) + number, mask=there)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The constants of a compiled kernel."""
+
+    kind: int
+    warps: int
+    elements: int
+    channels: int
+    octaves: int
+    own_bits: int
+    misc: int
+    buffers: int
+    limit: int
+    table: int
+    begin: str
+    place: str
+    asm: str
+    constraints: str
+    check: str
+    flush: str
+    park: str
+
+
+def shared_memory_of(kind: int, bits: int, shared_bytes: int) -> ptx.Shared:
+    """For tables of so many mantissa bits, in so much shared memory: as many channels as leave each a window of
+    LEAST_OCTAVES, but at least a sector."""
+    name = ("f32", "bf16", "f16")[kind]
+    octaves = 29 if kind == portable.FLOAT16 else 47
+    found = []
+    for channels in (MOST_CHANNELS, 16, 8):
+        spare = 4 * (ptx.FOUND + ptx.FIELDS_FOUND * WARPS * channels) + 8192  # the latter for Triton's reductions
+        shared = ptx.Shared(name, bits, 32 * WARPS, ELEMENTS[kind], channels, octaves)
+        while shared.octaves and 4 * shared.misc + spare > shared_bytes:
+            shared = replace(shared, octaves=shared.octaves - 1)
+        found.append(shared)
+    fewest = SECTOR // (4 if kind == portable.FLOAT32 else 2)
+    return next((s for s in found if s.octaves >= LEAST_OCTAVES or s.channels == fewest), found[-1])
+
+
+@cache
+def kernel(kind: int, bits: int, shared_bytes: int) -> Any:
+    """For tensors of a kind and tables of so many mantissa bits, in so much shared memory."""
+    shared = shared_memory_of(kind, bits, shared_bytes)
+    asm, constraints = ptx.count(shared)
+    return gl.constexpr(
+        Kernel(
+            kind,
+            WARPS,
+            shared.elements,
+            shared.channels,
+            shared.octaves,
+            shared.own_bits,
+            shared.misc,
+            (shared.misc + ptx.FOUND + ptx.FIELDS_FOUND * WARPS * shared.channels) // ptx.MISC_ROW,
+            shared.limit,
+            2 << (9 + bits),
+            ptx.begin(shared),
+            ptx.place(shared),
+            asm,
+            constraints,
+            ptx.check(shared),
+            ptx.flush(shared),
+            ptx.park(shared),
+        )
+    )

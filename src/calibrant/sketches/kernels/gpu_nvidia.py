@@ -1,0 +1,172 @@
+"""Launches of `gpu_fast` and `gpu_last`, NVIDIA's own kernels: what they can count, in how many programs, and into how
+many heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from calibrant.sketches.cells import I64
+from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels.gpu_planes import Planes
+from calibrant.sketches.kernels.gpu_state import State
+
+Tensor = Any  # torch.Tensor: torch brings no types that are checked here
+
+FAST_BITS = 8  # mantissa bits of float32 for which `gpu_fast` has room in shared memory
+LAST_BITS = range(2, 9)  # mantissa bits for which `gpu_last` has a kernel
+LAST_CHANNELS, LAST_PARTS = 32, 16  # that one of its programs may count; and parts of a tensor with a head, at least
+ROWS_TO_START = 10_000  # that a program of it could have counted until it begins, and while it ends
+
+KINDS = {torch.float32: portable.FLOAT32, torch.bfloat16: portable.BFLOAT16, torch.float16: portable.FLOAT16}
+_AS_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+
+def heads(groups: int, device: Any) -> int:
+    """How many of each group these kernels may want."""
+    card, many = properties(device.index), groups > 1
+    fast = max(_fast_programs(card, kind, many) for kind in KINDS.values()) // groups
+    last = max(LAST_PARTS, min(card.multiprocessors * LAST_CHANNELS // groups, card.multiprocessors)) if many else 1
+    return max(fast, last, 1)
+
+
+def is_for_fast(x: Tensor, planes: Planes, mantissa_bits: int | None) -> bool:
+    """Whether `gpu_fast` has a kernel for this: of what it lacks, shared memory is too small for more bits."""
+    if mantissa_bits is None or (x.dtype == torch.float32 and mantissa_bits > FAST_BITS):
+        return False
+    return x.is_cuda and planes.step == 1 and (planes.groups == 1 or planes.inner * planes.outer < 1 << 31)
+
+
+def is_for_last(x: Tensor, planes: Planes, mantissa_bits: int | None) -> bool:
+    """Whether `gpu_last` has a kernel for this."""
+    return (
+        x.is_cuda
+        and planes.step > 1
+        and mantissa_bits in LAST_BITS
+        and planes.inner < 1 << 26
+        and planes.groups < 1 << 18
+    )
+
+
+def count_last(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
+    """Count channels that take turns in memory."""
+    from calibrant.sketches.kernels import gpu_last as last
+
+    device, kind = properties(x.device.index), KINDS[x.dtype]
+    kernel = last.kernel(kind, state.mantissa_bits, device.shared_bytes)
+    blocks = -(-planes.groups // kernel.value.channels)
+    parts = _parts(blocks, planes.inner, device.multiprocessors, state.rows)
+    last.count[(blocks * parts,)](
+        x.view(_AS_INTEGERS[x.dtype]),
+        planes.inner,
+        planes.groups,
+        parts,
+        state.memory,
+        state.rows,
+        half,
+        ALIGNED=planes.groups % 4 == 0 and x.data_ptr() % 16 == 0,
+        K=kernel,
+        num_warps=last.WARPS,
+        maxnreg=last.REGISTERS,
+    )
+
+
+def _parts(blocks: int, rows: int, programs: int, most: int) -> int:
+    """In how many parts each block is done soonest, if so many programs are at work at once."""
+    return min(range(1, most + 1), key=lambda parts: -(-blocks * parts // programs) * (rows / parts + ROWS_TO_START))
+
+
+def count_fast(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
+    """Count one group, or channels of which each is in stretches."""
+    from calibrant.sketches.kernels import gpu_fast as fast
+
+    device, length = properties(x.device.index), planes.outer * planes.inner
+    vector, many = 16 // x.element_size(), planes.groups > 1
+    magic, shift = 0, 0
+    if many and (planes.inner % vector or planes.inner == vector):
+        vector = 1
+    if many:
+        magic, shift = fast.division(planes.inner // vector)
+    kind = KINDS[x.dtype]
+    warps, elements, registers = portable.SHAPES[kind, many]
+    parts = max(min(-(-length // (32 * warps * elements)), _fast_programs(device, kind, many) // planes.groups), 1)
+    fast.count[(planes.groups * parts,)](
+        x.view(_AS_INTEGERS[x.dtype]),
+        length,
+        magic,
+        shift,
+        (planes.plane - planes.inner) // vector,
+        planes.beside // vector,
+        planes.groups,
+        parts,
+        state.memory,
+        state.rows,
+        half,
+        PLANES=many,
+        K=fast.kernel(kind, state.mantissa_bits, many, vector, device.shared_bytes),
+        num_warps=warps,
+        maxnreg=registers,
+    )
+
+
+def _fast_programs(device: Properties, kind: int, many: bool) -> int:
+    """That are at work at once, of which each counts one group."""
+    warps, _, registers = portable.SHAPES[kind, many]
+    return device.multiprocessors * (2048 // (warps * registers))
+
+
+def count_described(
+    tensors: Sequence[Tensor], states: Sequence[State], half: Tensor, described_on: Callable[[I64], Tensor]
+) -> None:
+    """Count each tensor as one group, all in one launch. described_on: brings words to where kernels read them."""
+    from calibrant.sketches.kernels import gpu_fast as fast
+
+    device = properties(tensors[0].device.index)
+    first, kind, mantissa_bits = tensors[0], KINDS[tensors[0].dtype], states[0].mantissa_bits
+    warps, elements, registers = portable.SHAPES[kind, False]
+    tiles = [-(-x.numel() // (32 * warps * elements)) for x in tensors]
+    share = _share(tiles, max(device.multiprocessors, len(tensors)))
+    described = []
+    for x, state, own in zip(tensors, states, tiles, strict=True):
+        parts = -(-own // share)
+        same = [x.data_ptr(), x.numel(), state.memory.data_ptr()]
+        described += [[*same, part, parts, state.rows, 0, 0] for part in range(parts)]
+    fast.count_many[(len(described),)](
+        described_on(np.array(described)),
+        half,
+        K=fast.kernel(kind, mantissa_bits, False, 16 // first.element_size(), device.shared_bytes),
+        num_warps=warps,
+        maxnreg=registers,
+    )
+
+
+def _share(tiles: Sequence[int], programs: int) -> int:
+    """The fewest tiles for each program such that so many programs suffice, each at work on one tensor."""
+    least, most = 1, max(tiles)
+    while least < most:
+        middle = (least + most) // 2
+        if sum(-(-own // middle) for own in tiles) <= programs:
+            most = middle
+        else:
+            least = middle + 1
+    return least
+
+
+@dataclass(frozen=True, slots=True)
+class Properties:
+    """Of a GPU; shared_bytes: that one program may have."""
+
+    multiprocessors: int
+    shared_bytes: int
+
+
+@cache
+def properties(index: int) -> Properties:
+    """Of the GPU of that number."""
+    found = torch.cuda.get_device_properties(index)
+    return Properties(found.multi_processor_count, found.shared_memory_per_block_optin)
