@@ -185,42 +185,28 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     bias = _bias(layer, now.shape[:2])
     fixed = None if layer.bias_name else bias
 
-    def choice(rows: F64, scale: NDArray[np.float32] | None = None) -> Choice:
-        return Choice(rows, train.best_bias(rows) if fixed is None else fixed, scale)
+    def beside(rows: F64) -> F64:
+        return train.best_bias(rows) if fixed is None else fixed
 
-    def errors(choices: Sequence[Choice]) -> F64:
-        return np.array([held.error(one.rows, one.bias) for one in choices])
+    def error(rows: F64, beside_them: F64) -> float:
+        return float(held.error(rows, beside_them).sum())
 
-    wanted = [choice(floats), *(choice(pulled(train, floats, fixed, ridge)) for ridge in RIDGES)]
-    target = _of_rows([one.rows for one in wanted], errors(wanted).argmin(axis=0))
-    choices = [Choice(now, bias), choice(now)]
+    targets, choices = [floats], [Choice(now, bias), Choice(now, beside(now))]
     with suppress(np.linalg.LinAlgError):  # H of inputs that hardly vary
-        choices.append(choice(*fitted(target, damped(train, fixed), layer.config, threads)))
-    found = errors(choices)
-    if not layer.config.is_per_channel:  # one scale for all rows
-        shares = found / np.maximum(found[0], SMALLEST_SCALE)
-        found = np.broadcast_to(shares.sum(axis=(1, 2))[:, None, None], found.shape)
-    keep(graph, layer, choices, found.argmin(axis=0))
-
-
-def keep(graph: Graph, layer: Linear, choices: Sequence[Choice], best: NDArray[np.int64]) -> None:
-    """Give each row of the layer what is best for it: by number, of the choices, of which the first is as it was."""
-    log.info("%s: of %d rows, %s by choice", layer.node.name, best.size, np.bincount(best.reshape(-1), minlength=3))
-    if not best.any():
+        targets += [pulled(train, floats, fixed, ridge) for ridge in RIDGES]
+        target = min(targets, key=lambda rows: error(rows, beside(rows)))
+        rows, scale = fitted(target, damped(train, fixed), layer.config, threads)
+        choices.append(Choice(rows, beside(rows), scale))
+    errors = [error(choice.rows, choice.bias) for choice in choices]
+    best = choices[int(np.argmin(errors))]
+    log.info("%s: error %.3g, before %.3g", layer.node.name, min(errors), errors[0])
+    if best is choices[0]:
         return
-    old = np.asarray(layer.config.scale)
-    scales = [np.broadcast_to(old if one.scale is None else one.scale, (best.size,)) for one in choices]
-    scale = _of_rows([each.reshape(*best.shape, 1) for each in scales], best)
-    layer.config.scale = np.asarray(scale.reshape(-1) if old.ndim else scale.reshape(-1)[0], np.float32)
-    graph.change_constant(layer.weight_name, layer.weight(_of_rows([one.rows for one in choices], best)))
+    if best.scale is not None:
+        layer.config.scale = best.scale
+    graph.change_constant(layer.weight_name, layer.weight(best.rows))
     if layer.bias_name:
-        bias = _of_rows([one.bias[..., None] for one in choices], best)
-        graph.change_constant(layer.bias_name, bias.reshape(-1))
-
-
-def _of_rows(each: Sequence[Array], which: NDArray[np.int64]) -> Array:
-    """Of arrays (groups, outputs, values), for each row the one of that number."""
-    return np.asarray(np.take_along_axis(np.array(each), which[None, :, :, None], axis=0)[0])
+        graph.change_constant(layer.bias_name, best.bias.reshape(-1))
 
 
 def pulled(moments: Moments, rows: F64, fixed: F64 | None, ridge: float) -> F64:
