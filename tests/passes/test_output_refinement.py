@@ -10,7 +10,7 @@ from calibrant.api import quantize
 from calibrant.core import QuantizationProperty as P
 from calibrant.core import SettingError, TensorQuantizationConfig
 from calibrant.passes.ahead import Ahead, less
-from calibrant.passes.output_refinement import Refinable, Search, ends_of, refinable
+from calibrant.passes.output_refinement import OutputRefinementPass, Refinable, Search, ends_of, refinable
 from tests.passes.test_bias_correction import exact_outputs, outputs, saved
 
 RNG = np.random.default_rng(4)
@@ -60,6 +60,22 @@ def test_what_few_bits_do_to_weights_has_no_part_in_it(small_model, small_sample
         graph, _ = quantize(small_model, small_samples, setting=setting)
         found.append([float(group.config.scale) for group in graph.groups])
     assert found[1] == pytest.approx(found[0], rel=2e-3)  # but for what keeps sums away from ties
+
+
+@pytest.mark.parametrize("method", ["mse", "auto"])
+def test_weights_are_in_float_meanwhile(small_model, small_samples, monkeypatch, method):
+    seen = []
+
+    def look(self, graph, samples, executor):
+        seen.extend(graph.edges[node, 1].scale for node in ("conv1", "conv2", "conv3", "fc"))
+        yield 1, 1
+
+    monkeypatch.setattr(OutputRefinementPass, "layers", look)
+    setting = refining()
+    setting.quantize_activation_setting.calib_algorithm = method
+    graph, _ = quantize(small_model, small_samples, setting=setting)
+    assert seen == [None] * 4
+    assert all(graph.edges[node, 1].scale is not None for node in ("conv1", "conv2", "conv3", "fc"))
 
 
 def test_a_scale_that_is_worse_on_the_other_half_is_dropped(unread, monkeypatch):
