@@ -5,12 +5,13 @@ methods.md shows: `--contestants default minmax percentile mse kl isotone auto`.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,19 +25,24 @@ from benchmarks.markdown import table
 from benchmarks.models import MODELS, default_cache, minilm_vocabulary
 from benchmarks.peer_model import PEERS
 from benchmarks.tasks import IMAGENET, LITE, Classifier, Encoder, Recogniser, Sample, Task, add_data_options
-from calibrant import QuantizationSettingFactory, export_graph
+from calibrant import QuantizationSettingFactory, TargetPlatform, export_graph
 from calibrant.api import QuantizationSummary, quantize
-from calibrant.graph import Graph
+from calibrant.graph import Graph, load_onnx_graph
+from calibrant.quantizers import quantize_graph
 from demo.measure import session
 
 TASKS = ("EfficientNet-Lite0", "MobileNetV2", "PP-OCRv4 recogniser", "MiniLM-L6", "Silero VAD")
 TRANSFORMERS = ("MiniLM-L6",)
 METHODS = ("minmax", "percentile", "mse", "kl", "isotone", "auto")
 OWN = ("default", "high effort")
-CONTESTANTS = (*OWN, *METHODS, *PEERS)
+LIMITED = "high effort, 5 % in float"
+CONTESTANTS = (*OWN, LIMITED, *METHODS, *PEERS)
+TOOLS = tuple(dict.fromkeys(peer.rpartition("-")[0] for peer in PEERS))
+TOGETHER = ("onnxruntime", "nncf")  # the peers that can share an environment: that of `make bench`
 PLATFORM = "ONNXRUNTIME"
 COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 LONGEST = 900  # seconds that a peer may take
+MOST_WORDS = 100  # characters of what a contestant failed with
 
 
 class Failed(Exception):
@@ -56,11 +62,12 @@ class Row:
 HEAD = """# Accuracy in 8 bits
 
 Every contestant is asked for 8 bits and given the same samples; all are measured in the same onnxruntime, on samples
-that were not calibrated on. `default`: Calibrant with nothing set; `high effort`: with `--effort high`. Peers: static,
-Q/DQ, uint8 activations, int8 weights per channel; NNCF as it comes, and at its best: asymmetric activations and its
-slow bias correction. SQNR: power of the FP32 output over the power of the error, in dB. Agreement: with FP32. Where
-the data are split anew several times: the mean, and the lowest and highest. Seconds: load, calibrate, quantize; without
-compiling kernels, which happens once on a machine.
+that were not calibrated on. `default`: Calibrant with nothing set; `high effort`: with `--effort high`; `5 % in float`:
+with `--most-in-float` as well, a twentieth of the operations. Peers: static, Q/DQ, 8-bit activations, asymmetric where
+that is offered, int8 weights per channel. `-default`: with nothing else set; `-best`, or a method: with what its
+documentation offers to do better, within {longest} s; peer_model.py says what that is. SQNR: power of the FP32 output
+over the power of the error, in dB. Agreement: with FP32. Where the data are split anew several times: the mean, and the
+lowest and highest. Seconds: load, calibrate, quantize; without compiling kernels, which happens once on a machine.
 
 {description}
 
@@ -71,7 +78,7 @@ compiling kernels, which happens once on a machine.
 def main() -> None:
     options = _options()
     console = Console(stderr=True, soft_wrap=True)
-    sections = [HEAD.format(description=description(), command=command())]
+    sections = [HEAD.format(longest=LONGEST, description=description(), command=command())]
     for name in options.models:
         path = options.minilm if name == "MiniLM-L6" and options.minilm else MODELS[name].path(options.cache)
         tasks = [task for seed in range(options.splits) if (task := find_task(name, path, options, seed)) is not None]
@@ -91,10 +98,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--vocab", type=Path, help="MiniLM's vocab.txt (default: that of its package)")
     parser.add_argument("--models", nargs="+", choices=TASKS, default=list(TASKS), metavar="MODEL", help="only these")
     parser.add_argument(
-        "--contestants", nargs="+", choices=CONTESTANTS, default=[*OWN, *PEERS], metavar="NAME", help="only these"
+        "--contestants",
+        nargs="+",
+        choices=CONTESTANTS,
+        metavar="NAME",
+        help=f"only these (default: Calibrant, {' and '.join(TOGETHER)}, and the peers that --peers-python names)",
     )
     parser.add_argument(
-        "--peers-python", default=sys.executable, metavar="PYTHON", help="which has the peers (default: this one)"
+        "--peers-python",
+        nargs="+",
+        type=interpreter,
+        default=[],
+        metavar="[PEER=]PYTHON",
+        help="which has the peers, or that peer: `python ppq=other/python` (default: this one)",
     )
     parser.add_argument(
         "--calibration", type=int, default=64, help="photos and texts to calibrate with: 64, half of them at most"
@@ -103,7 +119,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--splits", type=int, default=1, help="how often the data are split anew: 1")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("accuracy.md"))
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.contestants = options.contestants or installed(dict(options.peers_python))
+    return options
 
 
 def find_task(name: str, path: Path, options: argparse.Namespace, seed: int) -> Task | None:
@@ -128,7 +146,7 @@ def section(name: str, path: Path, tasks: list[Task], options: argparse.Namespac
         if contestant == "isotone" and not isinstance(tasks[0], Classifier):
             continue  # it keeps the order of a row of scores
         try:
-            rows.append(measured(contestant, name, path, tasks, options.peers_python))
+            rows.append(measured(contestant, name, path, tasks, python_of(contestant, dict(options.peers_python))))
         except Failed as error:
             rows.append(Row(f"{contestant}: {error}", [], 0.0, []))
         found = ", ".join(f"{column} {_numbers(column, rows[-1].measures)}" for column in tasks[0].columns)
@@ -150,15 +168,18 @@ def measured(contestant: str, name: str, path: Path, tasks: list[Task], python: 
             try:
                 found.append((task.measure(path, int8)[0], seconds, notes))
             except Exception as error:  # onnxruntime's own types share no base but Exception
-                raise Failed(f"onnxruntime does not run its model: {_last_line(str(error))}") from error
+                why = _first_line(str(error).split(" failed:")[-1])
+                raise Failed(f"onnxruntime does not run its model: {why}") from error
     return Row(contestant, [measures for measures, *_ in found], *found[0][1:])
 
 
 def by_calibrant(contestant: str, path: Path, samples: list[Sample], int8: Path) -> tuple[float, list[str]]:
     """Write the model of Calibrant with that method or effort; the seconds, and what is to be told of it."""
     setting = QuantizationSettingFactory.default_setting()
-    if contestant == "high effort":
+    if contestant in ("high effort", LIMITED):
         setting.effort = "high"
+    if contestant == LIMITED:
+        setting.most_in_float = int(0.05 * operations(path))
     setting.quantize_activation_setting.calib_algorithm = contestant if contestant in METHODS else None
     compiling: list[float] = []
     start = time.perf_counter()
@@ -166,7 +187,43 @@ def by_calibrant(contestant: str, path: Path, samples: list[Sample], int8: Path)
         graph, summary = quantize(path, samples, platform=PLATFORM, setting=setting)
     seconds = time.perf_counter() - start - sum(compiling)
     export_graph(graph, PLATFORM, int8)
+    if summary.target is not None:
+        lost = f"{summary.target.in_float} of {summary.target.operations} operations in float"
+        return seconds, [f"{contestant}: {lost} ({_names(summary.target.left, most=5)})."]
     return seconds, [f"In 8 bits: {integer_nodes(graph, summary)}.", _left_in_float(summary)]
+
+
+def operations(path: Path) -> int:
+    """How many operations of a model are quantized by default."""
+    graph = load_onnx_graph(path)
+    quantize_graph(graph, TargetPlatform.of(PLATFORM), QuantizationSettingFactory.default_setting())
+    return len(graph.operations)
+
+
+def interpreter(text: str) -> tuple[str, str]:
+    """`PYTHON`, for all peers, or `PEER=PYTHON`: the peer, "" for all, and its interpreter."""
+    peer, _, python = text.rpartition("=")
+    if peer and peer not in TOOLS:
+        raise argparse.ArgumentTypeError(f"no peer {peer!r}; there are {', '.join(TOOLS)}")
+    found = shutil.which(python)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"no interpreter {python!r}")
+    return peer, str(Path(found).absolute())
+
+
+def installed(interpreters: Mapping[str, str]) -> list[str]:
+    """Calibrant, the peers that share an environment, and those that have one of their own here."""
+    return [*OWN, *(peer for peer in PEERS if tool_of(peer) in (*TOGETHER, *interpreters))]
+
+
+def python_of(contestant: str, interpreters: Mapping[str, str]) -> str:
+    """The interpreter of a contestant: that of its peer, else that of all peers, else this one."""
+    return interpreters.get(tool_of(contestant)) or interpreters.get("") or sys.executable
+
+
+def tool_of(contestant: str) -> str:
+    """The peer, of a contestant that is a peer with one of its settings."""
+    return contestant.rpartition("-")[0]
 
 
 def by_peer(peer: str, name: str, path: Path, samples: Sequence[Sample], int8: Path, python: str) -> float:
@@ -177,11 +234,12 @@ def by_peer(peer: str, name: str, path: Path, samples: Sequence[Sample], int8: P
     for number, sample in enumerate(samples):
         np.savez(folder / f"{number:05}.npz", **(sample if isinstance(sample, dict) else {first: sample}))
     script = Path(__file__).with_name("peer_model.py")
-    arguments = [python, str(script), peer, str(path), str(folder), str(int8)]
+    # isolated: what lies beside the script is none of the peer's modules; in a folder where it may leave its own files
+    arguments = [python, "-I", str(script.resolve()), peer, str(path.resolve()), str(folder), str(int8)]
     if name in TRANSFORMERS:
         arguments.append("--transformer")
     try:
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=LONGEST)
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=LONGEST, cwd=folder.parent)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"{type(error).__name__}, after {LONGEST} s at most") from error
     if done.returncode:
@@ -189,9 +247,17 @@ def by_peer(peer: str, name: str, path: Path, samples: Sequence[Sample], int8: P
     return float(done.stdout.split("seconds ")[-1].split()[0])
 
 
-def _last_line(text: str, most: int = 100) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:most] if lines else ""
+def _lines_of(text: str) -> list[str]:
+    """Those with something in them; at least one."""
+    return [line.strip() for line in text.splitlines() if line.strip()] or [""]
+
+
+def _first_line(text: str) -> str:
+    return _lines_of(text)[0][:MOST_WORDS]
+
+
+def _last_line(text: str) -> str:
+    return _lines_of(text)[-1][:MOST_WORDS]
 
 
 def _lines(name: str, tasks: list[Task], measured: int, rows: list[Row]) -> Iterator[str]:
@@ -210,8 +276,10 @@ def _lines(name: str, tasks: list[Task], measured: int, rows: list[Row]) -> Iter
             for row in rows
         ],
     )
-    for note in next((row.notes for row in rows if row.notes), []):
-        yield f"\n{note}"
+    told = [row for row in rows if row.notes]
+    for row in told:
+        if row is told[0] or row.name == LIMITED:
+            yield from (f"\n{note}" for note in row.notes)
 
 
 def integer_nodes(graph: Graph, summary: QuantizationSummary) -> str:

@@ -52,7 +52,8 @@ class QuantizationSummary:
     moving: value name -> how far apart its scales are that two halves of the samples give, as a share of its scale;
         those of more than MOVES. They would profit from more samples.
     seconds: time by stage; of each pass that optimizes, by its name.
-    target: how the setting's `target_sqnr` or `max_drop` was reached; None without one.
+    target: how the setting's `target_sqnr` or `max_drop` was reached, or what came of its `most_in_float`; None
+        without them.
     table, kept: where they are wanted (`keep` of `quantize`), the statistics, of equalized values as these are now; and
         some of the samples.
     """

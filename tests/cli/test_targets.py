@@ -60,6 +60,16 @@ def test_a_target_is_reached_and_told(run, folder):
     assert run(*QUANTIZE, "--force", *again).exit_code == 0
 
 
+def test_the_best_within_a_limit(run, folder):
+    plain = run(*QUANTIZE, "--most-in-float", "0")
+    assert "0 in float" not in plain.stdout
+    result = run(*QUANTIZE, "--force", "--most-in-float", "1")
+    assert result.exit_code == 0, result.output
+    assert sqnr_of(result.stdout) > sqnr_of(plain.stdout)
+    assert "with 1 of 4 operations in float" in result.stdout
+    assert "where that gains most" in result.stdout
+
+
 def test_latency_is_told_when_asked_for(run, folder, monkeypatch):
     monkeypatch.setattr("calibrant.precision.latency.SECONDS", 0.01)
     plain = run(*QUANTIZE, "--target-sqnr", "1")
@@ -91,6 +101,7 @@ def test_out_of_reach_writes_nothing(run, folder):
         (["--max-drop", "1", "--metric", "own_metrics:closenes"], 1, "did you mean 'closeness'"),
         (["--max-drop", "1", "--metric", "own_metrics:broken"], 1, "the metric raised ZeroDivisionError"),
         (["--target-sqnr", "high"], 2, "'high' is not a number of dB"),
+        (["--most-in-float", "-1"], 2, "'-1' is not a whole number from 0"),
         (["--measure-latency"], 2, "of the models on the way to a target: give one (--target-sqnr)"),
         (["--measure-latency", "--target-sqnr", "9", "-p", "TRT_INT8"], 2, "does not run a model made for TRT_INT8"),
     ],

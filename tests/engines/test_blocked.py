@@ -102,6 +102,20 @@ def test_a_value_with_plain_readers_too(models, counted):
     assert found == models["sketches_of"](graph, samples, wanted)
 
 
+def test_a_batch_of_one_size_is_taken_blocked_too(models, counted):
+    """The model does not run on the first row alone: then all is tried again, on the whole sample."""
+    model = onnx.load_from_string(models["convolutions"]((3, 16, 16)).to_bytes())
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, 16, 64]), "two rows"))
+    model.graph.node.append(helper.make_node("Reshape", ["r2", "two rows"], ["flat"], "reshape"))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("flat", onnx.TensorProto.FLOAT, None))
+    graph, samples = load_onnx_graph(model, simplify=False), models["images"]([(2, 3, 8, 8)] * 2)
+    wanted = dict.fromkeys(["r1", "r2", "flat"], SketchSpec())
+    found = OnnxruntimeExecutor(graph, threads=2).collect(samples, wanted)
+    assert found == models["sketches_of"](graph, samples, wanted)
+    assert counted == [16] * len(samples) * HAS_BLOCKS  # r1: r2 is converted for its reader anyway
+
+
 @pytest.mark.skipif(not HAS_BLOCKS, reason="onnxruntime has no blocked layout on this processor")
 @pytest.mark.parametrize("failure", ["unverified", "does not run"])
 def test_where_it_fails_values_are_plain_and_that_is_said(models, counted, monkeypatch, caplog, failure):
@@ -139,10 +153,11 @@ def test_the_block_size_is_found(block, channels):
     np.testing.assert_array_equal(lanes[1, 0, :, :, 0], plain["a"][1, 0])
 
 
-def test_no_block_size_where_values_differ():
+@pytest.mark.parametrize("place", [40, 96])  # in a full block, and in the last, which has four channels
+def test_no_block_size_where_values_differ(place):
     plain = {"a": np.arange(2 * 20 * 6.0).reshape(2, 20, 3, 2), "b": np.arange(160.0).reshape(1, 40, 2, 2)}
     blocked = {name: to_blocks(x, 8) for name, x in plain.items()}
-    blocked["a"].flat[40] += 1e-3
+    blocked["a"].flat[place] += 1e-3
     assert find(plain, blocked) is None
 
 

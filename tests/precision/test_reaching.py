@@ -1,7 +1,7 @@
 """Targets: reached, with hardly more in float than trying everything finds; and said so when they cannot be."""
 
 import json
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -106,6 +106,37 @@ def test_out_of_reach_says_what_was_reached(residual, photos):
         quantize(residual, photos, setting=with_target(150.0), threads=1)
 
 
+def best_within(built, judge, most):
+    """The SQNR of the best of all models with at most so many operations lost to float."""
+    built.build(frozenset())
+    operations = list(built.graph.operations)
+    found = []
+    for size in range(most + 1):
+        for left in combinations(operations, size):
+            built.build(frozenset(left))
+            if len(operations) - len(built.graph.operations) <= most:
+                found.append(judge.score(built.graph).sqnr_db)
+    return max(found)
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_the_best_with_so_many_in_float(residual, photos, most):
+    built, judge, _ = models_of(residual, photos, QuantizationSetting())
+    reached = quantize(residual, photos, setting=with_target(most_in_float=most), threads=1)[1].target
+    assert reached.in_float <= most
+    assert reached.score.sqnr_db == pytest.approx(best_within(built, judge, most), abs=0.2)
+    assert reached.setting.leave_in_float == reached.left
+    assert reached.setting.most_in_float is None
+
+
+def test_a_target_within_a_limit(residual, photos):
+    needed = quantize(residual, photos, setting=with_target(40.0), threads=1)[1].target.in_float
+    within = quantize(residual, photos, setting=with_target(40.0, most_in_float=needed), threads=1)[1].target
+    assert (within.score.sqnr_db >= 40, within.in_float <= needed) == (True, True)
+    with pytest.raises(TargetError, match=rf"40 dB at the outputs, takes {needed} of .* at most {needed - 1} may be"):
+        quantize(residual, photos, setting=with_target(40.0, most_in_float=needed - 1), threads=1)
+
+
 def agreement(photos):
     """A metric: minus the mean distance to remembered answers, in hundredths."""
     answers = []
@@ -177,6 +208,8 @@ def test_wrong_targets(residual, photos):
         quantize(residual, photos, metric=lambda run: 1.0)
     with pytest.raises(SettingError, match="0 or more"):
         with_target(max_drop=-1.0)
+    with pytest.raises(SettingError, match="most_in_float is a number of operations, 0 or more; got -1"):
+        with_target(most_in_float=-1)
     with pytest.raises(SettingError, match="finite"):
         with_target(float("nan"))
     with pytest.raises(DataError, match="the metric has to return a number, got None"):

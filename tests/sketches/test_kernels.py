@@ -31,8 +31,8 @@ class OnDevice:
         """Into state of nothing, of one kind of table."""
         assert base == 0
         assert not hits.any()
-        layout, each = Layout(blocks, inner, lanes, channels), len(channel_tables) > 0
-        mantissa_bits = fine if each else wide if len(tables) else None
+        layout, each = Layout(blocks, inner, lanes, channels), channel_tables.size > 0
+        mantissa_bits = fine if each else wide if tables.size else None
         if not bits.size:
             return 0
         heads, table = self.counted(bits.view(np.float32), layout, mantissa_bits)
@@ -45,7 +45,7 @@ class OnDevice:
             counts[:, 0] += heads[:, ZEROS]
             words = reference.MARK + (np.arange(counts.shape[1], dtype=np.uint64) << np.uint64(8))
             packed = counts.astype(np.uint64) * words + positions.astype(np.uint64)
-            (channel_tables if each else tables[:1])[:] += packed
+            (channel_tables if each else tables)[:] += packed.T
         return int(heads[:, SIZE].sum())
 
     def counted(self, values, layout, mantissa_bits):
@@ -89,8 +89,8 @@ class State:
         self.ends = np.repeat(np.array([[NONE_LO], [NONE_HI]], np.int32), channels, axis=1)
         self.hits = np.zeros((2, channels), np.int64)
         self.totals = np.zeros(4, np.int64)
-        self.tables = np.zeros((1 if bits else 0, 1 << (9 + (bits or 0))), np.uint64)
-        self.channel_tables = np.zeros((channels if channel_bits else 0, 1 << (9 + (channel_bits or 0))), np.uint64)
+        self.tables = np.zeros((1 << (9 + (bits or 0)), 1 if bits else 0), np.uint64)
+        self.channel_tables = np.zeros((1 << (9 + (channel_bits or 0)), channels if channel_bits else 0), np.uint64)
         self.bits, self.channel_bits = bits or 0, channel_bits or 0
         self.size = 0
 
@@ -308,10 +308,10 @@ def cell(index, count, positions):
 
 @pytest.mark.parametrize("kernels", [reference, cpu])
 def test_harvest_empties_tables(kernels):
-    tables = np.zeros((2, 1024), np.uint64)
+    tables = np.zeros((1024, 2), np.uint64)
     most = 2**23
-    tables[0, 5], tables[0, 512], tables[0, 514] = cell(5, 3, 8), cell(512, 1, 2), cell(514, 4, 0)
-    tables[1, 0], tables[1, 1023] = cell(0, 2**32, 0), cell(1023, most, most * 255)
+    tables[5, 0], tables[512, 0], tables[514, 0] = cell(5, 3, 8), cell(512, 1, 2), cell(514, 4, 0)
+    tables[0, 1], tables[1023, 1] = cell(0, 2**32, 0), cell(1023, most, most * 255)
     assert [column.tolist() for column in kernels.harvest(tables, 6, 512)] == [
         [0, 0, 0, 1, 1],
         [-3, -1, 5, -512, 0],
@@ -335,13 +335,13 @@ def test_cells_are_joined_as_the_reference_does():
 
 @pytest.mark.parametrize("kernels", [reference, cpu])
 def test_load_is_of_the_fullest_cell(kernels):
-    tables = np.zeros((2, 1024), np.uint64)
+    tables = np.zeros((1024, 2), np.uint64)
     assert kernels.load(tables, 512, 512) == 0
-    tables[0, 5] = cell(5, 200, 200 * 255)
+    tables[5, 0] = cell(5, 200, 200 * 255)
     assert kernels.load(tables, 512, 512) == 201
-    tables[1, 1023] = cell(1023, 2**31 - 1, 0)  # of values at their bin's lower edge, like 0.0, far more fit
+    tables[1023, 1] = cell(1023, 2**31 - 1, 0)  # of values at their bin's lower edge, like 0.0, far more fit
     assert kernels.load(tables, 512, 512) == 2**23
-    tables[1, 7] = cell(7, 2**23, 2**23 * 255)
+    tables[7, 1] = cell(7, 2**23, 2**23 * 255)
     assert kernels.load(tables, 512, 512) == 2**23 + 1
 
 

@@ -33,6 +33,7 @@ class Choices:
     effort: str | None = None
     target_sqnr: float | None = None
     max_drop: float | None = None
+    most_in_float: int | None = None
     equalize: bool | None = None
     smooth_quant: bool | None = None
     reconstruct: bool | None = None
@@ -67,6 +68,7 @@ class Choices:
             (setting, "effort", self.effort),
             (setting, "target_sqnr", self.target_sqnr),
             (setting, "max_drop", self.max_drop),
+            (setting, "most_in_float", self.most_in_float),
             (setting, "equalization", self.equalize),
             (setting, "smooth_quant", self.smooth_quant),
             (setting, "blockwise_reconstruction", self.reconstruct),

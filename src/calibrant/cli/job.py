@@ -161,7 +161,7 @@ class Job:
         """The table that stands in for samples. SettingError for options that contradict it."""
         if self.table is None:
             return None
-        targeted = setting.target_sqnr is not None or setting.max_drop is not None
+        targeted = {setting.target_sqnr, setting.max_drop, setting.most_in_float} != {None}
         again = runs_again(setting) or targeted or self.analyse
         measuring = setting.quantize_activation_setting.calib_algorithm == AUTO or again
         if not (measuring and self.reading.data is not None):

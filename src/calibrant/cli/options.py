@@ -314,6 +314,16 @@ MaxDrop = Annotated[
         help="The same, until --metric is at most D below the float model's.",
     ),
 ]
+MostInFloat = Annotated[
+    Any,
+    option(
+        "--most-in-float",
+        panel=ACCURACY,
+        parser=parse.whole(0),
+        metavar="N",
+        help="Leave at most N layers in float for that; without a target, those that gain most.",
+    ),
+]
 MetricFunction = Annotated[
     str | None,
     option(

@@ -53,7 +53,7 @@ class OnnxruntimeExecutor(Executor):
         self._runtime = Runtime.of(providers, threads)
         self._memory_budget = memory_budget
         self._blocked = blocked
-        self._forward: tuple[list[str], Any] | None = None
+        self._forward: tuple[list[str], Any, Any] | None = None  # names, session, and the weights that it reads
 
     @property
     def threads(self) -> int:
@@ -80,8 +80,9 @@ class OnnxruntimeExecutor(Executor):
     def _compute(self, feed: Feed, names: Sequence[str]) -> list[NDArray[Any]]:
         if self._forward is None or self._forward[0] != list(names):
             with _folder() as folder:
-                session = self._runtime.open(WorkingModel(self.graph, Path(folder)).exposing(names))
-            self._forward = list(names), session
+                source, weights = WorkingModel(self.graph, Path(folder)).exposing(names)
+                session = self._runtime.open(source, weights=weights)
+            self._forward = list(names), session, weights
         return run(self._forward[1], names, feed)
 
     @contextmanager

@@ -181,8 +181,9 @@ def _other_layout(got: tuple[int, ...], wanted: Sequence[int | str | None]) -> s
 
 
 def _check_finite(array: Array, where: str) -> None:
-    bad = array.size - int(np.isfinite(array).sum())
-    if bad:
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = array.size - int(finite.sum())
         nan = int(np.isnan(array).sum())
         raise DataError(f"{where}: {bad} of {array.size} values are not finite ({nan} NaN, {bad - nan} Inf)")
 

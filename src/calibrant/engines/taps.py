@@ -17,7 +17,7 @@ from calibrant.core import ModelError
 from calibrant.engines.blocked import as_blocks, expose_blocked, find_block
 from calibrant.engines.buffers import BufferedSession
 from calibrant.engines.samples import Feed
-from calibrant.engines.session import Runtime, run
+from calibrant.engines.session import Runtime
 from calibrant.engines.working import WorkingModel
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,12 @@ class Taps(Protocol):
 
 
 class PlainTaps:
-    """Values as the model's author knows them."""
+    """Values as the model's author knows them. weights: those that the session reads."""
 
-    def __init__(self, session: Any, names: Sequence[str]) -> None:
+    def __init__(self, session: Any, names: Sequence[str], weights: Mapping[str, NDArray[Any]]) -> None:
         self.session = session
         self._names = names
+        self._weights = weights
         self._buffered = BufferedSession(session, names)
 
     def run(self, feed: Feed) -> list[Taken]:
@@ -54,18 +55,30 @@ class PlainTaps:
         return [Taken(name, array) for name, array in zip(self._names, arrays, strict=True)]
 
 
+class OutputsByName:
+    """All that a session gives, in buffers."""
+
+    def __init__(self, session: Any) -> None:
+        self._names = [output.name for output in session.get_outputs()]
+        self._buffered = BufferedSession(session, self._names)
+
+    def run(self, feed: Feed) -> dict[str, NDArray[Any]]:
+        return dict(zip(self._names, self._buffered.run(feed), strict=True))
+
+
 class BlockedTaps:
     """Values in onnxruntime's blocked layout where it has them so. `blocked`: see `expose_blocked`."""
 
-    def __init__(self, session: Any, names: Sequence[str], blocked: Mapping[str, tuple[str, int]], block: int) -> None:
+    def __init__(
+        self, outputs: OutputsByName, names: Sequence[str], blocked: Mapping[str, tuple[str, int]], block: int
+    ) -> None:
+        self._outputs = outputs
         self._names = names
         self._blocked = blocked
         self._block = block
-        self._outputs = [output.name for output in session.get_outputs()]
-        self._buffered = BufferedSession(session, self._outputs)
 
     def run(self, feed: Feed) -> list[Taken]:
-        arrays = dict(zip(self._outputs, self._buffered.run(feed), strict=True))
+        arrays = self._outputs.run(feed)
         return [self._taken(name, arrays) for name in self._names]
 
     def _taken(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> Taken:
@@ -103,46 +116,63 @@ class TapMaker:
         threads_for: told the feed and the bytes of its values, says on how many threads it is to be run.
         Raises ModelError where the model does not run on this feed.
         """
-        values = self._plain.run(feed)
+        with ThreadPoolExecutor(1) as pool:
+            trial = pool.submit(self._try_blocked, feed, 1)  # beside the plain values, which take as long
+            values = self._plain.run(feed)
         threads = threads_for(feed, sum(taken.array.nbytes for taken in values))
-        if threads > 1:  # what it computes may depend on that
+        if threads > 1:  # what is computed may depend on that
             self._plain = self._plain_taps(threads)
             values = self._plain.run(feed)
-        if self._optimized is None:
+        try:
+            tried = trial.result() if threads == 1 else self._try_blocked(feed, threads)
+        except ModelError as error:
+            note(f"values are taken plain, which is slower: the model with blocked outputs does not run: {error}")
             return self._plain
+        if tried is None:
+            return self._plain
+        block = self._agreed_block(tried, {taken.name: taken.array for taken in values})
+        if block is None:
+            note("values are taken plain, which is slower: in the blocked layout they could not be verified")
+            return self._plain
+        log.info("%d of %d values are taken in blocks of %d channels", len(tried.blocked), len(self._names), block)
+        return BlockedTaps(tried.outputs, self._names, tried.blocked, block)
+
+    def _plain_taps(self, threads: int) -> PlainTaps:
+        source, weights = self._model.exposing(self._names)
+        session = self._runtime.open(source, threads, save_to=self._optimized, weights=weights)
+        return PlainTaps(session, self._names, weights)
+
+    def _try_blocked(self, feed: Feed, threads: int) -> _Tried | None:
+        """Run the model that onnxruntime has optimized with blocked outputs; None where it has no such values."""
+        if self._optimized is None:
+            return None
         model = onnx.load(self._optimized, load_external_data=False)
         blocked = expose_blocked(model, self._blockable)
         if not blocked:
             log.info("onnxruntime has no value in its blocked layout here; all are taken plain")
-            return self._plain
-        onnx.save(model, self._optimized)
-        try:
-            session = self._runtime.open(self._optimized, threads, optimize=False)
-            block = self._agreed_block(session, blocked, feed, {taken.name: taken.array for taken in values})
-        except ModelError as error:
-            note(f"values are taken plain, which is slower: the model with blocked outputs does not run: {error}")
-            return self._plain
-        if block is None:
-            note("values are taken plain, which is slower: in the blocked layout they could not be verified")
-            return self._plain
-        log.info("%d of %d values are taken in blocks of %d channels", len(blocked), len(self._names), block)
-        return BlockedTaps(session, self._names, blocked, block)
+            return None
+        changed = self._optimized.with_name("blocked.onnx")  # its weights are found beside it
+        onnx.save(model, changed)
+        outputs = OutputsByName(self._runtime.open(changed, threads, optimize=False))
+        return _Tried(outputs, blocked, outputs.run(feed))
 
-    def _plain_taps(self, threads: int) -> PlainTaps:
-        session = self._runtime.open(self._model.exposing(self._names), threads, save_to=self._optimized)
-        return PlainTaps(session, self._names)
-
-    def _agreed_block(
-        self, session: Any, blocked: Mapping[str, tuple[str, int]], feed: Feed, plain: Mapping[str, NDArray[Any]]
-    ) -> int | None:
-        outputs = [output.name for output in session.get_outputs()]
-        arrays = dict(zip(outputs, run(session, outputs, feed), strict=True))
+    def _agreed_block(self, tried: _Tried, plain: Mapping[str, NDArray[Any]]) -> int | None:
+        arrays = tried.arrays
         if not all(np.array_equal(arrays[name], plain[name], equal_nan=True) for name in plain if name in arrays):
             return None
         with ThreadPoolExecutor(self._runtime.threads) as pool:
             return find_block(
                 plain,
-                {name: arrays[output] for name, (output, _) in blocked.items()},
-                {name: channels for name, (_, channels) in blocked.items()},
+                {name: arrays[output] for name, (output, _) in tried.blocked.items()},
+                {name: channels for name, (_, channels) in tried.blocked.items()},
                 pool,
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A session with blocked outputs, which they are, and what it gave for a first feed."""
+
+    outputs: OutputsByName
+    blocked: Mapping[str, tuple[str, int]]
+    arrays: Mapping[str, NDArray[Any]]

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from calibrant.engines.session import given_to_session
 from calibrant.graph import Graph
 
 BYTES_LIMIT = 1 << 28  # larger models go through a file: a session keeps the bytes it was made from
+SMALL = 1024  # bytes; smaller constants stay in the model, where onnxruntime's optimizer looks at them
+
+
+class Exposed(NamedTuple):
+    """What a session is opened from: see `Runtime.open`. weights: have to live as long as the session."""
+
+    source: bytes | Path
+    weights: Mapping[str, NDArray[np.float32]]
 
 
 class WorkingModel:
@@ -24,12 +35,23 @@ class WorkingModel:
         self._graph = graph
         self._folder = folder
 
-    def exposing(self, names: Sequence[str]) -> bytes | Path:
+    def exposing(self, names: Sequence[str]) -> Exposed:
         """The model with exactly the outputs `names`."""
-        if not _needs_file(self._graph):
-            model = ir.to_proto(self._graph.float_model())
-            set_outputs(model, names)
-            return cast(bytes, model.SerializeToString())
+        if _needs_file(self._graph):
+            return Exposed(self._in_a_file(names), {})
+        light, weights = _apart(self._graph.float_model(), names)
+        set_outputs(light, names)
+        return Exposed(light.SerializeToString(), weights)
+
+    def whole(self, names: Sequence[str]) -> bytes | Path:
+        """The same in one piece, for a session that is given no weights."""
+        if _needs_file(self._graph):
+            return self._in_a_file(names)
+        model = ir.to_proto(self._graph.float_model())
+        set_outputs(model, names)
+        return cast(bytes, model.SerializeToString())
+
+    def _in_a_file(self, names: Sequence[str]) -> Path:
         saved = self._folder / "model.onnx"
         if not saved.exists():
             ir.save(self._graph.float_model(), saved, external_data="model.weights")  # wherever the weights are now
@@ -44,6 +66,23 @@ def set_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
     """Make `names` the outputs of `model`; onnxruntime infers their types."""
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+
+
+def _apart(model: ir.Model, outputs: Sequence[str]) -> tuple[onnx.ModelProto, dict[str, NDArray[np.float32]]]:
+    """The model without the numbers of its larger weights, and these: neither the message, nor its bytes, nor the
+    session that reads them has a copy."""
+    light = model.clone()
+    weights = {}
+    for name, value in list(light.graph.initializers.items()):
+        tensor = value.const_value
+        inside = not value.is_graph_input() and not value.is_graph_output() and name not in outputs
+        if tensor is not None and tensor.dtype is ir.DataType.FLOAT and tensor.nbytes > SMALL and inside:
+            weights[name] = np.ascontiguousarray(tensor.numpy())
+            value.const_value = None
+            del light.graph.initializers[name]
+    proto: onnx.ModelProto = ir.to_proto(light)
+    proto.graph.initializer.extend(given_to_session(name, array) for name, array in weights.items())
+    return proto, weights
 
 
 def in_memory(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:

@@ -57,6 +57,6 @@ def timed(
             EXPORTERS[TargetPlatform.ONNXRUNTIME](models.graph, place)
             if on_search is not None:
                 on_search("timing models", number + 1, None)
-        whole = WorkingModel(models.graph, Path(folder)).exposing(models.graph.output_names)
+        whole = WorkingModel(models.graph, Path(folder)).whole(models.graph.output_names)
         in_float, *each = latencies([whole, *places], feed, threads)
     return [replace(trial, latency=seconds) for trial, seconds in zip(curve, each, strict=True)], in_float

@@ -27,7 +27,7 @@ FEWEST = 64  # samples that whole models are measured on if there are so many, h
 
 @dataclass(frozen=True)
 class Reached:
-    """A model that reaches its target.
+    """A model that reaches its target, or the best within a limit.
 
     left: the operations to leave in float, by name. in_float, operations: how many are lost to float, with those that
         go along, of how many that could be quantized. setting: gives this model again, without a search.
@@ -63,15 +63,17 @@ def reach(
     graph: quantized and calibrated for the platform and the setting; found: its scales. samples: to measure on; by
     their contents one half says what to try, and a target in dB holds on each half.
 
-    Raises TargetError where the targets are met only when nothing is quantized any more.
+    Raises TargetError where the targets are met only when nothing is quantized any more, or with more in float than
+    may be.
     """
     judge = Judge(targets, measured_on(samples, table), executor)
     models = Models(graph, platform, setting, found, table, executor.threads)
     operations = len(graph.operations)
     trial = Trial(NOTHING, 0, judge.score(graph), quantized_bytes(graph))
     trials = [trial]
-    missed = judge.misses(trial.score)
-    if missed:
+    budget = targets.budget
+    searched = bool(budget) or judge.misses(trial.score)
+    if searched:
         integer_only = computing(plan_of(graph, platform, setting))
         told = None if on_search is None else partial(on_search, "measuring where the noise comes from")
         contributions = measure_contributions(graph, executor, judge.choosing, integer_only, told)
@@ -79,19 +81,21 @@ def reach(
         planner = Planner(graph, platform, setting, contributions, observed)
         orders = [best_order(planner, graph, weigh) for weigh in (per_operation, in_all)]
         search = Search(models, judge, planner, orders, trial, on_search)
-        trial, trials = search.smallest(), search.trials
+        trial = search.smallest() if budget is None else search.most_accurate(budget)
+        trials = search.trials
     curve, float_latency = worth_a_choice(trials, trial), None
     if targets.latency:
         curve, float_latency = timed(curve, models, judge.choosing[0], executor.threads, on_search)
-    if missed:
+    if searched:
         models.build(trial.left)
-    graph.left_in_float |= dict.fromkeys(trial.left, "left in float to reach the target")
+    reason = "left in float to reach the target" if budget is None else "left in float, where that gains most"
+    graph.left_in_float |= dict.fromkeys(trial.left, reason)
     models.tell_again()
     return Reached(
         sorted(trial.left),
         trial.in_float,
         operations,
-        replace(leaving(setting, trial.left), target_sqnr=None, max_drop=None),
+        replace(leaving(setting, trial.left), target_sqnr=None, max_drop=None, most_in_float=None),
         trial.score,
         judge.float_metric,
         curve,

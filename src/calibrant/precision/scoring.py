@@ -27,13 +27,21 @@ class Targets:
     """What the quantized model has to reach.
 
     sqnr_db: of the outputs, the mean over them; where they are probabilities, of their logarithms as well. max_drop: by
-    how much the metric may be below the float model's. latency: whether models are timed as well.
+    how much the metric may be below the float model's. most_in_float: how many operations may be lost to float, at
+    most; with nothing to reach, the best with so many is looked for. latency: whether models are
+    timed as well.
     """
 
     sqnr_db: float | None = None
     max_drop: float | None = None
     metric: Metric | None = None
+    most_in_float: int | None = None
     latency: bool = False
+
+    @property
+    def budget(self) -> int | None:
+        """How many operations may be in float for nothing but more dB; None where there is something to reach."""
+        return self.most_in_float if self.sqnr_db is None and self.max_drop is None else None
 
     @classmethod
     def of(
@@ -51,8 +59,8 @@ class Targets:
         if timed_for not in (None, TargetPlatform.ONNXRUNTIME):
             name = timed_for.name
             raise SettingError(f"latency is measured in onnxruntime, which does not run a model made for {name}")
-        if setting.target_sqnr is not None or setting.max_drop is not None:
-            return cls(setting.target_sqnr, setting.max_drop, metric, timed_for is not None)
+        if {setting.target_sqnr, setting.max_drop, setting.most_in_float} != {None}:
+            return cls(setting.target_sqnr, setting.max_drop, metric, setting.most_in_float, timed_for is not None)
         if timed_for is not None:
             raise SettingError("latency is measured of the models on the way to a target: give one (--target-sqnr)")
         return None

@@ -92,18 +92,38 @@ class Search:
         return list(self._known.values())
 
     def smallest(self) -> Trial:
-        """The model found that meets the targets with the fewest operations lost. Raises TargetError where none does.
+        """The model found that meets the targets with the fewest operations lost.
 
+        Raises TargetError where none does, or none with as few lost as may be.
         In each order is looked for one with fewer than the orders before have led to.
         """
         best: Trial | None = None
         for order in self._orders:
-            most = len(self._all) if best is None else best.in_float
-            found = self._first_that_meets(_Sets(order, partial(self._loses_less, most)))
+            most = len(self._all) - 1 if best is None else best.in_float - 1
+            found = self._first_that_meets(_Sets(order, partial(self._loses_no_more, most)))
             best = best if found is None else self._with_some_taken_back(found)
         if best is None:
             raise TargetError(self._out_of_reach())
-        return self._built_up(best) if best.in_float > 1 and self._spread() > ASTRAY else best
+        if best.in_float > 1 and self._spread() > ASTRAY:
+            best = self._built_up(best)
+        limit = self._judge.targets.most_in_float
+        if limit is not None and best.in_float > limit:
+            raise TargetError(
+                f"{self._wanted()} takes {best.in_float} of {len(self._all)} operations in float, and at most {limit} "
+                "may be; lower the target, or allow more in float"
+            )
+        return best
+
+    def most_accurate(self, most: int) -> Trial:
+        """The model found with the highest SQNR, of those that lose no more operations than that, and keep one."""
+        most = min(most, len(self._all) - 1)
+        for order in self._orders:
+            sets, last = _Sets(order, partial(self._loses_no_more, most)), 0
+            while sets.reach(last + 1):
+                last += 1
+            self._trial(sets[last])
+        within = [*self.trials, *self._growing(most)]
+        return max(within, key=lambda trial: (trial.score.sqnr_db, -trial.in_float))
 
     def _spread(self) -> float:
         """By how many dB what forecasts are off by differs.
@@ -114,7 +134,12 @@ class Search:
         return max(offsets) - min(offsets)
 
     def _built_up(self, best: Trial) -> Trial:
-        """A smaller model, from nothing in float on, one operation after the other; else `best`.
+        """A smaller model, from nothing in float on, one operation after the other; else `best`."""
+        found = next(filter(self._meets, self._growing(best.in_float - 1)), None)
+        return best if found is None else self._with_some_taken_back(found)
+
+    def _growing(self, most: int) -> Iterator[Trial]:
+        """Models with one operation more in float each time, none with more than `most` lost.
 
         Run are those that are foretold to gain most for each operation lost; the one goes on that turns out to. Where
         no other can follow, those that are foretold to gain less are run as well.
@@ -122,19 +147,17 @@ class Search:
         now, end = self._known[self._all], len(self._known) + ADDED
         while len(self._known) < end:
             more = [now.left | {name} for name in sorted(self._all - now.left)]
-            serving = [left for left in more if now.in_float < self._lost(left) < best.in_float]
+            serving = [left for left in more if now.in_float < self._lost(left) <= most]
             serving = [left for left in serving if self._planner.forecast(left).observed]
             if not serving:
-                break
-            last = min(map(self._lost, serving)) == best.in_float - 1
+                return
+            last = min(map(self._lost, serving)) == most
             serving.sort(key=partial(self._foretold_gain, now), reverse=True)
             tried = []
             for left in serving[: end - len(self._known) if last else TRIED]:
                 tried.append(self._trial(left))
-                if self._meets(tried[-1]):
-                    return self._with_some_taken_back(tried[-1])
+                yield tried[-1]
             now = max(tried, key=partial(_gain, now))
-        return best
 
     def _foretold_gain(self, now: Trial, left: Names) -> float:
         """Of the noise that there is now, how much goes for each operation lost."""
@@ -175,8 +198,8 @@ class Search:
                 index += 1
         return index
 
-    def _loses_less(self, most: int, left: Names) -> bool:
-        return self._lost(left) < most
+    def _loses_no_more(self, most: int, left: Names) -> bool:
+        return self._lost(left) <= most
 
     def _lost(self, left: Names) -> int:
         return len(self._all - self._planner.forecast(left).quantized)
@@ -225,16 +248,19 @@ class Search:
         """By how many dB a model turned out better than foretold."""
         return trial.score.sqnr_db - self._planner.forecast(trial.left).sqnr_db
 
+    def _wanted(self) -> str:
+        targets = self._judge.targets
+        wanted = [] if targets.sqnr_db is None else [f"{targets.sqnr_db:g} dB at the outputs"]
+        if self._judge.float_metric is not None:
+            wanted.append(f"a metric of at least {self._judge.float_metric - (targets.max_drop or 0.0):g}")
+        return f"the target, {' and '.join(wanted)},"
+
     def _out_of_reach(self) -> str:
         best = max(self.trials, key=lambda trial: (trial.score.metric or 0.0, trial.score.sqnr_db))
-        targets, score = self._judge.targets, best.score
-        wanted = [] if targets.sqnr_db is None else [f"{targets.sqnr_db:g} dB at the outputs"]
-        reached = f"{score.sqnr_db:.1f} dB"
-        if score.metric is not None and self._judge.float_metric is not None:
-            wanted.append(f"a metric of at least {self._judge.float_metric - (targets.max_drop or 0.0):g}")
-            reached += f" and a metric of {score.metric:g}"
+        score = best.score
+        metric = "" if score.metric is None else f" and a metric of {score.metric:g}"
         return (
-            f"the target, {' and '.join(wanted)}, is out of reach while anything is quantized: the best of "
-            f"{len(self.trials)} models has {reached}, with {best.in_float} of {len(self._all)} operations in float; "
+            f"{self._wanted()} is out of reach while anything is quantized: the best of {len(self.trials)} models has "
+            f"{score.sqnr_db:.1f} dB{metric}, with {best.in_float} of {len(self._all)} operations in float; "
             "lower the target, or leave the model in float"
         )

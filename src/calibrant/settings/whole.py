@@ -33,6 +33,8 @@ class QuantizationSetting(Setting):
     leave_in_float, only: node names, op types or regular expressions; one that matches nothing is an error.
     target_sqnr: dB at the outputs that the quantized model has to reach. max_drop: by how much it may be below the
         float model in a metric of the user's own. As many operations stay in float as that takes; None: no target.
+    most_in_float: how many operations may stay in float for that. Without a target: so many stay in float at most,
+        those that bring most dB at the outputs; None: no limit.
     overrides: value name or pattern -> {"num_of_bits", "calib_algorithm", "symmetric"} for those values alone.
     exact_simulation: scales are moved, by 0.1 % at most, to where a simulation and integer kernels agree bit for bit.
     effort: "default", or "high": more accurate, and slower. What that is, pass by pass, can be said as well:
@@ -56,6 +58,7 @@ class QuantizationSetting(Setting):
     effort: str = "default"
     target_sqnr: float | None = None
     max_drop: float | None = None
+    most_in_float: int | None = None
     equalization: bool | None = None
     equalization_setting: EqualizationSetting = field(default_factory=EqualizationSetting)
     smooth_quant: bool | None = None
@@ -80,6 +83,8 @@ class QuantizationSetting(Setting):
             raise SettingError(f"QuantizationSetting.{name} takes a finite number, got {value}")
         if name == "max_drop" and isinstance(value, int | float) and value < 0:
             raise SettingError(f"QuantizationSetting.max_drop is by how much a metric may fall, 0 or more; got {value}")
+        if name == "most_in_float" and isinstance(value, int) and value < 0:
+            raise SettingError(f"QuantizationSetting.most_in_float is a number of operations, 0 or more; got {value}")
         if name == "overrides" and isinstance(value, Mapping):
             for pattern, changes in value.items():
                 check_override(pattern, changes)

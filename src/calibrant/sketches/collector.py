@@ -44,6 +44,7 @@ class Collector:
         self._tallies: dict[tuple[int, int], Tally] = {}  # by (thread, channels)
         self._margins = None if self.spec.isotone_axis is None else MarginTally(self.spec.isotone_axis)
         self._channels: int | None = None
+        self._blocked: tuple[tuple[int, ...], int, Layout] | None = None  # shape, channels, layout of the last such
         self._on_devices: dict[Any, DeviceCollectors] = {}
 
     def add(self, x: Any) -> None:
@@ -73,16 +74,13 @@ class Collector:
         SettingError where the spec has its channels elsewhere than on axis 1.
         """
         values = as_floats(x)
-        layout = Layout.of_blocked(values.shape, channels)
-        axis, rank = self.spec.channel_axis, values.ndim - 1
-        if axis not in (None, 1, 1 - rank):
-            raise SettingError(f"a blocked tensor has its channels on axis 1, but channel_axis is {axis}")
+        if self._blocked is None or self._blocked[:2] != (values.shape, channels):
+            self._blocked = values.shape, channels, self._blocked_layout(values.shape, channels)
         if values.size:
-            self._check_channels(channels)
             if self._margins is not None:
                 plain = np.moveaxis(values, -1, 2).reshape(values.shape[0], -1, *values.shape[2:-1])
                 self._add_rows(as_floats(plain[:, :channels]))
-            self._count(values.reshape(-1), layout if axis is not None or layout.padded else layout.merged())
+            self._count(values.reshape(-1), self._blocked[2])
 
     def sketch(self) -> TensorSketch:
         """The sketch of all that was added so far; more may be added afterwards."""
@@ -102,6 +100,15 @@ class Collector:
         for collectors in self._on_devices.values():
             sketch = sketch.merge(collectors.sketches().even["tensor"])
         return sketch
+
+    def _blocked_layout(self, shape: tuple[int, ...], channels: int) -> Layout:
+        """Of such a tensor, checked: see `add_blocked`."""
+        layout, axis = Layout.of_blocked(shape, channels), self.spec.channel_axis
+        if axis not in (None, 1, 2 - len(shape)):
+            raise SettingError(f"a blocked tensor has its channels on axis 1, but channel_axis is {axis}")
+        if 0 not in shape:
+            self._check_channels(channels)
+        return layout if axis is not None or layout.padded else layout.merged()
 
     def _add_on_device(self, x: Any) -> None:
         from calibrant.sketches.device import DeviceCollectors
@@ -126,8 +133,8 @@ class Collector:
 
     def _count(self, values: Floats, layout: Layout) -> None:
         """Count flat values, in equal parts where they are worth more than one thread."""
-        parts = max(min(self.threads, values.size // LEAST_PART), 1)
-        if parts == 1:
+        parts = min(self.threads, values.size // LEAST_PART)
+        if parts <= 1:
             self._tally(0, layout.channels).add(values, 0, layout)
             return
         places = [values.size * part // parts // layout.lanes * layout.lanes for part in range(parts)] + [values.size]

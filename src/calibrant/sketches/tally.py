@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class Tally:
         self.totals = np.zeros(4, np.int64)
         self._histogram = _Table(1, mantissa_bits)
         self._channel_histogram = _Table(channels, channel_mantissa_bits)
+        tables = *self._histogram.arguments, *self._channel_histogram.arguments
+        self._state: tuple[Any, ...] = (self.ends, self.hits, self.totals, *tables)  # that the kernel changes
 
     def add(self, values: Floats, base: int, layout: Layout) -> None:
         """Count `values`, a flat stretch of a tensor's memory that begins at its element `base` (see `Layout`)."""
@@ -42,17 +45,9 @@ class Tally:
         for start in range(0, values.size, step):
             part = values[start : start + step]
             self._histogram.make_room(part.size, self.ends)
-            self._channel_histogram.make_room(layout.most_of_one_channel(base + start, part.size), self.ends)
-            self.size += kernels.count(
-                float_bits(part),
-                base + start,
-                *layout,
-                self.ends,
-                self.hits,
-                self.totals,
-                *self._histogram.arguments,
-                *self._channel_histogram.arguments,
-            )
+            if self._channel_histogram.is_wanted:
+                self._channel_histogram.make_room(layout.most_of_one_channel(base + start, part.size), self.ends)
+            self.size += kernels.count(float_bits(part), base + start, *layout, *self._state)
 
     def histogram(self) -> Cells:
         """Cells (channel, signed key), (count, position sum) of the whole tensor; channel is 0 throughout."""
@@ -70,8 +65,9 @@ class _Table:
     """
 
     def __init__(self, groups: int, mantissa_bits: int | None) -> None:
+        self.is_wanted = mantissa_bits is not None
         self._mantissa_bits = mantissa_bits or 0
-        self._packed = lazy_zeros(0 if mantissa_bits is None else groups, 1 << (9 + self._mantissa_bits))
+        self._packed = lazy_zeros(1 << (9 + self._mantissa_bits), groups if self.is_wanted else 0)
         self.arguments = (self._packed, self._mantissa_bits)  # of the kernel
         none, nothing = np.zeros(0, np.int32), np.zeros(0, np.int64)
         self._cells: Cells = [none, none], [nothing, nothing]
@@ -87,7 +83,7 @@ class _Table:
 
     def emptied(self, ends: I32) -> Cells:
         """All cells so far; the table is left empty. ends: no value lies beyond them, so no more is looked at."""
-        if len(self._packed):
+        if self.is_wanted:
             group, keys, counts, positions = kernels.harvest(self._packed, *reach(ends, self._mantissa_bits))
             self._cells = joined(self._cells, ([group, keys], [counts, positions]))
         self._pending = 0

@@ -16,7 +16,9 @@ from calibrant.engines.torch.masked import Masked
 from calibrant.engines.torch.statistics import TensorStatistics
 from calibrant.graph import Graph
 
-TOGETHER = 1 << 27  # bytes: on a GPU a launch for less spends much of its time on beginning and ending
+# Bytes: on a GPU a launch for less spends much of its time on beginning and ending; and unless a graph replays it, the
+# host is slow to launch.
+TOGETHER, TOGETHER_LAUNCHED = 1 << 27, 1 << 28
 
 
 class Counting:
@@ -24,7 +26,7 @@ class Counting:
 
     On CUDA values wait until there are so many bytes of them that they are worth a launch (TOGETHER), and are then
     counted beside what the model goes on to compute, on a stream of their own: counting waits for memory, most models
-    for arithmetic. They live until the next ones are to be counted, so at most about twice TOGETHER waits.
+    for arithmetic. They live until the next ones are to be counted, so at most about twice as much waits.
 
     replaced: constants of other content. masked: what counts of each value; None: all. plan: what it runs.
     """
@@ -66,7 +68,7 @@ class Counting:
         self, value: Any, is_wanted: bool, callback: RawCallback | None, half: int | torch.Tensor
     ) -> Callable[[torch.Tensor], None]:
         """What is done with a value the moment it exists."""
-        name = value.name or ""
+        name, enough = value.name or "", TOGETHER if isinstance(half, torch.Tensor) else TOGETHER_LAUNCHED
 
         def look(x: torch.Tensor) -> None:
             if is_wanted:
@@ -75,7 +77,7 @@ class Counting:
                     raise ObservationError(f"value '{name}' is {kind}: only floating values can be observed")
                 self._waiting[name] = x
                 self._bytes += x.nbytes
-                if self._bytes >= TOGETHER or not x.is_cuda:
+                if self._bytes >= enough or not x.is_cuda:
                     self._count(half)
             if callback is not None:
                 array = self._interpreter.array(value, x)

@@ -74,6 +74,8 @@ def count(
     row, shift = inner * lanes, 15 - mantissa_bits
     step = max((BLOCK if lanes <= V else max(BLOCK, min(ROWS * lanes, MOST))) // lanes, 1) * lanes
     found, room = np.empty((KINDS, _vectors(lanes) * V), np.int32), np.empty(step + V, np.uint32)
+    fine, words = 15 - channel_mantissa_bits, np.empty(step if channel_tables.size else 0, np.uint32)
+    cells = tables.reshape(-1)
     at, counted, planned = _FIRST, _FIRST, _FIRST
     while at < bits.size:
         stop = min(at + step, bits.size)
@@ -85,15 +87,18 @@ def count(
             if width != planned:
                 planned = _plan(found, lanes, width)
             more = _stretch(bits, at, after, lanes, first, ends, hits, totals, found, room, kept, shift)
-            if more < 0:
+            finite = more >= 0
+            if not finite:
                 more = _one_by_one(bits, at, after, lanes, width, first, ends, hits, totals, room, kept, shift)
-            if len(channel_tables):
-                _tabulate_channels(bits, at, after, lanes, width, first, channel_tables, 15 - channel_mantissa_bits)
+            if len(words) and finite:
+                _tabulate_channels(bits, at, after, lanes, width, first, channel_tables, fine, words)
+            elif len(words):
+                _tabulate_finite(bits, at, after, lanes, width, first, channel_tables, fine)
             counted += (after - at) // lanes * width
             kept, at = more, after
-        if len(tables):
-            tables[0, 0] += np.uint64(MARK) * np.uint64(totals[ZEROS] - zeros)
-            _tabulate(room, kept, tables, bits, at)
+        if cells.size:
+            cells[0] += np.uint64(MARK) * np.uint64(totals[ZEROS] - zeros)
+            _tabulate(room, kept, cells, bits, at)
     return counted
 
 
@@ -261,28 +266,42 @@ def _word(bits: np.int32, shift: int) -> np.uint32:
 
 
 @compiled
-def _tabulate(room: U32, kept: int, tables: U64, bits: I32, upcoming: int) -> None:
+def _tabulate(room: U32, kept: int, cells: U64, bits: I32, upcoming: int) -> None:
     """Add words to a table, and meanwhile let the elements from `upcoming` on come into the cache."""
     for group in range(kept // AHEAD):
         prefetch(bits, upcoming + group * V)
         for i in range(AHEAD):
-            _add(room[np.uint64(group * AHEAD + i)], tables, _FIRST)
+            word = room[np.uint64(group * AHEAD + i)]
+            cells[_cell(word)] += np.uint64(word)
     for i in unsigned(kept - kept % AHEAD, kept):
-        _add(room[i], tables, _FIRST)
+        cells[_cell(room[i])] += np.uint64(room[i])
 
 
 @compiled
-def _add(word: np.uint32, tables: U64, group: int) -> None:
-    tables[np.uint64(group), np.uint64(word >> _EIGHT) - _MARKED] += np.uint64(word)
+def _cell(word: np.uint32) -> np.uint64:
+    return np.uint64(word >> _EIGHT) - _MARKED
 
 
 @compiled
 def _tabulate_channels(
+    bits: I32, start: int, stop: int, lanes: int, width: int, first: int, tables: U64, shift: int, words: U32
+) -> None:
+    """Add the elements of a stretch, all of them finite, to the tables of their channels; their words in vectors."""
+    for i in unsigned(start, stop):
+        words[i - np.uint64(start)] = _word(ZERO if bits[i] == BOTTOM else bits[i], shift)
+    for lane in range(width):
+        for at in range(np.uint64(lane), np.uint64(stop - start), np.uint64(lanes)):
+            tables[_cell(words[at]), np.uint64(first + lane)] += np.uint64(words[at])
+
+
+@compiled
+def _tabulate_finite(
     bits: I32, start: int, stop: int, lanes: int, width: int, first: int, tables: U64, shift: int
 ) -> None:
-    """Add the finite elements of a stretch to the tables of their channels."""
+    """What `_tabulate_channels` does, where a stretch holds NaN or Inf."""
     for lane in range(width):
         for at in range(start + lane, stop, lanes):
             value = bits[np.uint64(at)]
             if np.int32(value & MAGNITUDE) <= HIGHEST:
-                _add(_word(ZERO if value == BOTTOM else value, shift), tables, first + lane)
+                word = _word(ZERO if value == BOTTOM else value, shift)
+                tables[_cell(word), np.uint64(first + lane)] += np.uint64(word)

@@ -15,23 +15,38 @@ _EMPTY = np.uint64(0)
 @compiled
 def harvest(tables: U64, positive: int, negative: int) -> tuple[I32, I32, I64, I64]:
     """See `reference.harvest`."""
-    half, most = tables.shape[1] // 2, 0
-    for g in range(len(tables)):
-        for start, stop in ((0, positive), (half, half + negative)):
-            for cell in unsigned(start, stop):
-                most += tables[g, cell] != _EMPTY
+    half, groups, cells, most = len(tables) // 2, tables.shape[1], tables.reshape(-1), 0
+    for start, stop in ((0, positive), (half, half + negative)):
+        for place in unsigned(start * groups, stop * groups):
+            most += cells[place] != _EMPTY
     group, keys = np.empty(most, np.int32), np.empty(most, np.int32)
     counts, positions = np.empty(most, np.int64), np.empty(most, np.int64)
     found = 0
-    for g in range(len(tables)):
-        for key in range(-negative, positive):
-            cell = key if key >= 0 else half - 1 - key
-            if tables[g, cell] != _EMPTY:  # what is never written takes no memory
-                group[found], keys[found] = g, key
-                counts[found], positions[found] = _unpacked(tables[g, cell], cell)
-                tables[g, cell] = _EMPTY
-                found += 1
-    return group, keys, counts, positions
+    for i in range(-negative * groups, positive * groups):  # keys ascend
+        place = i if i >= 0 else half * groups - 1 - i
+        if cells[place] != _EMPTY:  # what is never written takes no memory
+            cell = place // groups
+            group[found], keys[found] = place - cell * groups, cell if i >= 0 else half - 1 - cell
+            counts[found], positions[found] = _unpacked(cells[place], cell)
+            cells[place] = _EMPTY
+            found += 1
+    if groups == 1:
+        return group, keys, counts, positions
+    order = _by_group(group, groups)
+    return group[order], keys[order], counts[order], positions[order]
+
+
+@compiled
+def _by_group(group: I32, groups: int) -> I64:
+    """The places of all elements, those of group 0 first, in order within a group."""
+    place, order = np.zeros(groups + 1, np.int64), np.empty(len(group), np.int64)
+    for g in group:
+        place[g + 1] += 1
+    place = np.cumsum(place)
+    for i, g in enumerate(group):
+        order[place[g]] = i
+        place[g] += 1
+    return order
 
 
 @compiled
@@ -65,12 +80,12 @@ def join(
 @compiled
 def load(tables: U64, positive: int, negative: int) -> int:
     """See `reference.load`."""
-    half, most = tables.shape[1] // 2, np.int64(0)
-    for g in range(len(tables)):
-        for start, stop in ((0, positive), (half, half + negative)):
-            for cell in range(start, stop):
-                if tables[g, cell] != _EMPTY:
-                    count, position = _unpacked(tables[g, cell], cell)
+    half, most = len(tables) // 2, np.int64(0)
+    for start, stop in ((0, positive), (half, half + negative)):
+        for cell in range(start, stop):
+            for g in unsigned(0, tables.shape[1]):
+                if tables[cell, g] != _EMPTY:
+                    count, position = _unpacked(tables[cell, g], cell)
                     most = max(most, position // 255 + 1, (count >> 8) + 1)
     return int(most)
 

@@ -46,9 +46,10 @@ def count(
     ends (2, channels): ordered bits of the lowest and of the highest finite value so far.
     hits (2, channels): how many elements equal them.
     totals (4,): zeros, NaN, +Inf, -Inf.
-    tables (1, 2**(9 + mantissa_bits)): packed cells by bits >> (23 - mantissa_bits).
-    channel_tables (channels, 2**(9 + channel_mantissa_bits)): the same for each channel.
-    No table is wanted where it has no rows. A cell is the sum of the words of its elements, and a word is
+    tables (2**(9 + mantissa_bits), 1): packed cells by bits >> (23 - mantissa_bits).
+    channel_tables (2**(9 + channel_mantissa_bits), channels): the same for each channel. Channels lie side by side, as
+        they use the same few cells: so little memory is touched.
+    No table is wanted where it has no columns. A cell is the sum of the words of its elements, and a word is
     2**31 + (bits >> (15 - mantissa_bits)): so the word of cell i without position is 2**31 + 256 i, how often that goes
     into the sum is the count, and what remains is the sum of the 8-bit positions. It remains below that word for 2**23
     elements; then `load` must be looked at.
@@ -67,24 +68,24 @@ def count(
         hits[end, found != ends[end]] = 0
         ends[end] = found
         np.add.at(hits[end], channel, ordered(bits) == found[channel])
-    if len(tables):
-        np.add.at(tables[0], _index(bits, mantissa_bits), _words(bits, mantissa_bits))
-    if len(channel_tables):
-        cell = (channel, _index(bits, channel_mantissa_bits))
+    if tables.size:
+        np.add.at(tables[:, 0], _index(bits, mantissa_bits), _words(bits, mantissa_bits))
+    if channel_tables.size:
+        cell = (_index(bits, channel_mantissa_bits), channel)
         np.add.at(channel_tables, cell, _words(bits, channel_mantissa_bits))
     return int(real.sum())
 
 
 def harvest(tables: U64, positive: int, negative: int) -> tuple[I32, I32, I64, I64]:
-    """Empty the tables (groups, cells): group, signed key, count and sum of positions of every cell that is not empty,
+    """Empty the tables (cells, groups): group, signed key, count and sum of positions of every cell that is not empty,
     in the order of (group, key). positive, negative: so many cells of each sign, from 0 on, are looked at; the others
     are empty. Only cells that are not empty are written."""
-    half = tables.shape[1] // 2
+    half = len(tables) // 2
     cell = np.concatenate([half + np.arange(negative)[::-1], np.arange(positive)])
-    group, place = np.nonzero(tables[:, cell])
+    group, place = np.nonzero(tables[cell].T)
     cell = cell[place]
-    counts, positions = _unpacked(tables[group, cell], cell)
-    tables[group, cell] = 0
+    counts, positions = _unpacked(tables[cell, group], cell)
+    tables[cell, group] = 0
     return group.astype(np.int32), split_index(cell, half.bit_length() - 9), counts, positions
 
 
@@ -106,10 +107,10 @@ def join(
 def load(tables: U64, positive: int, negative: int) -> int:
     """Of the fullest cell of any group: how many elements in one cell could at most have brought its sum of positions
     to where it is, or its count to a 256th of where it is. 0 where all are empty. positive, negative: see `harvest`."""
-    cell = np.concatenate([np.arange(positive), tables.shape[1] // 2 + np.arange(negative)])
-    group, place = np.nonzero(tables[:, cell])
+    cell = np.concatenate([np.arange(positive), len(tables) // 2 + np.arange(negative)])
+    place, group = np.nonzero(tables[cell])
     cell = cell[place]
-    counts, positions = _unpacked(tables[group, cell], cell)
+    counts, positions = _unpacked(tables[cell, group], cell)
     return int(np.maximum(positions // 255 + 1, (counts >> 8) + 1).max(initial=0))
 
 
