@@ -10,7 +10,7 @@ from calibrant.api import quantize
 from calibrant.core import QuantizationProperty as P
 from calibrant.core import SettingError, TensorQuantizationConfig
 from calibrant.passes.ahead import Ahead, less
-from calibrant.passes.output_refinement import Refinable, Search, ends_of, refinable
+from calibrant.passes.output_refinement import OutputRefinementPass, Refinable, Search, ends_of, refinable
 from tests.passes.test_bias_correction import exact_outputs, outputs, saved
 
 RNG = np.random.default_rng(4)
@@ -50,6 +50,32 @@ def test_a_scale_is_chosen_for_what_its_readers_make_of_it(unread):
     assert sqnr_db(exact, refined) > sqnr_db(exact, plain) + 15
     before, after = (scales(quantize(model, samples[:32], setting=refining(on))[0]) for on in (False, True))
     assert after["v"] < before["v"] / 20
+
+
+def test_what_few_bits_do_to_weights_has_no_part_in_it(small_model, small_samples):
+    found = []
+    for bits in (8, 2):
+        setting = refining()
+        setting.quantize_parameter_setting.num_of_bits = bits
+        graph, _ = quantize(small_model, small_samples, setting=setting)
+        found.append([float(group.config.scale) for group in graph.groups])
+    assert found[1] == pytest.approx(found[0], rel=2e-3)  # but for what keeps sums away from ties
+
+
+@pytest.mark.parametrize("method", ["mse", "auto"])
+def test_weights_are_in_float_meanwhile(small_model, small_samples, monkeypatch, method):
+    seen = []
+
+    def look(self, graph, samples, executor):
+        seen.extend(graph.edges[node, 1].scale for node in ("conv1", "conv2", "conv3", "fc"))
+        yield 1, 1
+
+    monkeypatch.setattr(OutputRefinementPass, "layers", look)
+    setting = refining()
+    setting.quantize_activation_setting.calib_algorithm = method
+    graph, _ = quantize(small_model, small_samples, setting=setting)
+    assert seen == [None] * 4
+    assert all(graph.edges[node, 1].scale is not None for node in ("conv1", "conv2", "conv3", "fc"))
 
 
 def test_a_scale_that_is_worse_on_the_other_half_is_dropped(unread, monkeypatch):

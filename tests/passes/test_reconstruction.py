@@ -16,7 +16,7 @@ from calibrant.api import quantize
 from calibrant.core import QuantizationProperty as P
 from calibrant.core import SettingError
 from calibrant.core import quantize as integers_of
-from calibrant.passes import reconstruction
+from calibrant.passes import grid_rounding, reconstruction
 from calibrant.passes.grid_rounding import compensated, descended, fitted, rounded
 from calibrant.passes.linear import linear_layers
 from calibrant.passes.moments import Moments
@@ -126,6 +126,16 @@ def test_the_scale_is_fitted_too(per_channel):
     assert error(rows, found, hessian).sum() < error(rows, plain, hessian).sum() / 2
 
 
+def test_scales_are_tried_by_what_rounding_makes_of_them(monkeypatch):
+    rows, hessian = problem(7, 24, outputs=40)
+    policy = P.LINEAR | P.SYMMETRICAL | P.PER_CHANNEL
+    top = np.abs(rows).max(axis=2).reshape(-1) / 7
+    config = TensorQuantizationConfig(policy, num_of_bits=4, quant_min=-7, quant_max=7, channel_axis=0, scale=top)
+    tried = error(rows, fitted(rows, hessian, config)[0], hessian)
+    monkeypatch.setattr(grid_rounding, "TRIALS", np.ones(1))
+    assert tried.sum() < 0.96 * error(rows, fitted(rows, hessian, config)[0], hessian).sum()
+
+
 def test_powers_of_two_stay():
     rows, hessian = problem(5, 8)
     policy = P.LINEAR | P.SYMMETRICAL | P.PER_TENSOR | P.POWER_OF_2
@@ -151,6 +161,18 @@ def test_moments_are_the_error():
         for _ in range(5):
             other = least + rng.normal(0, 0.01, least.shape)
             assert moments.error(other, moments.best_bias(other) if fixed is None else bias).sum() > centre
+
+
+def test_few_samples_damp_more():
+    rng = np.random.default_rng(7)
+    shares = []
+    for samples in (1, 4, 400):
+        moments = Moments.zero(1, 1, 8)
+        for _ in range(samples):
+            moments.add(rng.normal(size=(1, 8, 25)), rng.normal(size=(1, 1, 25)))
+        h, _ = moments.quadratic(None)
+        shares.append(float(np.trace(reconstruction.damped(moments, None)[0] - h[0]) / np.trace(h[0])))
+    np.testing.assert_allclose(shares, [1, 8 / (4 * 5), 8 / (400 * 5)])
 
 
 # --- layers as matrix products
@@ -295,7 +317,7 @@ def test_interested_layers(small_model, small_samples):
 
 def test_what_makes_a_layer_worse_is_dropped(small_model, small_samples, monkeypatch):
     spoilt = "calibrant.passes.reconstruction.fitted"
-    monkeypatch.setattr(spoilt, lambda target, hessian, config, threads, quick: (target * 0, np.asarray(config.scale)))
+    monkeypatch.setattr(spoilt, lambda target, hessian, config, threads: (target * 0, np.asarray(config.scale)))
     monkeypatch.setattr(Moments, "best_bias", lambda self, rows: np.full(rows.shape[:2], 100.0))
     graph, _ = quantize(small_model, small_samples, setting=setting())
     assert not any(name.startswith("b") for name in graph.changed_constants)

@@ -17,7 +17,7 @@ def is_left(graph) -> bool:
     [
         "y = Pow(c, two) }",
         "y = Mul(c, c) }",
-        "a = Slice(c, zero, middle, axis) b = Slice(c, middle, end, axis) p = Pow(a, two) q = Mul(b, b) y = Add(p, q) }",
+        "a = Slice(c, zero, middle, axis) b = Slice(c, middle, end, axis) p = Pow(a, two) q = Mul(b, b) y = Add(p, q)}",
         "f = Cast <to = 1> (c) y = Pow(f, two) }",
     ],
 )

@@ -109,7 +109,12 @@ class Trials:
         return Simulation(self.graph, threads=1)
 
     def prepare(self, choice: Choice) -> None:
-        """Leave the graph as `quantize_graph` does, with these methods instead of `auto`, and its weights solved."""
+        """Leave the graph as `quantize_graph` does, with these methods instead of `auto`, and its weights solved.
+
+        But where output refinement is to come, which wants them in float: they are solved again behind it.
+        """
+        if self._setting.wants("output_refinement"):
+            self._weights = {}
         self._anew()
         for task, method in zip(self._open(self.table.check(self.graph)), choice, strict=True):
             task.config.observer_algorithm = method

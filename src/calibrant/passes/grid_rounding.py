@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,20 +16,18 @@ F32 = NDArray[np.float32]
 SWEEPS = 30  # of coordinate descent, at most; it ends where nothing changes
 PAIRED = 512  # values of a row: of longer ones no pairs are tried, which takes the square of their length
 RATIOS = np.geomspace(1.2, 0.4, 34)  # of the scale, evenly apart in their logarithm (3.4 %)
+TRIALS = np.geomspace(1.25, 0.8, 7)  # likewise, of the best of these
 ROUNDS = 3  # of fitting the scale to the integers, then the integers to the scale
 
 
-def fitted(
-    target: F64, hessian: F64, config: TensorQuantizationConfig, threads: int = 1, *, quick: bool = False
-) -> tuple[F64, F32]:
+def fitted(target: F64, hessian: F64, config: TensorQuantizationConfig, threads: int = 1) -> tuple[F64, F32]:
     """Rows on a grid, and its scale, with a small error d H d^T, d = target - rows.
 
     target: (groups, outputs, K). hessian: (groups, K, K), positive definite. config: its scale is what the search
     starts from, and keeps where scales are powers of two. Returns rows, float64, and a scale of the config's shape.
-    quick: without any coordinate descent, for an error of a few percent more, in a fraction of the time.
 
-    1. The scale: of the ratios to the config's, the one with the least error of plain rounding, weighted by the
-       diagonal of H.
+    1. The scale: of RATIOS to the config's, the one with the least error of plain rounding, weighted by the diagonal of
+       H; then, of TRIALS to that one, the one with the least error of integers as step 2 finds them from one start.
     2. The integers: as GPTQ rounds (Frantar et al., 2022), then by coordinate descent.
     3. The scale that is best for these integers, in closed form, then coordinate descent again; ROUNDS times. Neither
        can make the error larger.
@@ -38,15 +37,22 @@ def fitted(
     def together(errors: F64) -> F64:
         return errors if config.is_per_channel else np.full(shape, errors.sum())
 
+    def plain_error(scale: F64) -> F64:
+        return together((_plain_error(target, scale, low, high) * diagonal).sum(axis=2))
+
+    def rounded_error(scale: F64) -> F64:
+        start = compensated(target, hessian, scale, low, high, threads)
+        q = descended(target, hessian, scale, start, low, high, threads)
+        return together(quadratic_error(target - scale[..., None] * q, hessian))
+
     given = np.asarray(config.scale, np.float64)
-    scale = np.broadcast_to(given.reshape(shape if config.is_per_channel else (1, 1)), shape)
+    scale = _single(np.broadcast_to(given.reshape(shape if config.is_per_channel else (1, 1)), shape))
     if not config.is_power_of_2:
         diagonal = np.einsum("gkk->gk", hessian)[:, None, :]
-        errors = [together((_plain_error(target, scale * ratio, low, high) * diagonal).sum(axis=2)) for ratio in RATIOS]
-        scale = scale * RATIOS[np.argmin(errors, axis=0)]
-    scale = _single(scale)
-    q = (compensated if quick else rounded)(target, hessian, scale, low, high, threads)
-    for _ in range(0 if config.is_power_of_2 or quick else ROUNDS):
+        scale = _best(scale, RATIOS, plain_error)
+        scale = _best(scale, TRIALS, rounded_error)
+    q = rounded(target, hessian, scale, low, high, threads)
+    for _ in range(0 if config.is_power_of_2 else ROUNDS):
         product = q @ hessian
         above, below = together((product * target).sum(axis=2)), together((product * q).sum(axis=2))
         usable = (above > 0) & (below > 0)
@@ -55,6 +61,13 @@ def fitted(
         q = descended(target, hessian, scale, q, low, high, threads)
     kept = scale.reshape(-1) if config.is_per_channel else scale.reshape(-1)[0]
     return q * scale[..., None], np.asarray(kept, np.float32)
+
+
+def _best(scale: F64, ratios: F64, error: Callable[[F64], F64]) -> F64:
+    """Of these ratios to the scale, for each row, the scale of least error."""
+    scales = [_single(scale * ratio) for ratio in ratios]
+    least = np.argmin([error(each) for each in scales], axis=0)
+    return np.asarray(np.take_along_axis(np.array(scales), least[None], axis=0)[0])
 
 
 def rounded(rows: F64, hessian: F64, scale: F64, low: float, high: float, threads: int = 1) -> F64:

@@ -18,13 +18,16 @@ class Moments:
 
     For rows W and bias b the sum of |y - W x - b|^2 follows from them. Of each group:
     gram: x x^T, with a 1 below each x: (groups, K + 1, K + 1). cross: y x^T: (groups, outputs, K + 1).
-    power: y^2: (groups, outputs). count: places, each as often as its weight says.
+    power: y^2: (groups, outputs). count: places, each as often as its weight says. independent: how many independent
+    ones they are taken for; those that are added together, of one sample, resemble each other: for the root of their
+    number.
     """
 
     gram: F64
     cross: F64
     power: F64
     count: float = 0.0
+    independent: float = 0.0
 
     @classmethod
     def zero(cls, groups: int, outputs: int, size: int) -> Self:
@@ -42,6 +45,7 @@ class Moments:
         self.cross += weight * (outputs @ transposed).astype(np.float64)
         self.power += weight * (outputs.astype(np.float64) ** 2).sum(axis=2)
         self.count += weight * columns.shape[2]
+        self.independent += float(np.sqrt(columns.shape[2]))
 
     def error(self, rows: F64, bias: F64) -> F64:
         """The mean squared error of each output, (groups, outputs), with these rows and this bias."""

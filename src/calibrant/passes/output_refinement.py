@@ -46,8 +46,8 @@ class OutputRefinementPass(OptimizationPass):
     interested_layers: names of values, or of nodes, operator types or regular expressions of those that make them;
     empty: all. steps: how many samples are looked at.
 
-    Value after value, in the order in which they are made: all before it is quantized as it will be, what comes after
-    it runs in float. A range is tried in these steps:
+    Value after value, in the order in which they are made: all before it is quantized as it will be, as far as it is
+    solved, what comes after it runs in float. A range is tried in these steps:
     1. The ranges that each method (mse, percentile, minmax, kl) finds, and the present one; the best is gone on with.
     2. Both ends, then each end that is not 0 alone, times or divided by 1.25, as long as the error falls; then by 1.1.
        No range passes the extremes that were seen.
@@ -56,7 +56,8 @@ class OutputRefinementPass(OptimizationPass):
     or the present one stays.
 
     Not for scales per channel, beyond 8 bits, found by isotone, or shared by several values that are not copies of one.
-    Runs after calibration and weights; biases and weights that depend on a scale are unsettled where it changes.
+    Runs after calibration. Before the weights are solved, they count as float: what few bits do to them would hide
+    what a range does. Biases and weights that depend on a scale are unsettled where it changes.
     """
 
     name: ClassVar[str] = "OutputRefinementPass"

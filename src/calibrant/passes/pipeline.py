@@ -20,20 +20,22 @@ def pipeline(setting: QuantizationSetting, calib_steps: int | None) -> list[Quan
     """What runs after the quantizer assigned its configs: calibration, then weights, then what depends on both.
 
     The quantizer wrote each config's own method, overrides included; isotone alone is for some values only.
-    Reconstruction comes last of high effort: dropped where the outputs do not gain, it cannot spoil the others.
+    Ranges of activations are refined while weights are in float: what weights of few bits do to the outputs before they
+    are reconstructed would hide what a range does. Reconstruction comes last of high effort: dropped where the outputs
+    do not gain, it cannot spoil the others.
     """
     passes: list[QuantizationPass] = []
     if setting.quantize_activation:
         isotone = (setting.quantize_activation_setting.calib_algorithm or "").casefold() == "isotone"
         passes.append(RuntimeCalibrationPass("isotone" if isotone else None, calib_steps=calib_steps))
+    if setting.quantize_activation and setting.wants("output_refinement"):
+        refining = setting.output_refinement_setting
+        passes.append(OutputRefinementPass(refining.interested_layers, refining.steps))
     if setting.quantize_parameter:
         baking = setting.quantize_parameter_setting.baking_parameter
         passes.append(ParameterQuantizePass(baking_parameter=baking))
         if setting.quantize_parameter_setting.balanced_rounding:
             passes.append(BalancedRoundingPass())
-    if setting.quantize_activation and setting.wants("output_refinement"):
-        refining = setting.output_refinement_setting
-        passes.append(OutputRefinementPass(refining.interested_layers, refining.steps))
     if setting.wants("bias_correct"):
         correcting = setting.bias_correct_setting
         passes.append(BiasCorrectionPass(correcting.interested_layers, correcting.steps, correcting.block_size))

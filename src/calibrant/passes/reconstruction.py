@@ -36,8 +36,8 @@ Array = NDArray[Any]
 
 PLACES = 1024  # of each sample's output: more hardly tell more
 MEMORY = 1 << 30  # bytes that the values of all samples may take
-RIDGES = (1e-2, 1e-1, 1.0, 10.0)  # of the mean diagonal element of H
-NOTHING, BIAS_ALONE = 0.0, np.inf  # what stands for these where a ridge is chosen: none at all, and an endless one
+RIDGES = (10.0, 1.0, 1e-1, 1e-2)  # of the mean diagonal element of H
+LEAST_DAMPING = 1e-3  # likewise
 EXACT = 1e-6  # of the power of an output: an error that needs no lessening
 HOLD_OUT = 4  # every so manieth sample is for the check
 
@@ -55,14 +55,16 @@ class BlockwiseReconstructionPass(OptimizationPass):
     1. The error depends on W through H = x x^T and C = y x^T alone, with the means taken out where the bias may change
        (Moments). Its least is at W* = W + (C - W H) (H + r I)^-1: r, a share of H's mean diagonal element, keeps W*
        near W as far as samples are too few to tell.
-    2. W* goes onto the grid by GPTQ and coordinate descent, its scale by least squares (`fitted`).
+    2. W* goes onto the grid so that (W* - s q) (H + d I) (W* - s q)^T is small, by GPTQ and coordinate descent, s
+       by trying and least squares (`fitted`). d: what chance makes of H, see `damped`.
     3. The bias makes the mean right.
     4. Samples weigh by the inverse of their error before: a few of huge values would decide for all others.
-    5. Every fourth sample is held out. The r that errs least on those, by GPTQ alone, is taken. What errs more on those
-       than the weight as it was is dropped; then a bias alone is tried.
+    5. Every fourth sample is held out. Of the r, and of W as it is, the one whose W* errs least on those is taken:
+       before it is rounded, so that chance in rounding has no part in it. What errs more on those than the weight as
+       it was, or than a bias alone, is dropped.
     6. At the end the outputs of the model are looked at on what was held out (`OptimizationPass`). So nothing is solved
        for on that: layer after layer can be nearer to the float model on samples that they were solved for, and further
-       away on others.
+       away on others. Then all is done again without W*, each layer for itself.
 
     Frantar et al., 2022 (arXiv 2210.17323); Behdin et al., 2023 (QuantEase, arXiv 2309.01885, coordinate descent);
     Li et al., 2025 (GPTAQ, arXiv 2504.02692, quantized inputs and float outputs).
@@ -75,9 +77,16 @@ class BlockwiseReconstructionPass(OptimizationPass):
 
     def __init__(self, interested_layers: Sequence[str] = ()) -> None:
         self.interested_layers = list(interested_layers)
+        self._ridges = RIDGES
 
     def held_out(self, samples: Sequence[Feed]) -> Sequence[Feed]:
         return [feed for number, feed in enumerate(samples) if is_held(number, len(samples))] or samples
+
+    def attempts(self) -> Sequence[BlockwiseReconstructionPass]:
+        """With W*, then with W alone: layers that all make up for others can be further off together."""
+        alone = BlockwiseReconstructionPass(self.interested_layers)
+        alone._ridges = ()
+        return [self, alone]
 
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         layers = {layer.node: layer for layer in linear_layers(graph, self.interested_layers)}
@@ -92,7 +101,7 @@ class BlockwiseReconstructionPass(OptimizationPass):
             else:
                 seen = Seen(graph, layer, rough.read(node, 0), residual(graph, node, exact, rough))
                 exact.step(node, seen.look)
-                improve(graph, layer, seen.train, seen.held, executor.threads)
+                improve(graph, layer, seen.train, seen.held, executor.threads, self._ridges)
                 done += 1
                 yield done, len(layers)
             rough.step(node)
@@ -168,14 +177,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Choice:
-    """A weight on its grid as rows, its bias and scale."""
+    """A weight on its grid as rows, its bias, and its scale; None: the one it has."""
 
     rows: F64
     bias: F64
-    scale: NDArray[np.float32]
+    scale: NDArray[np.float32] | None = None
 
 
-def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads: int = 1) -> None:
+def improve(
+    graph: Graph, layer: Linear, train: Moments, held: Moments, threads: int = 1, ridges: Sequence[float] = RIDGES
+) -> None:
     """Change weight, bias and scale of the layer where that lessens the error on what is held out."""
     held = held if held.count else train  # of a few places alone
     floats = layer.rows(np.asarray(original(graph.value(layer.weight_name)).numpy(), np.float64))  # type: ignore[union-attr]
@@ -183,43 +194,48 @@ def improve(graph: Graph, layer: Linear, train: Moments, held: Moments, threads:
     bias = _bias(layer, now.shape[:2])
     fixed = None if layer.bias_name else bias
 
-    def beside(moments: Moments, rows: F64) -> F64:
-        return moments.best_bias(rows) if fixed is None else fixed
+    def beside(rows: F64) -> F64:
+        return train.best_bias(rows) if fixed is None else fixed
 
-    def solved(moments: Moments, ridge: float, quick: bool) -> Choice:
-        target, hessian = pulled(moments, floats, fixed, ridge)
-        rows, scale = fitted(target, hessian, layer.config, threads, quick=quick)
-        return Choice(rows, beside(moments, rows), scale)
+    def error(rows: F64, beside_them: F64) -> float:
+        return float(held.error(rows, beside_them).sum())
 
-    def error(choice: Choice) -> float:
-        return float(held.error(choice.rows, choice.bias).sum())
-
-    old = np.asarray(layer.config.scale)
-    tried: dict[float, float] = {}
-    for ridge in RIDGES:
-        with suppress(np.linalg.LinAlgError):  # H of inputs that hardly vary, which r does not outweigh
-            tried[ridge] = error(solved(train, ridge, quick=True))
-    tried[BIAS_ALONE] = error(Choice(now, beside(train, now), old))
-    tried[NOTHING] = error(Choice(now, bias, old))
-    best = min(tried, key=tried.__getitem__)
-    log.info("%s: ridge %s, error %.3g of %.3g", layer.node.name, best, tried[best], tried[NOTHING])
-    if best == NOTHING:
+    targets, choices = [floats], [Choice(now, bias), Choice(now, beside(now))]
+    with suppress(np.linalg.LinAlgError):  # H of inputs that hardly vary
+        targets += [pulled(train, floats, fixed, ridge) for ridge in ridges]
+        target = min(targets, key=lambda rows: error(rows, beside(rows)))
+        rows, scale = fitted(target, damped(train, fixed), layer.config, threads)
+        choices.append(Choice(rows, beside(rows), scale))
+    errors = [error(choice.rows, choice.bias) for choice in choices]
+    best = choices[int(np.argmin(errors))]
+    log.info("%s: error %.3g, before %.3g", layer.node.name, min(errors), errors[0])
+    if best is choices[0]:
         return
-    choice = Choice(now, beside(train, now), old) if best == BIAS_ALONE else solved(train, best, quick=False)
-    layer.config.scale = choice.scale
-    graph.change_constant(layer.weight_name, layer.weight(choice.rows))
+    if best.scale is not None:
+        layer.config.scale = best.scale
+    graph.change_constant(layer.weight_name, layer.weight(best.rows))
     if layer.bias_name:
-        graph.change_constant(layer.bias_name, choice.bias.reshape(-1))
+        graph.change_constant(layer.bias_name, best.bias.reshape(-1))
 
 
-def pulled(moments: Moments, rows: F64, fixed: F64 | None, ridge: float) -> tuple[F64, F64]:
-    """W* and H + r I: see BlockwiseReconstructionPass. fixed: the bias, where it stays."""
+def pulled(moments: Moments, rows: F64, fixed: F64 | None, ridge: float) -> F64:
+    """W*: see BlockwiseReconstructionPass. fixed: the bias, where it stays."""
     h, c = moments.quadratic(fixed)
+    change = np.linalg.solve(_raised(h, ridge), (c - rows @ h).transpose(0, 2, 1)).transpose(0, 2, 1)
+    return np.asarray(rows + change)
+
+
+def damped(moments: Moments, fixed: F64 | None) -> F64:
+    """The H to round by, raised by K over the number of independent places: by as much as chance alone makes of it."""
+    h, _ = moments.quadratic(fixed)
+    return _raised(h, min(1.0, max(LEAST_DAMPING, h.shape[1] / moments.independent)))
+
+
+def _raised(h: F64, share: float) -> F64:
+    """H with that share of its mean diagonal element added to the diagonal, of each group."""
     mean = np.einsum("gkk->g", h) / h.shape[1]
     floor = max(float(mean.max()) * 1e-6, SMALLEST_SCALE)  # a group that is always zero
-    hessian = h + (ridge * np.maximum(mean, floor))[:, None, None] * np.eye(h.shape[1])
-    change = np.linalg.solve(hessian, (c - rows @ h).transpose(0, 2, 1)).transpose(0, 2, 1)
-    return rows + change, hessian
+    return np.asarray(h + (share * np.maximum(mean, floor))[:, None, None] * np.eye(h.shape[1]))
 
 
 def _bias(layer: Linear, shape: tuple[int, ...]) -> F64:
