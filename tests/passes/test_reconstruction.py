@@ -379,10 +379,10 @@ def test_nothing_is_solved_for_on_what_is_held_out(small_model, small_samples, m
     to_solve_for, solved_for = [], []
     improve, solve = reconstruction.improve, reconstruction.pulled
 
-    def improving(graph, layer, train, held, threads):
+    def improving(graph, layer, train, held, *rest):
         assert held.count
         to_solve_for.append(train)
-        improve(graph, layer, train, held, threads)
+        improve(graph, layer, train, held, *rest)
 
     def solving(moments, *rest):
         solved_for.append(moments is to_solve_for[-1])
@@ -391,6 +391,6 @@ def test_nothing_is_solved_for_on_what_is_held_out(small_model, small_samples, m
     monkeypatch.setattr(reconstruction, "improve", improving)
     monkeypatch.setattr(reconstruction, "pulled", solving)
     quantize(small_model, small_samples[:32], setting=setting())
-    assert len(to_solve_for) == 4
+    assert len(to_solve_for) in (4, 8)  # once, or again without W*
     assert len(solved_for) > 4
     assert all(solved_for)

@@ -77,7 +77,7 @@ class BlockwiseReconstructionPass(OptimizationPass):
 
     def __init__(self, interested_layers: Sequence[str] = ()) -> None:
         self.interested_layers = list(interested_layers)
-        self._ridges = RIDGES
+        self._ridges: Sequence[float] = RIDGES
 
     def held_out(self, samples: Sequence[Feed]) -> Sequence[Feed]:
         return [feed for number, feed in enumerate(samples) if is_held(number, len(samples))] or samples
