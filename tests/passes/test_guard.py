@@ -59,23 +59,3 @@ def test_the_error_of_outputs_is_relative():
     found = [{"y": np.float32([3, 5]), "n": np.int64([7])}, {"y": np.float32([2, 0]), "n": np.int64([1])}]
     assert relative_error(wanted, found) == pytest.approx(5 / 25)
     assert relative_error(wanted, wanted) == 0
-
-
-class Milder(Moving):
-    """Tries that factor, then another one."""
-
-    def __init__(self, factor, milder):
-        super().__init__(factor)
-        self.milder = milder
-
-    def attempts(self):
-        return [self, Moving(self.milder)]
-
-
-@pytest.mark.parametrize(("milder", "kept"), [(1.0, True), (0.2, False)])
-def test_what_is_milder_is_tried_on_the_graph_as_it_was(small_model, small_samples, monkeypatch, milder, kept):
-    plain, _ = moved(small_model, small_samples, monkeypatch, 1.0)
-    monkeypatch.setattr("calibrant.quantization.pipeline", lambda *args: [*pipeline(*args)[:-2], Milder(0.2, milder)])
-    graph, summary = quantize(small_model, small_samples)
-    assert graph.config_of("r1").scale == plain.config_of("r1").scale
-    assert any("worse on held-out samples" in note for note in summary.notes) is not kept

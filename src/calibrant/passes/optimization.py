@@ -36,10 +36,6 @@ class OptimizationPass(QuantizationPass):
         """Of these samples, those that the pass does not choose by; where it chooses by all of them, the last."""
         return samples[-max(1, len(samples) // 4) :]
 
-    def attempts(self) -> Sequence[OptimizationPass]:
-        """What is tried one after another, until one leaves the outputs no further off."""
-        return [self]
-
     @abstractmethod
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         """Improve one layer (or block) after another; after each, how many are done, and of how many.
@@ -61,13 +57,11 @@ class OptimizationPass(QuantizationPass):
             raise DataError(f"{self.name} needs samples and an executor: optimize(graph, dataloader, executor)")
         samples = list(unpadded(iterate_samples(dataloader, executor.input_specs, None, collate_fn), executor))
         before = Guard(graph, self.held_out(samples), executor)
-        for attempt in self.attempts():
-            for done, total in attempt.layers(graph, samples, executor):
-                if on_layer is not None and on_layer(self.name, done, total) is False:
-                    return
-            if not before.restore_if_worse():
+        for done, total in self.layers(graph, samples, executor):
+            if on_layer is not None and on_layer(self.name, done, total) is False:
                 return
-        graph.note(f"{self.name} made the outputs worse on held-out samples: all is as it was before")
+        if before.restore_if_worse():
+            graph.note(f"{self.name} made the outputs worse on held-out samples: all is as it was before")
 
 
 class StopsBetweenLayers:

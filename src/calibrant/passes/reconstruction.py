@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from calibrant.core import fake_quantize
 from calibrant.core.arithmetic import SMALLEST_SCALE
 from calibrant.engines.stepping import Stepping
-from calibrant.graph.graph import original
+from calibrant.graph.graph import PROTOBUF_LIMIT, original
+from calibrant.passes.ahead import Ahead, less
 from calibrant.passes.base import parameter_of
 from calibrant.passes.grid_rounding import fitted
 from calibrant.passes.linear import Linear, linear_layers
@@ -62,9 +63,11 @@ class BlockwiseReconstructionPass(OptimizationPass):
     5. Every fourth sample is held out. Of the r, and of W as it is, the one whose W* errs least on those is taken:
        before it is rounded, so that chance in rounding has no part in it. What errs more on those than the weight as
        it was, or than a bias alone, is dropped.
-    6. At the end the outputs of the model are looked at on what was held out (`OptimizationPass`). So nothing is solved
+    6. What does not lessen the error at the model's outputs on those, all further on in float, is dropped, and the
+       layer is solved again with W for W*. (In a model of more than 2 GB that is not looked at.)
+    7. At the end the outputs of the model are looked at on what was held out (`OptimizationPass`). So nothing is solved
        for on that: layer after layer can be nearer to the float model on samples that they were solved for, and further
-       away on others. Then all is done again without W*, each layer for itself.
+       away on others.
 
     Frantar et al., 2022 (arXiv 2210.17323); Behdin et al., 2023 (QuantEase, arXiv 2309.01885, coordinate descent);
     Li et al., 2025 (GPTAQ, arXiv 2504.02692, quantized inputs and float outputs).
@@ -77,22 +80,16 @@ class BlockwiseReconstructionPass(OptimizationPass):
 
     def __init__(self, interested_layers: Sequence[str] = ()) -> None:
         self.interested_layers = list(interested_layers)
-        self._ridges: Sequence[float] = RIDGES
 
     def held_out(self, samples: Sequence[Feed]) -> Sequence[Feed]:
         return [feed for number, feed in enumerate(samples) if is_held(number, len(samples))] or samples
-
-    def attempts(self) -> Sequence[BlockwiseReconstructionPass]:
-        """With W*, then with W alone: layers that all make up for others can be further off together."""
-        alone = BlockwiseReconstructionPass(self.interested_layers)
-        alone._ridges = ()
-        return [self, alone]
 
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         layers = {layer.node: layer for layer in linear_layers(graph, self.interested_layers)}
         feeds = samples[: affordable(graph, samples[0])]
         exact = Stepping(graph, feeds, quantized=False, threads=executor.threads)
         rough = Stepping(graph, feeds, quantized=True, threads=executor.threads)
+        ahead = Ahead.at_outputs(graph, feeds, executor) if graph.weight_bytes <= PROTOBUF_LIMIT else None
         done = 0
         for node in graph.model.graph:
             layer = layers.get(node)
@@ -101,7 +98,12 @@ class BlockwiseReconstructionPass(OptimizationPass):
             else:
                 seen = Seen(graph, layer, rough.read(node, 0), residual(graph, node, exact, rough))
                 exact.step(node, seen.look)
-                improve(graph, layer, seen.train, seen.held, executor.threads, self._ridges)
+                check = None if ahead is None else Check(graph, layer.node, ahead, rough)
+                for ridges in (RIDGES, ()):
+                    undo = improve(graph, layer, seen.train, seen.held, executor.threads, ridges)
+                    if undo is None or check is None or check.is_better():
+                        break
+                    undo()
                 done += 1
                 yield done, len(layers)
             rough.step(node)
@@ -186,8 +188,9 @@ class Choice:
 
 def improve(
     graph: Graph, layer: Linear, train: Moments, held: Moments, threads: int = 1, ridges: Sequence[float] = RIDGES
-) -> None:
-    """Change weight, bias and scale of the layer where that lessens the error on what is held out."""
+) -> Callable[[], None] | None:
+    """Change weight, bias and scale of the layer where that lessens the error on what is held out; what undoes that,
+    or None where nothing changed. ridges: of the W* to choose from, beside W."""
     held = held if held.count else train  # of a few places alone
     floats = layer.rows(np.asarray(original(graph.value(layer.weight_name)).numpy(), np.float64))  # type: ignore[union-attr]
     now = layer.rows(fake_quantize(graph.constant(layer.weight_name), layer.config)).astype(np.float64)
@@ -210,12 +213,46 @@ def improve(
     best = choices[int(np.argmin(errors))]
     log.info("%s: error %.3g, before %.3g", layer.node.name, min(errors), errors[0])
     if best is choices[0]:
-        return
+        return None
+    undo = undoing(graph, layer)
     if best.scale is not None:
         layer.config.scale = best.scale
     graph.change_constant(layer.weight_name, layer.weight(best.rows))
     if layer.bias_name:
         graph.change_constant(layer.bias_name, best.bias.reshape(-1))
+    return undo
+
+
+def undoing(graph: Graph, layer: Linear) -> Callable[[], None]:
+    """What gives the layer the weight, bias and scale back that it has now."""
+    constants = {name: graph.constant(name) for name in (layer.weight_name, layer.bias_name) if name}
+    scale = layer.config.scale
+
+    def undo() -> None:
+        layer.config.scale = scale
+        for name, constant in constants.items():
+            graph.change_constant(name, constant)
+
+    return undo
+
+
+class Check:
+    """Whether a change of a node brings the model's outputs nearer to the float model's, on what is held out."""
+
+    def __init__(self, graph: Graph, node: ir.Node, ahead: Ahead, rough: Stepping) -> None:
+        self._node, self._ahead, self._rough = node, ahead, rough
+        self._remainder = ahead.from_here(node, node.outputs[0])
+        self._before = self._errors()
+
+    def is_better(self) -> bool:
+        return less(self._errors(), self._before)
+
+    def _errors(self) -> F64:
+        made = self._rough.look_ahead(self._node)
+        numbers = [n for n in range(len(made)) if is_held(n, len(made))] or list(range(len(made)))
+        return self._ahead.errors(
+            self._remainder, self._rough, self._node.outputs[0], lambda number, _: made[number], numbers
+        )
 
 
 def pulled(moments: Moments, rows: F64, fixed: F64 | None, ridge: float) -> F64:
