@@ -1,6 +1,5 @@
 """What runs the model again after calibration: which samples it gets, and how it is stopped."""
 
-import os
 import signal
 
 import pytest
@@ -60,7 +59,7 @@ def test_beside_a_table_samples_are_read_for_it_alone(counting, small_model, sma
 
 
 def test_control_c_stops_between_layers_and_the_model_is_whole(counting, small_model, small_samples):
-    counting.at_second = lambda: os.kill(os.getpid(), signal.SIGINT)
+    counting.at_second = lambda: signal.raise_signal(signal.SIGINT)
     _, summary = quantize(small_model, small_samples[:20])
     assert counting.done == 2
     assert any("interrupted" in note for note in summary.notes)
@@ -69,7 +68,7 @@ def test_control_c_stops_between_layers_and_the_model_is_whole(counting, small_m
 
 def test_a_second_control_c_interrupts_at_once(small_model, small_samples):
     before = signal.getsignal(signal.SIGINT)
-    twice = Counting(lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    twice = Counting(lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with StopsBetweenLayers(), pytest.raises(KeyboardInterrupt):
         list(twice.layers(None, [], None))
     assert twice.done == 2
