@@ -58,6 +58,14 @@ def test_beside_a_table_samples_are_read_for_it_alone(counting, small_model, sma
         quantize(small_model, None, table=table)
 
 
+@pytest.fixture
+def interrupted_by_control_c():
+    """A process of a shell's background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_control_c_stops_between_layers_and_the_model_is_whole(counting, small_model, small_samples):
     counting.at_second = lambda: signal.raise_signal(signal.SIGINT)
     _, summary = quantize(small_model, small_samples[:20])
@@ -66,7 +74,7 @@ def test_control_c_stops_between_layers_and_the_model_is_whole(counting, small_m
     assert summary.values > 0
 
 
-def test_a_second_control_c_interrupts_at_once(small_model, small_samples):
+def test_a_second_control_c_interrupts_at_once(interrupted_by_control_c):
     before = signal.getsignal(signal.SIGINT)
     twice = Counting(lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with StopsBetweenLayers(), pytest.raises(KeyboardInterrupt):
