@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from calibrant.sketches.kernels.gpu_ptx import LEAVE_IF_NONE, block
+
 VECTOR = 4  # channels of a thread
 
 # From word `misc` on, which is the count of the fullest word: where the first channel's table is, and the bytes from
@@ -122,7 +124,7 @@ def begin(shared: Shared) -> str:
         f"add.u32 at, at, {16 * shared.threads}; add.u32 i, i, {4 * shared.threads};",
         f"setp.lt.u32 p, i, {words}; @p bra NEXT;",
     ]
-    return "\n".join([*before, *_block(lines)])
+    return block(lines, before)
 
 
 def place(shared: Shared) -> str:
@@ -141,7 +143,7 @@ def place(shared: Shared) -> str:
     if shared.kind != "f32":  # negated, and two in a register
         lines += [f"neg.s32 low{j}, low{j}; and.b32 low{j}, low{j}, 0xffff;" for j in range(VECTOR)]
         lines += [f"mad.lo.u32 low{j}, low{j + 1}, 0x10000, low{j};" for j in (0, 2)]
-    return "\n".join(_block(lines))
+    return block(lines)
 
 
 def check(shared: Shared) -> str:
@@ -156,7 +158,7 @@ def check(shared: Shared) -> str:
         "mov.u32 i, %laneid; setp.eq.u32 p, i, 0;",
         f"@p red.shared.max.u32 [$1 + {4 * shared.misc}], most;",
     ]
-    return "\n".join(_block(lines))
+    return block(lines)
 
 
 def flush(shared: Shared) -> str:
@@ -172,8 +174,7 @@ def flush(shared: Shared) -> str:
         f"rem.u32 t, $4, {words // 128}; mad.lo.u32 i, t, 128, i; setp.ge.u32 p, stop, {words}; @p bra THROUGH;",
         f"NEXT: setp.ge.u32 p, i, {words}; @p sub.u32 i, i, {words}; mad.lo.u32 at, i, 4, $1;",
         *(f"ld.shared.b32 word{n}, [at + {128 * n}];" for n in range(4)),
-        "or.b32 t, word0, word1; or.b32 key, word2, word3; or.b32 t, t, key; setp.ne.u32 p, t, 0;",
-        f"vote.sync.any.pred p, p, {_EVERY}; @!p bra EMPTY;",
+        LEAVE_IF_NONE,
         *(f"st.shared.b32 [at + {128 * n}], zero;" for n in range(4)),
     ]
     for n in range(4):
@@ -203,7 +204,7 @@ def flush(shared: Shared) -> str:
         "THROUGH: mov.u32 i, %tid.x; setp.eq.u32 p, i, 0;",
         f"@p st.shared.b32 [$1 + {4 * words}], zero;",
     ]
-    return "\n".join(_block(lines))
+    return block(lines)
 
 
 def park(shared: Shared) -> str:
@@ -231,7 +232,7 @@ def park(shared: Shared) -> str:
         for field, name in enumerate(("top", "bottom", "n_top", "n_bottom", "zeros")):
             place = 4 * (shared.misc + FOUND + field * warps * row + j)
             lines.append(f"@first st.shared.b32 [at + {place}], {name}{j};")
-    return "\n".join(_block(lines))
+    return block(lines)
 
 
 def count(shared: Shared) -> tuple[str, str]:
@@ -374,8 +375,3 @@ def _extremes(shared: Shared, values: list[tuple[str, str]]) -> list[str]:
                 f"SAME_{end}{j}:",
             ]
     return [*lines, "SAME:"]
-
-
-def _block(lines: list[str]) -> list[str]:
-    """In braces, which keep labels and registers apart, with one output that nobody reads."""
-    return ["{", *lines, "mov.b32 $0, 0;", "}"]

@@ -46,7 +46,7 @@ class Shared:
 
 def begin(shared: Shared) -> str:
     """For each thread once: nothing is counted yet, though sums are not emptied. $1: the address of shared memory."""
-    return _block(
+    return block(
         [
             *_emptied(shared, 0, 8 * shared.stride),
             f"mad.lo.u32 at, i, 4, $1; setp.lt.u32 p, i, {TOP};",
@@ -73,13 +73,13 @@ def park(shared: Shared) -> str:
             for place, name in ((TOP, "top"), (N_TOP, "n_top"), (BOTTOM, "bottom"), (N_BOTTOM, "n_bottom"))
         ),
     ]
-    return _block(lines)
+    return block(lines)
 
 
 def empty(shared: Shared, counts: bool) -> str:
     """For each thread once: empty the sums, and with `counts` the counts before them. $1: the address."""
     lines = _emptied(shared, 0 if counts else 8 * shared.stride, 4 * shared.misc)
-    return _block(lines if shared.kind == "f32" else [])
+    return block(lines if shared.kind == "f32" else [])
 
 
 def _emptied(shared: Shared, start: int, stop: int) -> list[str]:
@@ -123,7 +123,7 @@ def look(shared: Shared, vector: int) -> tuple[str, str]:
 def check(shared: Shared) -> str:
     """For each thread once, of packed words: add to COUNTED all counts, and leave in MOST the greatest. $1: the address
     of shared memory."""
-    return _block(
+    return block(
         [
             ".reg .b32 i, end, word, count, most; .reg .pred p;",
             f"mov.u32 i, %tid.x; mad.lo.u32 i, i, 16, $1; add.u32 end, $1, {8 * shared.stride};",
@@ -145,7 +145,7 @@ def check(shared: Shared) -> str:
 def forget(shared: Shared) -> str:
     """For each thread once: empty the packed words, and what is counted with them. $1: the address."""
     misc = shared.misc
-    return _block(
+    return block(
         [
             ".reg .b32 i, end, zero; .reg .pred p;",
             f"mov.b32 zero, 0; mov.u32 i, %tid.x; mad.lo.u32 i, i, 16, $1; add.u32 end, $1, {8 * shared.stride};",
@@ -164,7 +164,7 @@ def flush(shared: Shared, packed: bool, back: bool = False) -> str:
     $1: the address of shared memory, $2: of the table, $3: the window's lowest bits, $4: where to begin, times 128."""
     words, fours = 2 * shared.stride, shared.kind == "f16"
     trash = [4 * shared.cells, 4 * (shared.stride + shared.cells)]
-    return _block(
+    return block(
         [
             ".reg .b32 i, at, sign, cell, key, stop, t; .reg .b64 to, wide; .reg .pred p, inside, any; .reg .b16 h;",
             ".reg .b32 j<4>, word<4>, sum<4>, counted; mov.b32 counted, 0;",
@@ -189,8 +189,9 @@ def flush(shared: Shared, packed: bool, back: bool = False) -> str:
     )
 
 
-_ANY = "or.b32 t, word0, word1; or.b32 key, word2, word3; or.b32 t, t, key; setp.ne.u32 p, t, 0;"
-_LEAVE_IF_NONE = f"{_ANY} vote.sync.any.pred p, p, 0xffffffff; @!p bra EMPTY;"
+# Of a warp whose four words are all empty.
+LEAVE_IF_NONE = """or.b32 t, word0, word1; or.b32 key, word2, word3; or.b32 t, t, key; setp.ne.u32 p, t, 0;
+vote.sync.any.pred p, p, 0xffffffff; @!p bra EMPTY;"""
 
 
 def _flush_lines(shared: Shared, packed: bool, back: bool) -> list[str]:
@@ -198,7 +199,7 @@ def _flush_lines(shared: Shared, packed: bool, back: bool) -> list[str]:
     with_sums = shared.kind == "f32" and not packed
     return [
         *(f"ld.shared.b32 word{n}, [at + {128 * n}]; add.u32 j{n}, i, {32 * n};" for n in range(4)),
-        _LEAVE_IF_NONE,
+        LEAVE_IF_NONE,
         *(f"ld.shared.b32 sum{n}, [at + {8 * shared.stride + 128 * n}];" for n in range(4) if with_sums),
         *(line for n in range(4) for line in _add_to_table(shared, packed, f"j{n}", f"word{n}", f"sum{n}", back)),
     ]
@@ -210,7 +211,7 @@ def _flush_fours(shared: Shared) -> list[str]:
     bits, table = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
     lines = [
         "ld.shared.v4.b32 {word0, word1, word2, word3}, [at];",
-        _LEAVE_IF_NONE,
+        LEAVE_IF_NONE,
         f"setp.ge.u32 p, i, {shared.stride}; selp.b32 sign, 1, 0, p;",
         f"mov.b32 cell, i; @p sub.u32 cell, i, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
         "add.u32 cell, cell, $3; setp.ge.and.u32 inside, cell, 0x400, inside;",
@@ -295,7 +296,7 @@ def end(shared: Shared) -> str:
         lines.append(
             f"ld.shared.b32 count, [misc + {4 * counter}]; st.shared.b32 [misc + {4 * (FOUND + 10 + n)}], count;"
         )
-    return _block([*lines, "OTHERS:"])
+    return block([*lines, "OTHERS:"])
 
 
 def count(shared: Shared, packed: bool = False, again: bool = False, constant: bool = False) -> tuple[str, str]:
@@ -517,6 +518,6 @@ def _wrapped(lines: list[str], registers: int, elements: int) -> tuple[str, str]
     return "\n".join(["{", *lines, *ends, "}"]), constraints
 
 
-def _block(lines: list[str], before: Sequence[str] = ()) -> str:
+def block(lines: list[str], before: Sequence[str] = ()) -> str:
     """In braces, which keep labels and registers apart, with one output that nobody reads; `before` stands outside."""
     return "\n".join([*before, "{", *lines, "mov.b32 $0, 0;", "}"])
