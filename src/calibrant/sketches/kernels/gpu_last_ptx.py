@@ -119,41 +119,41 @@ def check(shared: Shared) -> str:
 
 
 def flush(shared: Shared) -> str:
-    """For each thread once: add the words to the tables, and empty them.
+    """For each thread once: add the words to the tables, and empty them. A warp adds cells that lie side by side.
 
     $1: the address of shared memory, $2: of the first channel's table, $3: bytes from one to the next, $4: the strip to
     begin with, or any number more."""
     positions, across, strips = 8 << (9 + shared.mantissa_bits), shared.across, shared.misc // STRIP
     coarser = max(shared.mantissa_bits - shared.own_bits, 0)  # cells of the table for each word, of which one is used
-    step = 32 // across * 8 << coarser  # bytes from one cell of the table to the next of the thread
     bias = (127 - 15) << shared.own_bits if shared.kind == "f16" else 0
     lines = [
-        ".reg .b32 lane, own, i, stop, at, sign, cell, key, t, channel, zero, word<4>, sum; .reg .pred p, inside, any;",
-        ".reg .b64 to, wide; mov.b32 zero, 0;",
-        f"mov.u32 lane, %laneid; and.b32 own, lane, {across - 1}; mul.lo.u32 own, own, {VECTOR};",
-        f"shr.u32 lane, lane, {across.bit_length() - 1};",
+        ".reg .b32 lane, i, stop, at, strip, sign, j, cell, key, t, channel, zero, word<4>, sum;",
+        ".reg .pred p, inside, any; .reg .b64 to, wide; mov.b32 zero, 0; mov.u32 lane, %laneid;",
         f"mov.u32 stop, %tid.x; shr.u32 stop, stop, 5; rem.u32 i, $4, {strips}; add.u32 i, i, stop;",
         f"setp.ge.u32 p, stop, {strips}; @p bra THROUGH;",
         f"NEXT: setp.ge.u32 p, i, {strips}; @p sub.u32 i, i, {strips};",
-        f"mov.u32 at, %laneid; mad.lo.u32 at, at, 4, $1; mad.lo.u32 at, i, {4 * STRIP}, at;",
-        *(f"ld.shared.b32 word{n}, [at + {128 * n}];" for n in range(4)),
+        f"mad.lo.u32 at, lane, 16, $1; mad.lo.u32 at, i, {4 * STRIP}, at;",
+        "ld.shared.v4.b32 {word0, word1, word2, word3}, [at];",
         LEAVE_IF_NONE,
-        *(f"st.shared.b32 [at + {128 * n}], zero;" for n in range(4)),
-        f"div.u32 t, i, {shared.sign // STRIP}; mad.lo.u32 cell, t, {-(shared.sign // STRIP)}, i;",
-        f"mad.lo.u32 cell, cell, {STRIP // across}, lane;",
-        "and.b32 sign, t, 1; shr.u32 t, t, 1; add.u32 channel, own, t; mad.lo.u32 t, channel, 4, $1;",
-        f"ld.shared.b32 t, [t + {4 * (shared.misc + LOWS)}]; add.u32 t, t, {bias}; shr.u32 t, t, {shared.finer};",
-        f"add.u32 t, t, cell; shl.b32 t, t, {coarser}; mad.lo.u32 t, sign, {1 << (8 + shared.mantissa_bits)}, t;",
-        "mad.wide.u32 to, channel, $3, $2; mul.wide.u32 wide, t, 8; add.u64 to, to, wide;",
+        "st.shared.v4.b32 [at], {zero, zero, zero, zero};",
+        f"div.u32 j, i, {shared.sign // STRIP}; mad.lo.u32 strip, j, {-(shared.sign // STRIP)}, i;",
+        "and.b32 sign, j, 1; shr.u32 j, j, 1;",
+        f"mul.lo.u32 sign, sign, {1 << (8 + shared.mantissa_bits)}; mul.lo.u32 strip, strip, {STRIP // across};",
     ]
     for n in range(4):
         lines += [
-            f"setp.lt.u32 inside, cell, {(shared.span >> shared.finer) - n * (32 // across)};",
+            f"mad.lo.u32 t, lane, 4, {n}; and.b32 channel, t, {across - 1}; mad.lo.u32 channel, channel, {VECTOR}, j;",
+            f"shr.u32 cell, t, {across.bit_length() - 1}; add.u32 cell, cell, strip;",
+            f"setp.lt.u32 inside, cell, {shared.span >> shared.finer};",
+            f"mad.lo.u32 t, channel, 4, $1; ld.shared.b32 key, [t + {4 * (shared.misc + LOWS)}];",
+            f"add.u32 key, key, {bias}; shr.u32 key, key, {shared.finer}; add.u32 key, key, cell;",
+            f"shl.b32 key, key, {coarser}; add.u32 key, key, sign;",
+            "mad.wide.u32 to, channel, $3, $2; mul.wide.u32 wide, key, 8; add.u64 to, to, wide;",
             f"shr.u32 t, word{n}, {shared.sum_bits}; and.b32 sum, word{n}, {(1 << shared.sum_bits) - 1};",
             f"shl.b32 sum, sum, {8 - shared.position_bits};",
             "setp.ne.and.u32 any, t, 0, inside; setp.ne.and.u32 p, sum, 0, inside;",
-            f"cvt.u64.u32 wide, t; @any red.global.add.u64 [to + {n * step}], wide;",
-            f"cvt.u64.u32 wide, sum; @p red.global.add.u64 [to + {positions + n * step}], wide;",
+            "cvt.u64.u32 wide, t; @any red.global.add.u64 [to], wide;",
+            f"cvt.u64.u32 wide, sum; @p red.global.add.u64 [to + {positions}], wide;",
         ]
     lines += [
         f"EMPTY: add.u32 i, i, {shared.threads // 32}; add.u32 stop, stop, {shared.threads // 32};",
