@@ -96,7 +96,7 @@ def per_channel() -> Iterator[str]:
     """A histogram and extremes for each channel."""
     yield "## Extremes and histogram per channel, 6 mantissa bits"
     yield ""
-    yield "GB/s; in brackets per cent of only reading, of which 60 are wanted with histograms. Shapes: 64×256×128×128, with"
+    yield "GB/s; in brackets per cent of only reading, of which 60 are wanted with histograms. 64×256×128×128, with"
     yield "channels first, and 262144×1024, last."
     yield ""
     yield "| type | values | only reading | first | last | extremes alone, first | last |"
