@@ -47,6 +47,7 @@ __all__ = ["count", "harvest", "join", "load", "top_two"]
 
 BLOCK = 8192  # elements: 32 KiB, so that a block, its words and the busy part of a table stay in the first two caches
 ROWS, MOST = 64, 1 << 16  # where there are more channels than lanes in a vector: rows of a block, and its elements
+BESIDE = 8  # channels whose turns come together: a cell that was just written would have to be waited for
 AHEAD = 8  # words that are added while a vector comes into the cache: half of them, where half is zero
 
 _LAST_INF = np.int32(-0x800000)  # of the bits with a sign, those of -Inf; above it NaN
@@ -289,7 +290,13 @@ def _tabulate_channels(
     """Add the elements of a stretch, all of them finite, to the tables of their channels; their words in vectors."""
     for i in unsigned(start, stop):
         words[i - np.uint64(start)] = _word(ZERO if bits[i] == BOTTOM else bits[i], shift)
-    for lane in range(width):
+    whole = width - width % BESIDE if lanes % BESIDE == 0 else 0
+    for lane in range(0, whole, BESIDE):
+        for at in range(np.uint64(lane), np.uint64(stop - start), np.uint64(lanes)):
+            for beside in unsigned(0, BESIDE):
+                word = words[at + beside]
+                tables[_cell(word), np.uint64(first + lane) + beside] += np.uint64(word)
+    for lane in range(whole, width):
         for at in range(np.uint64(lane), np.uint64(stop - start), np.uint64(lanes)):
             tables[_cell(words[at]), np.uint64(first + lane)] += np.uint64(words[at])
 
