@@ -29,7 +29,7 @@ from calibrant.observers.kernels.pieces import (
     make_sides,
     tail,
 )
-from calibrant.sketches.kernels.jit import compiled
+from calibrant.sketches.kernels.jit import borrowing, compiled
 
 EXACT_LEVELS = 1024  # beyond, steps are finer than bins: errors count as uniform, but for those of heavy atoms
 WORTH = 0.99  # and then a scale must be that much better than the one that covers all to replace it
@@ -86,7 +86,7 @@ def narrowed(grid: Grid, pos: Side, neg: Side) -> Grid:
     )
 
 
-@compiled
+@borrowing
 def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> None:
     """gains[k], k <= min(levels, EXACT_LEVELS): how much lower the sum of squared errors is with k levels than with 0.
 
@@ -123,7 +123,7 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
         gains[k + 1] = total
 
 
-@compiled
+@borrowing
 def side_error(side: Side, s: float, levels: int, shift: float, spread: float, gains: F64) -> float:
     """The sum of squared errors of one side with that many levels."""
     if levels <= EXACT_LEVELS:
@@ -141,14 +141,14 @@ def side_error(side: Side, s: float, levels: int, shift: float, spread: float, g
     return error
 
 
-@compiled
+@borrowing
 def error_of(pos: Side, neg: Side, s: float, below: int, grid: Grid, up: F64, down: F64) -> float:
     """The sum of squared errors with `below` of the grid's steps below zero; up, down: the gains at s."""
     error = side_error(pos, s, grid.span - below, grid.up, grid.spread, up)
     return error + side_error(neg, s, below, grid.down, grid.spread, down)
 
 
-@compiled
+@borrowing
 def best_offset(pos: Side, neg: Side, s: float, grid: Grid, up: F64, down: F64) -> tuple[float, int]:
     """The least sum of squared errors at scale s, and with how many steps below zero. up, down: scratch."""
     fill_gains(pos, s, grid.span - grid.least_below, grid.up, up)
@@ -176,7 +176,7 @@ def best_offset(pos: Side, neg: Side, s: float, grid: Grid, up: F64, down: F64) 
     return pos.q + neg.q - most, at
 
 
-@compiled
+@borrowing
 def clip_error(pos: Side, neg: Side, s: float, grid: Grid) -> float:
     """Less than what any offset at scale s, or at a smaller one, must clip away."""
     top, bottom = (grid.span - grid.least_below) * s, grid.most_below * s
@@ -288,7 +288,7 @@ def bounded(grid: Grid) -> bool:
     return grid.up == 0.5 and grid.span <= EXACT_LEVELS and not grid.power_of_2
 
 
-@compiled
+@borrowing
 def least_between(pos: Side, neg: Side, s: float, error: float, t: float, error_t: float) -> float:
     """No scale from s to t has less error than this; inf where one of their errors is.
 
