@@ -40,6 +40,7 @@ MOST_CANDIDATES = 1 << 14
 FEW = 16  # offsets that are all tried
 STRIDE = 64  # between the candidates that are computed first
 ROUNDED = 1e-12  # of the sums: what they may be off by
+_ONE = np.uint64(1)  # unsigned: a signed index would be checked for counting from the end
 STARTS, ROUNDS, CUTS = 8, 4, 16  # the refinement: of so many local minima, so often, each time into so many parts
 
 
@@ -106,10 +107,10 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
         elif i >= bins:
             n, over = 0.0, 0.0
         else:
-            end = first[i + 1]
-            n = pieces[end - 1, N_ABOVE]
-            over = pieces[end - 1, M_ABOVE] - b * n
-            for p in range(first[i], end):
+            end = np.uint64(first[np.uint64(i + 1)])
+            n = pieces[end - _ONE, N_ABOVE]
+            over = pieces[end - _ONE, M_ABOVE] - b * n
+            for p in range(np.uint64(first[np.uint64(i)]), end):
                 left, right, mass, tilt = pieces[p, LEFT], pieces[p, RIGHT], pieces[p, MASS], pieces[p, TILT]
                 width = right - left
                 if b < left:
