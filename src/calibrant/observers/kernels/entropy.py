@@ -143,7 +143,7 @@ def _fill_groups(sums: Sums, groups: F64, m: int) -> None:
 
 @borrowing
 def quick_divergence(sums: Sums, groups: F64, first: int, last: int, levels: int, enough: float) -> float:
-    """`divergence` to within NEAR; inf where the end bins, or these and some groups, show that it is more than `enough`.
+    """`divergence` to within NEAR; inf where the end bins, or these and groups, show it to be more than `enough`.
 
     That is by the log sum inequality: over any set of bins, sum p log(p / q) >= P log(P / Q), and Q is at most 1.
     """
