@@ -81,7 +81,9 @@ def run(graph, feed, folder, value="y"):
 @pytest.mark.parametrize(
     ("body", "weights"),
     [
-        ("a = Conv(x, w1) r = Clip(a, lo, hi) y = Conv(r, w2)", {"lo": np.float32(0), "hi": np.float32(6)}),
+        ("a = Conv(x, w1) r = Clip(a, lo, hi) y = Conv(r, w2)", {"lo": np.float32(-1), "hi": np.float32(6)}),
+        ("a = Conv(x, w1) r = Clip(a, lo, hi) y = Conv(r, w2)", {"lo": np.float32(0), "hi": np.float32(0)}),
+        ("a = Conv(x, w1) r = Clip(a, lo) y = Conv(r, w2)", {"lo": np.float32(0)}),
         ("a = Conv(x, w1) r = Sigmoid(a) y = Conv(r, w2)", {}),
         ("a = Conv(x, w1) r = Mul(a, a) y = Conv(r, w2)", {}),
         ("a = Conv(x, w1) r = Conv(a, w2) s = Add(a, c) t = Conv(s, w2) y = Add(r, t)", {"c": (1, 8, 8, 8)}),
@@ -90,6 +92,22 @@ def run(graph, feed, folder, value="y"):
 def test_what_does_not_commute_is_in_no_stream(body, weights):
     graph = load_onnx_graph(image(body, w2=(4, 8, 1, 1), **weights))
     assert not any("a" in stream.values for stream in find_streams(graph.model.graph))
+
+
+def test_a_clip_from_0_lets_the_stream_through_below_its_ceiling(tmp_path):
+    body = "a = Conv(x, w1, b) r = Clip(a, lo, hi) y = Conv(r, w2)"
+    ends = {"lo": np.float32(0), "hi": np.float32(6)}
+    graph = load_onnx_graph(image(body, b=(8,), w2=(4, 8, 1, 1), **ends))
+    (stream,) = find_streams(graph.model.graph)
+    assert (stream.values, stream.ceilings, stream.activations) == (("a", "r"), (("r", 6.0),), True)
+    feed = {"x": RNG.normal(size=(2, 3, 8, 8)).astype(np.float32)}
+    wanted, inside = run(graph, feed, tmp_path), run(graph, feed, tmp_path, "r").max(axis=(0, 2, 3))
+    assert inside.min() > 0
+    least = np.exp2(np.ceil(np.log2(inside / 6)))  # the channel's largest value comes up to the ceiling, no further
+    rescale(graph, {stream: least})
+    assert np.array_equal(run(graph, feed, tmp_path), wanted)
+    rescale(graph, {stream: np.full(8, 0.25)})
+    assert not np.array_equal(run(graph, feed, tmp_path), wanted)
 
 
 def test_outputs_stay_as_they_are():

@@ -1,5 +1,7 @@
 """Equalization: the float function stays, the integer model gets better, and a table serves as well as samples."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -11,10 +13,12 @@ from calibrant.api import quantize
 from calibrant.core import QuantizationStates, SettingError, TargetPlatform
 from calibrant.graph import load_onnx_graph
 from calibrant.graph.rescaling import rescale
-from calibrant.graph.streams import find_streams
+from calibrant.graph.streams import Stream, find_streams
 from calibrant.passes import RuntimeCalibrationPass
+from calibrant.passes.equalization import HEADROOM, LEAST, least_factors
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
+from calibrant.sketches import Halves, SketchSpec, TensorSketch
 
 RNG = np.random.default_rng(3)
 C = 16
@@ -37,6 +41,15 @@ DEPTHWISE = """(float[N,3,8,8] x) => (float[N,5,8,8] y) {
     s = Relu(d)
     y = Conv(s, w4)
 }"""
+# The same below a ceiling of 6, as in MobileNetV2; the channels come to between a hundredth and half of it.
+BELOW_6 = """(float[N,3,8,8] x) => (float[N,5,8,8] y) {
+    a = Conv(x, w1, b1)
+    r = Clip(a, zero, six)
+    d = Conv <group = 16, pads = [1,1,1,1]> (r, wd, bd)
+    s = Clip(d, zero, six)
+    y = Conv(s, w4)
+}"""
+FULL = 2.0 ** RNG.uniform(-6, -1, C)  # the largest value of each channel over the ceiling, about
 # What the residual of a transformer block does with the output of a LayerNormalization that has outlier channels.
 BLOCK = """(float[N,6,16] x) => (float[N,6,16] y) {
     n = LayerNormalization(x, gamma, beta)
@@ -62,6 +75,17 @@ def weights_of(text):
         gamma = np.ones(C)
         gamma[[2, 9]] = 60
         return {"gamma": gamma, "beta": np.zeros(C), "wa": skewed(C, C) / 4, "wb": skewed(C, C) / 4}
+    if text is BELOW_6:
+        fill = FULL.reshape(-1, 1, 1, 1)
+        return {
+            "w1": skewed(C, 3, 1, 1) * fill,
+            "b1": RNG.normal(0, 1, C) * FULL,
+            "wd": skewed(C, 1, 3, 3) / 3,
+            "bd": RNG.normal(0, 1, C) * FULL,
+            "w4": skewed(5, C, 1, 1) / FULL.reshape(1, -1, 1, 1),
+            "zero": np.array(0),
+            "six": np.array(6),
+        }
     found = {
         "w1": skewed(C, 3, 1, 1, rows=SKEW),
         "b1": RNG.normal(0, 1, C) * SKEW,
@@ -127,6 +151,7 @@ OFF = {"equalization": False, "smooth_quant": False}
         (RESIDUAL, {}, 6),
         (DEPTHWISE, {"equalization": True}, 6),
         (DEPTHWISE, {"equalization": True, "per_channel": False}, 10),
+        (BELOW_6, {"equalization": True}, 6),
         (BLOCK, {}, 6),
         (BLOCK, {"smooth_quant": True, "quantize_activation_setting": "mse"}, 6),
     ],
@@ -144,7 +169,7 @@ def test_the_integer_model_is_nearer_to_the_float_one(text, switches, gain, fres
     assert not any("equalized" in note for note in plain.notes)
 
 
-@pytest.mark.parametrize("text", [RESIDUAL, DEPTHWISE, BLOCK])
+@pytest.mark.parametrize("text", [RESIDUAL, DEPTHWISE, BELOW_6, BLOCK])
 def test_the_float_model_computes_what_it_computed_before(text, fresh, tmp_path):
     path = built(text, tmp_path / "model.onnx")
     graph = load_onnx_graph(path)
@@ -186,6 +211,44 @@ def test_a_table_gives_the_files_that_samples_give(text, method, tmp_path):
         graph, _ = quantize(path, given["samples"], table=known, setting=setting)
         export_graph(graph, TargetPlatform.ONNXRUNTIME, tmp_path / f"{name}.onnx")
     assert (tmp_path / "data.onnx").read_bytes() == (tmp_path / "table.onnx").read_bytes()
+
+
+def halves_of(even, odd):
+    """Of a value `r` of one channel for each entry, with these largest values in the two halves of the samples."""
+    spec = SketchSpec(channel_axis=1)
+    sketches = [
+        TensorSketch.empty(spec) if top is None else TensorSketch.of(np.float32([top]), spec) for top in (even, odd)
+    ]
+    return Halves({"r": sketches[0]}, {"r": sketches[1]})
+
+
+@pytest.mark.parametrize(
+    ("even", "odd", "least"),
+    [
+        (2.4, 2.4, HEADROOM * 0.4),  # the halves agree
+        (0.6, 0.9, HEADROOM * 0.15 * 1.5**2),  # one a half larger: as much again, twice
+        (0.9, 0.6, HEADROOM * 0.15 * 1.5**2),
+        (5.5, 5.5, 1),  # with HEADROOM it comes to the ceiling
+        (6, 6, 1),
+        (0.01, 0.01, LEAST),
+        (0, 0.01, 1),  # a half knows nothing of it
+        (0, 0, 1),
+    ],
+)
+def test_a_channel_is_divided_as_far_as_samples_tell_that_the_ceiling_lets_it_through(even, odd, least):
+    stream = Stream(("a", "r"), 2, ("c",), ("d",), activations=True, ceilings=(("r", 6.0),))
+    found = least_factors(stream, halves_of([even, 3], [odd, 3]))
+    np.testing.assert_allclose(found, [least, HEADROOM / 2], rtol=1e-6)
+    assert least_factors(replace(stream, ceilings=()), halves_of([even, 3], [odd, 3])) is None
+
+
+def test_of_one_sample_nothing_is_known_of_ceilings(tmp_path):
+    stream = Stream(("a", "r"), 2, ("c",), ("d",), activations=True, ceilings=(("r", 6.0),))
+    assert least_factors(stream, halves_of([1, 1], None)).tolist() == [1, 1]
+    setting = QuantizationSetting()
+    setting.equalization = True
+    _, summary = quantize(built(BELOW_6, tmp_path / "model.onnx"), samples_for(BELOW_6, 1), setting=setting)
+    assert not any("equalized" in note for note in summary.notes)
 
 
 def test_like_channels_are_left_alone(small_model, small_samples):

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibrant.core import TensorQuantizationConfig, quantize
+from calibrant.graph.clipping import ends_of_activation
 
 
 @dataclass(frozen=True)
@@ -33,28 +34,9 @@ def foldable(value: ir.Value, config: TensorQuantizationConfig) -> Bounds | None
     node = value.producer()
     if node is None or config.is_per_channel:
         return None
-    ends = _ends(node)
+    ends = ends_of_activation(node)
     before = node.inputs[0]
     if ends is None or before is None or len(before.uses()) != 1 or before.is_graph_output():
         return None
     low, high = (int(q) for q in quantize(np.asarray(ends, np.float32), config))
     return Bounds(node, low, high)
-
-
-def _ends(node: ir.Node) -> tuple[float, float] | None:
-    """The two ends of a Relu or Clip, infinite where it has none; None for any other node."""
-    if node.domain not in ("", "ai.onnx"):
-        return None
-    if node.op_type == "Relu":
-        return 0.0, np.inf
-    if node.op_type != "Clip":
-        return None
-    ends = [-np.inf, np.inf]
-    for index, value in enumerate(node.inputs[1:3]):
-        if value is None:
-            continue
-        constant = value.const_value if value.is_initializer() and not value.is_graph_input() else None
-        if constant is None or constant.size != 1:
-            return None
-        ends[index] = float(constant.numpy().reshape(()))
-    return (ends[0], ends[1]) if ends[0] <= ends[1] else None

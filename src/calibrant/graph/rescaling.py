@@ -22,6 +22,8 @@ Undo = Callable[[], None]
 def rescale(graph: Graph, chosen: Mapping[Stream, Factors]) -> None:
     """Divide channel c of every value of a stream by factors[c]; the model computes what it computed before.
 
+    That holds while no value is above one of the stream's ceilings that was not so before.
+
     chosen: of each stream its factors, (channels,), positive and finite. Up to the rounding of floats, that is; with
     powers of two bit for bit, while nothing becomes subnormal. An inserted stream gets a Mul, whose output takes the
     place of the value in the configs of `graph`. `graph.undo_rescaling` takes all of it back.

@@ -3,7 +3,7 @@
     y = W x + b, z = f(y), u = V z        y' = y / s, z' = z / s and V' = V s give the same u
 
 where f commutes with positive factors s, one per channel: Relu, LeakyRelu, PRelu, pooling, sums (Nagel et al., 2019,
-section 4.1).
+section 4.1). A Clip from 0 to c (ReLU6) does so for all values up to c min(s, 1).
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from calibrant.graph.axes import channel_axis
+from calibrant.graph.clipping import ends_of_activation
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("Gemm", "MatMul")
@@ -34,6 +36,7 @@ class Stream:
     activations: whether activation functions lie in it; without them it is linear.
     inserted: nobody can divide it where it is made; a Mul before its readers does. It has no writers then.
     sketched: whether histograms are kept of each of its channels, so that any method can solve what is divided.
+    ceilings: (value, number) of each that a Clip from 0 makes, which lets nothing through above that number.
     """
 
     values: tuple[str, ...]
@@ -45,6 +48,7 @@ class Stream:
     sums: bool = False
     inserted: bool = False
     sketched: bool = True
+    ceilings: tuple[tuple[str, float], ...] = ()
 
 
 def find_streams(graph: ir.Graph) -> list[Stream]:
@@ -133,7 +137,7 @@ def _channels(value: ir.Value, axis: int) -> int | None:
 
 def _tied_by(node: ir.Node) -> list[ir.Value]:
     """The values that have to be scaled alike because of this node; none where it is no tie."""
-    if node.domain or node.op_type not in (*COMMUTING, *SUMS, "Flatten"):
+    if node.domain or (node.op_type not in (*COMMUTING, *SUMS, "Flatten") and _ceiling(node) is None):
         return []
     out = node.outputs[0]
     inputs = [v for v in node.inputs[: 2 if node.op_type in SUMS else 1] if v is not None and v.const_value is None]
@@ -143,6 +147,12 @@ def _tied_by(node: ir.Node) -> list[ir.Value]:
     if constant and not (_own_constant(constant[0], 0, 6) and _is_per_channel(constant[0], out)):
         return []
     return [out, *inputs]
+
+
+def _ceiling(node: ir.Node) -> float | None:
+    """Above which number a Clip from 0 lets nothing through; None for all other nodes."""
+    ends = ends_of_activation(node) if node.op_type == "Clip" else None
+    return ends[1] if ends is not None and ends[0] == 0 < ends[1] < np.inf else None
 
 
 def _alike(value: ir.Value, out: ir.Value, op_type: str) -> bool:
@@ -204,9 +214,11 @@ def _stream(values: list[ir.Value]) -> Stream | None:
         if node.op_type in SUMS and value is not None and value.const_value is not None
     )
     names = tuple(value.name or "" for value in values)
+    tops = ((node.outputs[0].name or "", _ceiling(node)) for node in ties)
+    ceilings = tuple((name, top) for name, top in tops if top is not None)
     types = {node.op_type for node in ties}
-    curved, summed = not types.isdisjoint(ACTIVATIONS), not types.isdisjoint(SUMS)
-    return Stream(names, channels, tuple(writers), tuple(readers), constants, curved, summed)
+    curved, summed = bool(ceilings) or not types.isdisjoint(ACTIVATIONS), not types.isdisjoint(SUMS)
+    return Stream(names, channels, tuple(writers), tuple(readers), constants, curved, summed, ceilings=ceilings)
 
 
 class _Tied:

@@ -41,6 +41,9 @@ STRENGTHS = (
     (0.0, 0.5, -0.5),
 )
 WORTH = 0.95  # of the noise before: a stream that keeps more is left alone
+WORTH_BELOW_CEILING = 0.65  # likewise, where a ceiling may cut off what no sample had, which the measure ignores
+HEADROOM = 1.25  # times the largest value to be expected of a channel: what a ceiling is to let through
+LEAST = 0.25  # factor below a ceiling: a sixteenth of the noise of a channel, and room for what no sample had
 ABOUT = 1.2  # times the least noise: closer than that the measure does not tell
 
 
@@ -70,7 +73,7 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> Eq
         if not concerned:
             continue
         noise = StreamNoise(graph, stream, concerned, sketches)
-        factors = best(noise)
+        factors = best(noise, least_factors(stream, sketches))
         if factors is None:
             continue
         rescale(graph, {stream: factors})
@@ -107,23 +110,49 @@ def _reading(task: Calibration, names: Mapping[str, str]) -> Calibration:
     return type(task).of(task.config, [names[root] for root in task.roots], task.draft.observer_algorithm)
 
 
-def best(noise: StreamNoise) -> F64 | None:
-    """The factors that differ least of those that are ABOUT as good as the best; None where those save too little."""
-    tried = [(noise(factors), factors) for factors in candidates(noise)]
+def best(noise: StreamNoise, bounds: F64 | None = None) -> F64 | None:
+    """The factors that differ least of those that are ABOUT as good as the best; None where those save too little.
+
+    bounds: see `least_factors`.
+    """
+    tried = [(noise(factors), factors) for factors in candidates(noise, bounds)]
     nothing, least = noise(np.ones(noise.channels)), min(found for found, _ in tried)
     log.debug("noise %.3g, equalized %.3g", nothing, least)
-    if not least < WORTH * nothing:
+    if not least < (WORTH if bounds is None else WORTH_BELOW_CEILING) * nothing:
         return None
     good = [factors for found, factors in tried if found <= ABOUT * least]
     return min(good, key=lambda factors: float(np.log2(factors).std()))
 
 
-def candidates(noise: StreamNoise) -> Iterator[F64]:
-    """What is tried: factors of each of STRENGTHS, their geometric mean 1."""
+def least_factors(stream: Stream, sketches: Halves) -> F64 | None:
+    """What each channel may be divided by at least, so that ceilings let through what they did: (channels,), at most 1.
+
+    None for a stream without ceilings. What other samples will bring is not known, so there is room for more than was
+    seen: where the largest values of the two halves of the samples are n octaves apart, for 2 n octaves above the
+    larger, and HEADROOM beside. A channel in which a half saw nothing above 0 is not divided.
+    """
+    if not stream.ceilings:
+        return None
+    least = np.full(stream.channels, LEAST)
+    for name, top in stream.ceilings:
+        one, other = (half[name].extremes.hi.astype(np.float64) for half in (sketches.even, sketches.odd))
+        if one.size != other.size:  # a half without samples
+            return np.ones(stream.channels)
+        lower, upper = np.minimum(one, other), np.maximum(one, other)
+        reach = np.divide(upper**3, lower**2, out=np.full(stream.channels, np.inf), where=lower > 0)
+        least = np.maximum(least, HEADROOM * reach / top)
+    return np.asarray(np.minimum(least, 1.0))
+
+
+def candidates(noise: StreamNoise, least: F64 | None = None) -> Iterator[F64]:
+    """What is tried: factors of each of STRENGTHS, their geometric mean 1; with bounds, from `least` to 1."""
     reach, written, read = (np.log2(_lively(r)) for r in (noise.reach, noise.written, noise.read))
     for of_values, of_writers, of_readers in STRENGTHS:
         exponents = of_values * reach + of_writers * written + of_readers * read
-        yield np.exp2(exponents - exponents.mean())
+        if least is None:
+            yield np.exp2(exponents - exponents.mean())
+        else:
+            yield np.clip(np.exp2(exponents - exponents.max()), least, 1.0)
 
 
 def _lively(ranges: F64) -> F64:
@@ -141,6 +170,8 @@ def _concerned(
     Each must be per tensor, of values of the stream alone, and by a method that can do with what is known.
     """
     inside = set(stream.values)
+    if any(name not in sketches for name, _ in stream.ceilings):  # how far it is from its ceiling is not known
+        return []
     open_tasks = {id(task.config): task for task in tasks}
     found: list[Calibration] = []
     for config, roots in activation_configs(graph):
