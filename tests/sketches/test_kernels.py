@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from calibrant.sketches.kernels import cpu, jit, reference
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
@@ -165,7 +166,8 @@ def test_hand_counted(kernels, case, repeat):
     assert state.ends[:, 0].tolist() == list(expected)
     assert state.hits[:, 0].tolist() == [repeat * n for n in hits]
     assert state.totals.tolist() == [repeat * n for n in totals]
-    found = kernels.harvest(state.tables, *reference.reach(state.ends, 8))
+    finite = state.size - int(state.totals[1:].sum())
+    found = kernels.harvest(state.tables, *reference.reach(state.ends, 8), finite)
     by_key = sorted((index if index < NEGATIVE else NEGATIVE - 1 - index, *cells[index]) for index in cells)
     assert list(zip(*(column.tolist() for column in found), strict=True)) == [
         (0, key, repeat * count, repeat * positions) for key, count, positions in by_key
@@ -313,7 +315,8 @@ def test_harvest_empties_tables(kernels):
     most = 2**23
     tables[5, 0], tables[512, 0], tables[514, 0] = cell(5, 3, 8), cell(512, 1, 2), cell(514, 4, 0)
     tables[0, 1], tables[1023, 1] = cell(0, 2**32, 0), cell(1023, most, most * 255)
-    assert [column.tolist() for column in kernels.harvest(tables, 6, 512)] == [
+    elements = 3 + 1 + 4 + 2**32 + most
+    assert [column.tolist() for column in kernels.harvest(tables, 6, 512, elements)] == [
         [0, 0, 0, 1, 1],
         [-3, -1, 5, -512, 0],
         [4, 1, 3, most, 2**32],
@@ -350,6 +353,23 @@ def test_importing_compiles_nothing():
     code = "from calibrant.sketches.kernels import cpu as k; print(k.count.signatures, k.harvest.signatures)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[]", "[]"]
+
+
+def test_a_piece_that_makes_arrays_cannot_borrow(tmp_path, monkeypatch):
+    place = tmp_path / "room" / "kernels"
+    place.mkdir(parents=True)
+    (place / "made_up_pieces.py").write_text(
+        "import numpy as np\nfrom calibrant.sketches.kernels.jit import borrowing\n"
+        "@borrowing\ndef first(array):\n    return array[0]\n"
+        "@borrowing\ndef fresh(size):\n    return np.zeros(size)\n"
+    )
+    monkeypatch.syspath_prepend(place)
+    pieces, array = importlib.import_module("made_up_pieces"), np.arange(3.0)
+    held = sys.getrefcount(array)
+    assert pieces.first(array) == 0
+    assert sys.getrefcount(array) == held
+    with pytest.raises(TypingError, match="zeros"):
+        pieces.fresh(3)
 
 
 def test_it_is_known_what_is_kept_on_disk(tmp_path, monkeypatch):

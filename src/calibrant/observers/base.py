@@ -118,10 +118,10 @@ class BaseTensorObserver:
 
     def ends(self, sketch: TensorSketch) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """The exact smallest and largest finite values, float64: 0-d per tensor, (channels,) per channel."""
-        extremes = sketch.extremes if self._quant_cfg.is_per_channel else sketch.extremes.per_tensor()
-        shape = (-1,) if self._quant_cfg.is_per_channel else ()
-        lo, hi = (np.asarray(end, np.float64).reshape(shape) for end in (extremes.lo, extremes.hi))
-        return lo, hi
+        lo, hi = sketch.extremes.lo, sketch.extremes.hi
+        if not self._quant_cfg.is_per_channel:
+            return np.asarray(lo.min(), np.float64), np.asarray(hi.max(), np.float64)
+        return lo.astype(np.float64), hi.astype(np.float64)
 
     def histogram(self, sketch: TensorSketch) -> Histogram:
         """The histogram to solve from: the tensor's, or per channel the one that has them all."""

@@ -10,7 +10,7 @@ import numpy as np
 from calibrant.sketches.arrays import Floats, float_bits
 from calibrant.sketches.cells import I32, I64
 from calibrant.sketches.kernels import cpu as kernels
-from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, U64, reach
+from calibrant.sketches.kernels.reference import NAN, NEG_INF, NONE_HI, NONE_LO, POS_INF, U64, reach
 from calibrant.sketches.layout import Layout
 
 FLUSH_LIMIT = 1 << 23  # elements after which a packed cell's positions (255 each) could reach the next count
@@ -44,18 +44,23 @@ class Tally:
         step = max(step - step % layout.lanes, layout.lanes)
         for start in range(0, values.size, step):
             part = values[start : start + step]
-            self._histogram.make_room(part.size, self.ends)
+            self._histogram.make_room(part.size, self)
             if self._channel_histogram.is_wanted:
-                self._channel_histogram.make_room(layout.most_of_one_channel(base + start, part.size), self.ends)
+                self._channel_histogram.make_room(layout.most_of_one_channel(base + start, part.size), self)
             self.size += kernels.count(float_bits(part), base + start, *layout, *self._state)
 
     def histogram(self) -> Cells:
         """Cells (channel, signed key), (count, position sum) of the whole tensor; channel is 0 throughout."""
-        return self._histogram.emptied(self.ends)
+        return self._histogram.emptied(self)
 
     def channel_histogram(self) -> Cells:
         """The same for each channel."""
-        return self._channel_histogram.emptied(self.ends)
+        return self._channel_histogram.emptied(self)
+
+    @property
+    def finite(self) -> int:
+        """How many elements were counted that are neither NaN nor Inf."""
+        return self.size - int(self.totals[[NAN, POS_INF, NEG_INF]].sum())
 
 
 class _Table:
@@ -73,19 +78,21 @@ class _Table:
         self._cells: Cells = [none, none], [nothing, nothing]
         self._pending = 0  # elements that the fullest cell may hold, as far as its limits go: see `kernels.load`
 
-    def make_room(self, elements: int, ends: I32) -> None:
-        """Be ready for so many more elements in one group. ends: see `emptied`."""
+    def make_room(self, elements: int, tally: Tally) -> None:
+        """Be ready for so many more elements in one group. tally: see `emptied`."""
         if self._pending + elements > FLUSH_LIMIT:  # elements spread over many cells: seldom is one nearly full
-            self._pending = kernels.load(self._packed, *reach(ends, self._mantissa_bits))
+            self._pending = kernels.load(self._packed, *reach(tally.ends, self._mantissa_bits))
         if self._pending + elements > FLUSH_LIMIT:
-            self.emptied(ends)
+            self.emptied(tally)
         self._pending += elements
 
-    def emptied(self, ends: I32) -> Cells:
-        """All cells so far; the table is left empty. ends: no value lies beyond them, so no more is looked at."""
+    def emptied(self, tally: Tally) -> Cells:
+        """All cells so far; the table is left empty. tally: of all that was counted here, which says where and how long
+        to look."""
         if self.is_wanted:
-            group, keys, counts, positions = kernels.harvest(self._packed, *reach(ends, self._mantissa_bits))
-            self._cells = joined(self._cells, ([group, keys], [counts, positions]))
+            here = tally.finite - int(self._cells[1][0].sum())
+            found = kernels.harvest(self._packed, *reach(tally.ends, self._mantissa_bits), here)
+            self._cells = joined(self._cells, (list(found[:2]), list(found[2:])))
         self._pending = 0
         return self._cells
 

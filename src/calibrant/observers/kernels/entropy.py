@@ -19,22 +19,25 @@ from calibrant.observers.cells import Cells
 from calibrant.observers.kernels.lowest import lowest
 from calibrant.observers.kernels.pieces import F64, I64, Side, counts_above, make_sides
 from calibrant.observers.kernels.ranks import count_up_to
-from calibrant.sketches.kernels.jit import compiled
+from calibrant.sketches.kernels.jit import borrowing, compiled
 
 BINS = 2048
 LEAST_Q = 1e-12  # what Q counts as where it is empty and P is not
+LOG_LEAST_Q = np.log(LEAST_Q)
 LEAST_INSIDE = 0.5  # the share of the values that a window with two free ends must hold: one bin of them alone has KL 0
 ALL_WINDOWS = 4096  # so many are all tried; more are searched coarse to fine
 COARSE, STARTS, FINER = 32, 6, 4  # first so many edges on either side; then around so many, each time so much finer
 FEW_LEVELS = 64  # fewer, and a window is as quick as a look at its groups
 NEAR = 1e-9  # more than rounding makes of a divergence
+LOOK = 32  # groups, after each of which a window may be given up
 TURNS = 3  # at last, so often, along one end and then along the other
 
 
 class Sums(NamedTuple):
-    """Of the bins before i: values, n * log(n), bins that are not empty; each (BINS + 1,). counts: (BINS,)."""
+    """Of the bins before i: values, n * log(n), bins that are not empty; each (BINS + 1,). counts, n_log_n: (BINS,)."""
 
     counts: F64
+    n_log_n: F64
     values: F64
     logs: F64
     filled: F64
@@ -75,15 +78,17 @@ def make_sums(counts: F64) -> Sums:
     """The sums that `divergence` looks up."""
     bins = len(counts)
     values, logs, filled = np.zeros(bins + 1), np.zeros(bins + 1), np.zeros(bins + 1)
+    n_log_n = np.empty(bins)
     for i in range(bins):
         n = counts[i]
+        n_log_n[i] = _n_log_n(n)
         values[i + 1] = values[i] + n
-        logs[i + 1] = logs[i] + _n_log_n(n)
+        logs[i + 1] = logs[i] + n_log_n[i]
         filled[i + 1] = filled[i] + (n > 0)
-    return Sums(counts, values, logs, filled)
+    return Sums(counts, n_log_n, values, logs, filled)
 
 
-@compiled
+@borrowing
 def divergence(sums: Sums, first: int, last: int, levels: int) -> float:
     """KL(P || Q) of the window of bins first <= i < last, at least `levels` of them; inf where it is empty."""
     values, logs, filled = sums.values, sums.logs, sums.filled
@@ -116,60 +121,76 @@ def make_groups(sums: Sums, levels: int) -> F64:
     a group of a window can have; nothing where `divergence` itself does as well.
 
     The same few thousand groups make up all the windows, so that one takes no more than a look at each of its groups.
+    Filled in for an m when a window first needs them (see `_fill_groups`): few windows are looked at that closely.
     """
-    bins, values, filled = len(sums.counts), sums.values, sums.filled
-    if levels < FEW_LEVELS or values[bins] * bins > 1 / LEAST_Q:
+    bins = len(sums.counts)
+    if levels < FEW_LEVELS or sums.values[bins] * bins > 1 / LEAST_Q:
         return np.zeros((0, bins))
-    groups = np.zeros((1 + (bins + levels - 1) // levels, bins))
-    for m in range(1, len(groups)):
-        for i in range(bins - m + 1):
+    return np.zeros((1 + (bins + levels - 1) // levels, bins))
+
+
+@borrowing
+def _fill_groups(sums: Sums, groups: F64, m: int) -> None:
+    """The groups of m bins, unless they are there: [0, m] says so."""
+    if groups[0, m] == 0:
+        values, filled = sums.values, sums.filled
+        for i in range(len(sums.counts) - m + 1):
             n = values[i + m] - values[i]
             if n > 0:
                 groups[m, i] = n * np.log(n / (filled[i + m] - filled[i]))
-    return groups
+        groups[0, m] = 1
 
 
-@compiled
+@borrowing
 def quick_divergence(sums: Sums, groups: F64, first: int, last: int, levels: int, enough: float) -> float:
-    """`divergence` to within NEAR; inf where the end bins alone show that it is more than `enough`.
+    """`divergence` to within NEAR; inf where the end bins, or these and groups, show it to be more than `enough`.
 
     That is by the log sum inequality: over any set of bins, sum p log(p / q) >= P log(P / Q), and Q is at most 1.
     """
     if len(groups) == 0:
         return divergence(sums, first, last, levels)
-    values, logs, filled = sums.values, sums.logs, sums.filled
+    values, filled = sums.values, sums.filled
     bins, total, inside = last - first, values[len(values) - 1], values[last] - values[first]
     if inside <= 0:
         return np.inf
-    end_bins, others, moved = 0.0, total, 0.0
+    end_bins, others, moved, log_total = 0.0, total, 0.0, np.log(total)
     for end in range(2):
         beyond = values[first] if end == 0 else total - values[last]
         if beyond > 0:
             begin = first if end == 0 else first + ((levels - 1) * bins + levels - 1) // levels
             stop = first + (bins + levels - 1) // levels if end == 0 else last
-            n = sums.counts[first if end == 0 else last - 1]
-            mass = values[stop] - values[begin]
-            q = max(mass / (max(filled[stop] - filled[begin], 1) * inside), LEAST_Q)
-            end_bins += _end_bin(n, beyond, q)
-            others -= n + beyond
-            moved += n * np.log(q) - _n_log_n(n)
-    if (end_bins + _n_log_n(others)) / total - np.log(total) > enough:
+            at = first if end == 0 else last - 1
+            n = sums.counts[at]
+            p = n + beyond
+            log_q = LOG_LEAST_Q
+            if n > 0:
+                log_q = np.log((values[stop] - values[begin]) / ((filled[stop] - filled[begin]) * inside))
+            end_bins += p * (np.log(p) - log_q)
+            moved += n * log_q - sums.n_log_n[at]
+            others -= p
+    if (end_bins + _n_log_n(others)) / total - log_total > enough:
         return np.inf
-    merged = _sum_of_groups(groups, first, bins, levels)
-    result = end_bins + moved + logs[last] - logs[first] + _n_log_n(inside) - merged
-    return result / total - np.log(total)
+    here = end_bins + moved + _n_log_n(inside)
+    lost = _lost_in_groups(sums, groups, first, bins, levels, (enough + log_total) * total - here)
+    return (here + lost) / total - log_total
 
 
-@compiled
-def _sum_of_groups(groups: F64, first: int, bins: int, levels: int) -> float:
-    """Over the `levels` groups of the window; four sums side by side, so that none waits for the one before.
+@borrowing
+def _lost_in_groups(sums: Sums, groups: F64, first: int, bins: int, levels: int, most: float) -> float:
+    """What merging loses: over the groups of the window, n log(n) of its bins less that of the group, which is never
+    less. inf where that is clearly more than `most`, which is looked at now and then.
 
-    Group g begins (g * bins + levels - 1) // levels bins on, here without a division: the half keeps it from rounding.
+    Four sums side by side, so that none waits for the one before. Group g begins (g * bins + levels - 1) // levels bins
+    on, here without a division: the half keeps it from rounding.
     """
+    for m in range(bins // levels, (bins + levels - 1) // levels + 1):
+        _fill_groups(sums, groups, m)
     flat, width, length, part = groups.reshape(-1), np.int32(groups.shape[1]), np.float64(bins), 1 / levels
     one = two = three = four = 0.0
     begin, last = np.int32(first), levels - levels % 4
     for g in range(0, last, 4):
+        if g % LOOK == 0 and sums.logs[begin] - sums.logs[first] - (one + two + three + four) > most:
+            return np.inf
         at = g * length + (levels - 0.5 + first * levels)
         a, b = np.int32((at + length) * part), np.int32((at + 2 * length) * part)
         c, d = np.int32((at + 3 * length) * part), np.int32((at + 4 * length) * part)
@@ -182,7 +203,7 @@ def _sum_of_groups(groups: F64, first: int, bins: int, levels: int) -> float:
         end = np.int32(((g + 1) * length + (levels - 0.5 + first * levels)) * part)
         one += flat[np.uint32((end - begin) * width + begin)]
         begin = end
-    return one + two + three + four
+    return sums.logs[first + bins] - sums.logs[first] - (one + two + three + four)
 
 
 @compiled

@@ -17,7 +17,7 @@ import numpy as np
 
 from calibrant.observers.kernels.pieces import F64, I64, Side
 from calibrant.observers.kernels.squares import EXACT_LEVELS, Grid, error_of, fill_gains, narrowed
-from calibrant.sketches.kernels.jit import compiled
+from calibrant.sketches.kernels.jit import borrowing, compiled
 
 CELLS = 1 << 16
 WIDEST = 2.0**30  # from the largest scale tried to the smallest
@@ -45,7 +45,7 @@ class Found(NamedTuple):
     below: int
 
 
-@compiled
+@borrowing
 def level(x: float, s: float, rounding: int) -> int:
     """The integer of x before offset and clipping, computed as runtimes do: in float32."""
     y = np.float32(x) / np.float32(s)
@@ -104,7 +104,7 @@ def bound_curve(rows: Rows, grid: Grid, largest: float, step: float) -> I64:
     return np.cumsum(change)[:CELLS]
 
 
-@compiled
+@borrowing
 def _count_intervals(
     near: float, far: float, n: int, levels: int, shift: float, apart: int, largest: float, step: float, change: I64
 ) -> None:
@@ -124,7 +124,7 @@ def _count_intervals(
         _count_between(near / at, far / at, n, largest, step, change)
 
 
-@compiled
+@borrowing
 def _count_between(low: float, high: float, n: int, largest: float, step: float, change: I64) -> None:
     """Add n in the cells of the scales in (low, high]."""
     if high <= 0:
@@ -136,7 +136,7 @@ def _count_between(low: float, high: float, n: int, largest: float, step: float,
         change[int(min(last, CELLS - 1.0)) + 1] -= n
 
 
-@compiled
+@borrowing
 def better(one: Found, other: Found) -> bool:
     """Whether `one` keeps more rows, or as many at less error."""
     return one.kept > other.kept or (one.kept == other.kept and one.error < other.error)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrant.observers.cells import Cells
-from calibrant.sketches.kernels.jit import compiled
+from calibrant.sketches.kernels.jit import borrowing, compiled
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -138,7 +138,7 @@ def _finished(shift: int, base: int, first: I32, pieces: F64, top: float) -> Sid
     return Side(shift, base, first, pieces, heavy[:found].copy(), n, m, q, top)
 
 
-@compiled
+@borrowing
 def tail(side: Side, b: float) -> tuple[float, float, float]:
     """Of the values with magnitude above b: how many, the sum of their magnitudes, and of their squares."""
     if b >= side.top:
@@ -201,14 +201,14 @@ def _places(value: float, count: int, lower: float, width: float) -> float:
     return count * min(np.floor((value - lower) / width * 256), 255.0)
 
 
-@compiled
+@borrowing
 def _put(pieces: F64, j: int, left: float, right: float, mass: float, tilt: float) -> int:
     """Write piece j; returns the next free one."""
     pieces[j, LEFT], pieces[j, RIGHT], pieces[j, MASS], pieces[j, TILT] = left, right, mass, tilt
     return j + 1
 
 
-@compiled
+@borrowing
 def _expected(keys: I32, density: F64, i: int) -> float:
     """The density that the two bins on either side let one expect in bin i, were it smooth. Empty bins have 0."""
     key, expected = keys[i], 0.0
@@ -222,7 +222,7 @@ def _expected(keys: I32, density: F64, i: int) -> float:
     return expected
 
 
-@compiled
+@borrowing
 def _split(pieces: F64, j: int, n: float, mean: float, expected: float, lower: float, upper: float) -> int:
     """Write the pieces for n values in (lower, upper) with that mean, from piece j on; returns the next free one."""
     atom = n - expected

@@ -9,7 +9,7 @@ import numpy as np
 
 from calibrant.observers.cells import Cells
 from calibrant.observers.kernels.pieces import F64, Side, counts_above, make_sides, tail
-from calibrant.sketches.kernels.jit import compiled
+from calibrant.sketches.kernels.jit import borrowing, compiled
 
 LARGEST_BITS = 0x7F7FFFFF  # of the largest finite float32
 
@@ -45,7 +45,7 @@ def magnitude_quantiles_of_channels(cells: Cells, p: float) -> F64:
     return found
 
 
-@compiled
+@borrowing
 def quantile(pos: Side, neg: Side, zeros: float, lo: float, hi: float, size: int, p: float) -> float:
     """Of all values, with numpy's linear interpolation; lo and hi are the exact ends."""
     rank = p * (size - 1)
@@ -55,7 +55,7 @@ def quantile(pos: Side, neg: Side, zeros: float, lo: float, hi: float, size: int
     return a + (b - a) * (rank - low)
 
 
-@compiled
+@borrowing
 def quantile_of_magnitude(pos: Side, neg: Side, zeros: float, size: int, p: float) -> float:
     """Of the magnitudes of all values, with numpy's linear interpolation."""
     rank = p * (size - 1)
@@ -65,7 +65,7 @@ def quantile_of_magnitude(pos: Side, neg: Side, zeros: float, size: int, p: floa
     return a + (b - a) * (rank - low)
 
 
-@compiled
+@borrowing
 def _value_at(pos: Side, neg: Side, zeros: float, rank: float) -> float:
     """The value of that rank (0 is the smallest): spread values sit in the middle of the mass that each has."""
     negative = neg.n
@@ -76,13 +76,13 @@ def _value_at(pos: Side, neg: Side, zeros: float, rank: float) -> float:
     return _above(pos, pos, 0.5, pos.n - (rank - negative - zeros) - 0.5)
 
 
-@compiled
+@borrowing
 def _magnitude_at(pos: Side, neg: Side, above: float) -> float:
     """The magnitude that has `above` of the values above it."""
     return _above(pos, neg, 1.0, above)
 
 
-@compiled
+@borrowing
 def _above(one: Side, other: Side, share: float, above: float) -> float:
     """The least float32 with at most `above` values above it, of `share` of those of either side together."""
     if share * (one.n + other.n) <= above:

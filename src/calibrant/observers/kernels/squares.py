@@ -29,7 +29,7 @@ from calibrant.observers.kernels.pieces import (
     make_sides,
     tail,
 )
-from calibrant.sketches.kernels.jit import compiled
+from calibrant.sketches.kernels.jit import borrowing, compiled
 
 EXACT_LEVELS = 1024  # beyond, steps are finer than bins: errors count as uniform, but for those of heavy atoms
 WORTH = 0.99  # and then a scale must be that much better than the one that covers all to replace it
@@ -40,6 +40,7 @@ MOST_CANDIDATES = 1 << 14
 FEW = 16  # offsets that are all tried
 STRIDE = 64  # between the candidates that are computed first
 ROUNDED = 1e-12  # of the sums: what they may be off by
+_ONE = np.uint64(1)  # unsigned: a signed index would be checked for counting from the end
 STARTS, ROUNDS, CUTS = 8, 4, 16  # the refinement: of so many local minima, so often, each time into so many parts
 
 
@@ -86,7 +87,7 @@ def narrowed(grid: Grid, pos: Side, neg: Side) -> Grid:
     )
 
 
-@compiled
+@borrowing
 def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> None:
     """gains[k], k <= min(levels, EXACT_LEVELS): how much lower the sum of squared errors is with k levels than with 0.
 
@@ -106,10 +107,10 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
         elif i >= bins:
             n, over = 0.0, 0.0
         else:
-            end = first[i + 1]
-            n = pieces[end - 1, N_ABOVE]
-            over = pieces[end - 1, M_ABOVE] - b * n
-            for p in range(first[i], end):
+            end = np.uint64(first[np.uint64(i + 1)])
+            n = pieces[end - _ONE, N_ABOVE]
+            over = pieces[end - _ONE, M_ABOVE] - b * n
+            for p in range(np.uint64(first[np.uint64(i)]), end):
                 left, right, mass, tilt = pieces[p, LEFT], pieces[p, RIGHT], pieces[p, MASS], pieces[p, TILT]
                 width = right - left
                 if b < left:
@@ -123,7 +124,7 @@ def fill_gains(side: Side, s: float, levels: int, shift: float, gains: F64) -> N
         gains[k + 1] = total
 
 
-@compiled
+@borrowing
 def side_error(side: Side, s: float, levels: int, shift: float, spread: float, gains: F64) -> float:
     """The sum of squared errors of one side with that many levels."""
     if levels <= EXACT_LEVELS:
@@ -141,14 +142,14 @@ def side_error(side: Side, s: float, levels: int, shift: float, spread: float, g
     return error
 
 
-@compiled
+@borrowing
 def error_of(pos: Side, neg: Side, s: float, below: int, grid: Grid, up: F64, down: F64) -> float:
     """The sum of squared errors with `below` of the grid's steps below zero; up, down: the gains at s."""
     error = side_error(pos, s, grid.span - below, grid.up, grid.spread, up)
     return error + side_error(neg, s, below, grid.down, grid.spread, down)
 
 
-@compiled
+@borrowing
 def best_offset(pos: Side, neg: Side, s: float, grid: Grid, up: F64, down: F64) -> tuple[float, int]:
     """The least sum of squared errors at scale s, and with how many steps below zero. up, down: scratch."""
     fill_gains(pos, s, grid.span - grid.least_below, grid.up, up)
@@ -176,7 +177,7 @@ def best_offset(pos: Side, neg: Side, s: float, grid: Grid, up: F64, down: F64) 
     return pos.q + neg.q - most, at
 
 
-@compiled
+@borrowing
 def clip_error(pos: Side, neg: Side, s: float, grid: Grid) -> float:
     """Less than what any offset at scale s, or at a smaller one, must clip away."""
     top, bottom = (grid.span - grid.least_below) * s, grid.most_below * s
@@ -288,7 +289,7 @@ def bounded(grid: Grid) -> bool:
     return grid.up == 0.5 and grid.span <= EXACT_LEVELS and not grid.power_of_2
 
 
-@compiled
+@borrowing
 def least_between(pos: Side, neg: Side, s: float, error: float, t: float, error_t: float) -> float:
     """No scale from s to t has less error than this; inf where one of their errors is.
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from calibrant.sketches.cells import I32, I64
 from calibrant.sketches.kernels.harvest import harvest, join, load
-from calibrant.sketches.kernels.jit import compiled
+from calibrant.sketches.kernels.jit import borrowing, compiled
 from calibrant.sketches.kernels.ordered import BOTTOM, MAGNITUDE, TOP, ZERO, key, ordered, unsigned
 from calibrant.sketches.kernels.reference import HIGHEST, LOWEST, MARK, NAN, NEG_INF, POS_INF, U64, ZEROS
 from calibrant.sketches.kernels.rows import top_two
@@ -47,6 +47,7 @@ __all__ = ["count", "harvest", "join", "load", "top_two"]
 
 BLOCK = 8192  # elements: 32 KiB, so that a block, its words and the busy part of a table stay in the first two caches
 ROWS, MOST = 64, 1 << 16  # where there are more channels than lanes in a vector: rows of a block, and its elements
+BESIDE = 8  # channels whose turns come together: a cell that was just written would have to be waited for
 AHEAD = 8  # words that are added while a vector comes into the cache: half of them, where half is zero
 
 _LAST_INF = np.int32(-0x800000)  # of the bits with a sign, those of -Inf; above it NaN
@@ -114,7 +115,7 @@ def _place(vector: int, lanes: int) -> int:
     return vector * V if lanes <= V else min(vector * V, lanes - V)
 
 
-@compiled
+@borrowing
 def _plan(found: I32, lanes: int, width: int) -> int:
     """Write down the channel of every lane, and which are not to be counted: those that the vector before has counted,
     and those beyond the width."""
@@ -124,7 +125,7 @@ def _plan(found: I32, lanes: int, width: int) -> int:
     return width
 
 
-@compiled
+@borrowing
 def _stretch(
     bits: I32,
     start: int,
@@ -170,7 +171,7 @@ def _stretch(
     return kept
 
 
-@compiled
+@borrowing
 def _ranges(found: I32) -> bool:
     """Make the extremes that were found keys, in LOW and HIGH. False where one of them is not finite."""
     infinite = ZERO
@@ -183,7 +184,7 @@ def _ranges(found: I32) -> bool:
     return bool(infinite == ZERO)
 
 
-@compiled
+@borrowing
 def _hits(found: I32, first: int, ends: I32, hits: I64, totals: I64) -> bool:
     """Extend the channels' ends; count zeros, also as ends. Whether there are others to count: their bits are then in
     LOW and HIGH, elsewhere those of a NaN."""
@@ -211,7 +212,7 @@ def _hits(found: I32, first: int, ends: I32, hits: I64, totals: I64) -> bool:
     return bool(others != ZERO)
 
 
-@compiled
+@borrowing
 def _more_hits(found: I32, first: int, hits: I64) -> None:
     """Count what `equal` has found."""
     for i in unsigned(0, found.shape[1]):
@@ -221,7 +222,7 @@ def _more_hits(found: I32, first: int, hits: I64) -> None:
             hits[1, c] += found[AT_HIGH, i]
 
 
-@compiled
+@borrowing
 def _one_by_one(
     bits: I32,
     start: int,
@@ -265,7 +266,7 @@ def _word(bits: np.int32, shift: int) -> np.uint32:
     return np.uint32(np.uint32(np.uint32(bits) >> np.uint32(shift)) | _MARK)
 
 
-@compiled
+@borrowing
 def _tabulate(room: U32, kept: int, cells: U64, bits: I32, upcoming: int) -> None:
     """Add words to a table, and meanwhile let the elements from `upcoming` on come into the cache."""
     for group in range(kept // AHEAD):
@@ -282,19 +283,25 @@ def _cell(word: np.uint32) -> np.uint64:
     return np.uint64(word >> _EIGHT) - _MARKED
 
 
-@compiled
+@borrowing
 def _tabulate_channels(
     bits: I32, start: int, stop: int, lanes: int, width: int, first: int, tables: U64, shift: int, words: U32
 ) -> None:
     """Add the elements of a stretch, all of them finite, to the tables of their channels; their words in vectors."""
     for i in unsigned(start, stop):
         words[i - np.uint64(start)] = _word(ZERO if bits[i] == BOTTOM else bits[i], shift)
-    for lane in range(width):
+    whole = width - width % BESIDE if lanes % BESIDE == 0 else 0
+    for lane in range(0, whole, BESIDE):
+        for at in range(np.uint64(lane), np.uint64(stop - start), np.uint64(lanes)):
+            for beside in unsigned(0, BESIDE):
+                word = words[at + beside]
+                tables[_cell(word), np.uint64(first + lane) + beside] += np.uint64(word)
+    for lane in range(whole, width):
         for at in range(np.uint64(lane), np.uint64(stop - start), np.uint64(lanes)):
             tables[_cell(words[at]), np.uint64(first + lane)] += np.uint64(words[at])
 
 
-@compiled
+@borrowing
 def _tabulate_finite(
     bits: I32, start: int, stop: int, lanes: int, width: int, first: int, tables: U64, shift: int
 ) -> None:

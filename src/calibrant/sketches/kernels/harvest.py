@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from calibrant.sketches.cells import I32, I64
-from calibrant.sketches.kernels.jit import compiled
+from calibrant.sketches.kernels.jit import borrowing, compiled
 from calibrant.sketches.kernels.ordered import unsigned
 from calibrant.sketches.kernels.reference import MARK, U64
 
@@ -13,27 +13,44 @@ _EMPTY = np.uint64(0)
 
 
 @compiled
-def harvest(tables: U64, positive: int, negative: int) -> tuple[I32, I32, I64, I64]:
+def harvest(tables: U64, positive: int, negative: int, elements: int) -> tuple[I32, I32, I64, I64]:
     """See `reference.harvest`."""
-    half, groups, cells, most = len(tables) // 2, tables.shape[1], tables.reshape(-1), 0
-    for start, stop in ((0, positive), (half, half + negative)):
-        for place in unsigned(start * groups, stop * groups):
-            most += cells[place] != _EMPTY
+    half, groups, cells = len(tables) // 2, tables.shape[1], tables.reshape(-1)
+    most, left = _held(cells, half, groups, 0, positive > 0, negative > 0)
+    left, least = elements - left, max(positive, negative, 1)
+    while left > 0 and least > 1:  # from the largest magnitudes down: most cells lie below the smallest one
+        least -= 1
+        more, held = _held(cells, half, groups, least, least < positive, least < negative)
+        most, left = most + more, left - held
     group, keys = np.empty(most, np.int32), np.empty(most, np.int32)
     counts, positions = np.empty(most, np.int64), np.empty(most, np.int64)
     found = 0
-    for i in range(-negative * groups, positive * groups):  # keys ascend
-        place = i if i >= 0 else half * groups - 1 - i
-        if cells[place] != _EMPTY:  # what is never written takes no memory
-            cell = place // groups
-            group[found], keys[found] = place - cell * groups, cell if i >= 0 else half - 1 - cell
-            counts[found], positions[found] = _unpacked(cells[place], cell)
-            cells[place] = _EMPTY
-            found += 1
+    for start, stop in ((-negative, -least), (-min(negative, 1), min(positive, 1)), (least, positive)):
+        for i in range(start * groups, stop * groups):  # keys ascend
+            place = i if i >= 0 else half * groups - 1 - i
+            if cells[place] != _EMPTY:  # what is never written takes no memory
+                cell = place // groups
+                group[found], keys[found] = place - cell * groups, cell if i >= 0 else half - 1 - cell
+                counts[found], positions[found] = _unpacked(cells[place], cell)
+                cells[place] = _EMPTY
+                found += 1
     if groups == 1:
         return group, keys, counts, positions
     order = _by_group(group, groups)
     return group[order], keys[order], counts[order], positions[order]
+
+
+@borrowing
+def _held(cells: U64, half: int, groups: int, cell: int, positive: bool, negative: bool) -> tuple[int, np.int64]:
+    """Of the cell of all groups, of either sign: how many are not empty, and how many elements they hold."""
+    filled, held = 0, np.int64(0)
+    for start, is_looked_at in ((cell, positive), (half + cell, negative)):
+        if is_looked_at:
+            for place in unsigned(start * groups, (start + 1) * groups):
+                if cells[place] != _EMPTY:
+                    filled += 1
+                    held += _unpacked(cells[place], start)[0]
+    return filled, held
 
 
 @compiled
@@ -90,7 +107,7 @@ def load(tables: U64, positive: int, negative: int) -> int:
     return int(most)
 
 
-@compiled
+@borrowing
 def _unpacked(packed: np.uint64, cell: int) -> tuple[np.int64, np.int64]:
     """The count and the sum of positions of a cell."""
     word = MARK + (np.uint64(cell) << np.uint64(8))

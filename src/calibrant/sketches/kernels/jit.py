@@ -22,7 +22,19 @@ def compiled(function: F) -> F:
     changes; a kernel calls those of other files of its room, so the content of all of them counts (through a private
     attribute of numba, for want of a public one; there are tests for it).
     """
-    made = njit(nogil=True, cache=True, error_model="numpy")(function)
+    return _compiled(function)
+
+
+def borrowing(function: F) -> F:
+    """`compiled`, for a piece of a kernel that makes no arrays: it does not count who refers to those that it is given.
+
+    Its callers hold them. Counting is atomic, and takes longer than many a look-up.
+    """
+    return _compiled(function, _nrt=False)
+
+
+def _compiled(function: F, **options: bool) -> F:
+    made = njit(nogil=True, cache=True, error_model="numpy", **options)(function)
     made._cache._cache_file._source_stamp = stamp(Path(function.__code__.co_filename).parent)
     return cast(F, made)
 

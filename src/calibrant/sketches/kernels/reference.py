@@ -76,10 +76,11 @@ def count(
     return int(real.sum())
 
 
-def harvest(tables: U64, positive: int, negative: int) -> tuple[I32, I32, I64, I64]:
+def harvest(tables: U64, positive: int, negative: int, elements: int) -> tuple[I32, I32, I64, I64]:
     """Empty the tables (cells, groups): group, signed key, count and sum of positions of every cell that is not empty,
     in the order of (group, key). positive, negative: so many cells of each sign, from 0 on, are looked at; the others
-    are empty. Only cells that are not empty are written."""
+    are empty. elements: how many all cells hold; once so many are found, the others are empty too. Only cells that are
+    not empty are written."""
     half = len(tables) // 2
     cell = np.concatenate([half + np.arange(negative)[::-1], np.arange(positive)])
     group, place = np.nonzero(tables[cell].T)
