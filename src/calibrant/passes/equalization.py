@@ -41,6 +41,7 @@ STRENGTHS = (
     (0.0, 0.5, -0.5),
 )
 WORTH = 0.95  # of the noise before: a stream that keeps more is left alone
+WORTH_A_MUL = 0.5  # the same, where it takes a Mul over all that a Conv reads, often an image
 ABOUT = 1.2  # times the least noise: closer than that the measure does not tell
 
 
@@ -70,7 +71,7 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> Eq
         if not concerned:
             continue
         noise = StreamNoise(graph, stream, concerned, sketches)
-        factors = best(noise)
+        factors = best(noise, _worth(graph, stream))
         if factors is None:
             continue
         rescale(graph, {stream: factors})
@@ -107,15 +108,24 @@ def _reading(task: Calibration, names: Mapping[str, str]) -> Calibration:
     return type(task).of(task.config, [names[root] for root in task.roots], task.draft.observer_algorithm)
 
 
-def best(noise: StreamNoise) -> F64 | None:
-    """The factors that differ least of those that are ABOUT as good as the best; None where those save too little."""
+def best(noise: StreamNoise, worth: float = WORTH) -> F64 | None:
+    """The factors that differ least of those that are ABOUT as good as the best; None where those save too little.
+
+    worth: the share of the noise that may be left.
+    """
     tried = [(noise(factors), factors) for factors in candidates(noise)]
     nothing, least = noise(np.ones(noise.channels)), min(found for found, _ in tried)
     log.debug("noise %.3g, equalized %.3g", nothing, least)
-    if not least < WORTH * nothing:
+    if not least < worth * nothing:
         return None
     good = [factors for found, factors in tried if found <= ABOUT * least]
     return min(good, key=lambda factors: float(np.log2(factors).std()))
+
+
+def _worth(graph: Graph, stream: Stream) -> float:
+    """What share of the noise may be left where the stream is divided."""
+    convolved = any(graph.node(name).op_type == "Conv" for name in stream.readers)
+    return WORTH_A_MUL if stream.inserted and convolved else WORTH
 
 
 def candidates(noise: StreamNoise) -> Iterator[F64]:
