@@ -12,7 +12,7 @@ KEEPS_AXES = (
 
 
 def channel_axis(value: ir.Value) -> int | None:
-    """The channel axis: 1 behind a Conv and from rank 4 on, the last of rank 2 and 3; None where it is not static."""
+    """The channel axis: 1 beside a Conv and from rank 4 on, the last of rank 2 and 3; None where it is not static."""
     shape = value.shape
     if shape is None or len(shape) < 2:
         return None

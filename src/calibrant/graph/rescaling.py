@@ -107,7 +107,7 @@ def _insert_mul(graph: Graph, stream: Stream, factors: Factors) -> None:
     name = smoothed_name(stream.values[0])
     behind = len(value.shape or ()) - 1 - (channel_axis(value) or 0)
     numbers = ir.tensor((1 / factors).astype(np.float32).reshape(-1, *[1] * behind), name=f"{name}_factors")
-    constant = ir.Value(name=numbers.name, type=value.type, shape=numbers.shape, const_value=numbers)
+    constant = ir.Value(name=numbers.name, type=value.type, shape=ir.Shape(numbers.shape.numpy()), const_value=numbers)
     node = ir.Node("", "Mul", [value, constant], name=name)
     node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, value.type, value.shape
     model.register_initializer(constant)

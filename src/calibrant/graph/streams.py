@@ -71,8 +71,8 @@ def find_streams(graph: ir.Graph) -> list[Stream]:
 def find_inserted(graph: ir.Graph, readers: Iterable[str], sketched: bool) -> list[Stream]:
     """Of every value that some of these nodes read by weights a stream, which a Mul before them divides.
 
-    These are Gemms, MatMuls, and the Convs for which a Mul is little beside what they compute: each number takes part in
-    several places of every output. One that looks at single places, or at single channels, costs little more than a Mul.
+    These are Gemms, MatMuls, and the Convs for which a Mul is little beside what they compute: they bring each number
+    to several places of every channel. A Conv of one tap, or of single channels, costs little more than a Mul.
     """
     wanted = set(readers)
     found = []
@@ -90,7 +90,7 @@ def _outweighs_mul(node: ir.Node) -> bool:
     """Whether a Mul before the node costs next to nothing beside it."""
     if node.op_type in PRODUCTS:
         return True
-    taps = node.inputs[1].const_value.shape[2:]  # type: ignore[union-attr,index]
+    taps = node.inputs[1].const_value.shape[2:]  # type: ignore[union-attr]
     group: int = node.attributes.get_int("group", 1)
     return node.op_type == "Conv" and group == 1 and prod(taps) > 1
 
