@@ -324,7 +324,36 @@ def test_hard_channels_that_take_turns(hard, shape, bits, dtype):
     made = DeviceCollectors({"x": spec}, "cuda")
     made.add({"x": x}, 0)
     made.add({"x": x.flip(0)}, 0)
-    assert made.sketches()["x"] == on_host([x.cpu(), x.flip(0).cpu()], spec)
+    made.add({"x": not_aligned(x)}, 0)
+    assert made.sketches()["x"] == on_host([x.cpu(), x.flip(0).cpu(), x.cpu()], spec)
+
+
+def not_aligned(x):
+    """The same values, from an address on that no 16 bytes begin at."""
+    return torch.cat([x.reshape(-1)[:1], x.reshape(-1)])[1:].reshape(x.shape)
+
+
+@gpu_test
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_channels_that_take_turns_in_a_captured_step(dtype):
+    torch.manual_seed(0)
+    batches = [torch.randn(20_000, 40, device="cuda").to(getattr(torch, dtype)) for _ in range(4)]
+    spec = SketchSpec(histogram=False, channel_axis=1, per_channel=True)
+    made, x = DeviceCollectors({"x": spec, "y": spec}, "cuda"), batches[0].clone()
+
+    def step():
+        made.add({"x": x, "y": x[:3000] * 2}, 0)
+
+    step()
+    made.clear()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for batch in batches:
+        x.copy_(batch)
+        graph.replay()
+    assert made.sketches()["x"] == on_host([batch.cpu() for batch in batches], spec)
+    assert made.sketches()["y"] == on_host([(batch[:3000] * 2).cpu() for batch in batches], spec)
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ if torch is not None:
     from calibrant.sketches.kernels import gpu, gpu_margins
     from calibrant.sketches.kernels.gpu_planes import Planes
     from calibrant.sketches.kernels.gpu_portable import HIGH, LOW, N_HIGH, N_LOW, NEG_INF, SIZE, ZEROS
+    from calibrant.sketches.kernels.gpu_room import Room
 
 
 class OnDevice:
@@ -53,7 +54,7 @@ class OnDevice:
         values, planes = torch.from_numpy(values.copy()).to(self.device), Planes.of(layout, values.size)
         state = gpu.empty_state(planes.groups, mantissa_bits, self.device)
         half = torch.ones(1, dtype=torch.int32, device=self.device)
-        gpu.count(values, planes, state, half, gpu.Room(self.device))
+        gpu.count(values, planes, state, half, Room(self.device))
         heads, table = state.read(0)
         assert not heads[:, 2:].any()
         assert not table.any()

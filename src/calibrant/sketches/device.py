@@ -21,6 +21,7 @@ from calibrant.sketches.kernels import gpu
 from calibrant.sketches.kernels.gpu import Tensor
 from calibrant.sketches.kernels.gpu_planes import Planes
 from calibrant.sketches.kernels.gpu_portable import HIGH, LOW, N_HIGH, N_LOW, NAN, NEG_INF, POS_INF, SIZE, ZEROS
+from calibrant.sketches.kernels.gpu_room import Room
 from calibrant.sketches.kernels.gpu_state import State
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, ordered
 from calibrant.sketches.layout import Layout, positive_axis
@@ -48,7 +49,7 @@ class DeviceCollectors:
         self._device = torch.device(device)
         self._margins = MarginRoom(self._device)
         self._values = {name: _Value(spec, self._margins) for name, spec in specs.items()}
-        self._room = gpu.Room(self._device)
+        self._room = Room(self._device)
         self._half_numbers = torch.arange(_HALVES, dtype=torch.int32, device=self._device).reshape(_HALVES, 1)
 
     def add(self, values: Mapping[str, Tensor], half: int | Tensor) -> None:
@@ -119,7 +120,7 @@ class _Value:
         axis = self.spec.isotone_axis
         self.margins = None if axis is None else DeviceMargins(axis, self.margin_room)
 
-    def add(self, tensor: _Prepared, half: Tensor, room: gpu.Room, together: _Together) -> None:
+    def add(self, tensor: _Prepared, half: Tensor, room: Room, together: _Together) -> None:
         """Count the tensor, but for what is to be counted together with others."""
         memory, spec = tensor.memory, self.spec
         if memory.numel() == 0:

@@ -17,6 +17,7 @@ from calibrant.sketches.cells import I64
 from calibrant.sketches.kernels import gpu_nvidia as nvidia
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels.gpu_planes import Planes
+from calibrant.sketches.kernels.gpu_room import Room
 from calibrant.sketches.kernels.gpu_state import State
 
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
@@ -39,41 +40,13 @@ def empty_state(groups: int, mantissa_bits: int | None, device: Any) -> State:
     return State(groups, mantissa_bits, nvidia.heads(groups, device) if fast else 1, device)
 
 
-class Room:
-    """Memory for kernels to work in. What was given out stays valid: a captured graph may hold on to it."""
-
-    def __init__(self, device: Any) -> None:
-        self._device = torch.device(device)
-        self._kept: list[tuple[Tensor, Tensor]] = []
-        self._read_by_graphs: list[Tensor] = []
-        self.of(PROGRAMS, 16 * LINE // 2)
-
-    def of(self, programs: int, words: int) -> tuple[Tensor, Tensor]:
-        """Room of so many words for each program, and a zero for each, which they are to leave a zero."""
-        if not self._kept or self._kept[-1][0].numel() < programs * words or self._kept[-1][1].numel() < programs:
-            scratch = torch.empty(programs * words, dtype=torch.int64, device=self._device)
-            self._kept.append((scratch, torch.zeros(programs, dtype=torch.int32, device=self._device)))
-        return self._kept[-1]
-
-    def described(self, words: I64) -> Tensor:
-        """The words where kernels can read them; nothing waits for that."""
-        host = torch.from_numpy(words)
-        if self._device.type != "cuda":
-            return host
-        host = host.pin_memory()
-        if torch.cuda.is_current_stream_capturing():
-            self._read_by_graphs.append(host)  # which read the host's memory: less work than a copy at each replay
-            return host
-        return host.to(self._device, non_blocking=True)
-
-
 Grouped = tuple[Tensor, Planes, State]  # a tensor, its groups, and the state they are counted into
 
 
 def count(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:
     """Count x, contiguous and of float32, float16 or bfloat16, into half number `half[0]` (int32) of the state."""
     if nvidia.is_for_last(x, planes, state.mantissa_bits) and _fast_works(x.device, x.dtype, last=True):
-        nvidia.count_last(x, planes, state, half)
+        nvidia.count_last(x, planes, state, half, room)
     elif nvidia.is_for_fast(x, planes, state.mantissa_bits) and _fast_works(x.device, x.dtype):
         nvidia.count_fast(x, planes, state, half)
     else:
@@ -88,7 +61,7 @@ def count_many(tensors: Sequence[Tensor], states: Sequence[State], half: Tensor,
         and len({x.dtype for x in tensors}) == 1
         and all(_may_be_described(x, states[0].mantissa_bits) for x in tensors)
     ):
-        nvidia.count_described(tensors, states, half, room.described)
+        nvidia.count_described(tensors, states, half, room)
         return
     for x, state in zip(tensors, states, strict=True):
         count(x, Planes.whole(x.numel()), state, half, room)
@@ -216,13 +189,17 @@ def _fast_works(device: Any, dtype: Any, last: bool = False) -> bool:
 def _differs(device: Any, dtype: Any, last: bool) -> str:
     """How the two differ on one tensor; empty if they do not."""
     random = torch.Generator().manual_seed(0)
-    bits = torch.randint(-(2**31), 2**31, (50_001,), generator=random, dtype=torch.int64).to(torch.int32)
-    values = torch.cat([bits.view(torch.float32), torch.randn(50_001, generator=random)]).to(dtype).to(device)
+    bits = torch.randint(-(2**31), 2**31, (50_004,), generator=random, dtype=torch.int64).to(torch.int32)
+    values = torch.cat([bits.view(torch.float32), torch.randn(50_004, generator=random)]).to(dtype).to(device)
     half = torch.ones(1, dtype=torch.int32, device=device)
-    planes = Planes(6, 1, values.numel() // 6, 0, 1, 6) if last else Planes.whole(values.numel())
+    planes = Planes(8, 1, values.numel() // 8, 0, 1, 8) if last else Planes.whole(values.numel())
     states = [empty_state(planes.groups, 6 if last else 8, device) for _ in range(2)]
-    (nvidia.count_last if last else nvidia.count_fast)(values, planes, states[0], half)
-    _count_portable(values, planes, states[1], half, Room(device))
+    room = Room(device)
+    if last:
+        nvidia.count_last(values, planes, states[0], half, room)
+    else:
+        nvidia.count_fast(values, planes, states[0], half)
+    _count_portable(values, planes, states[1], half, room)
     fast, portable_ones = (state.read(1) for state in states)
     alike = all(np.array_equal(*both) for both in zip(fast, portable_ones, strict=True))
     return "" if alike else "they count something else"

@@ -21,6 +21,7 @@ from triton.experimental.gluon import language as gl
 
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels import gpu_ptx as ptx
+from calibrant.sketches.kernels import gpu_ptx_count
 from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, word
 
 _FLOAT16 = gl.constexpr(portable.FLOAT16)
@@ -372,7 +373,7 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
     cells = octaves << own_bits
     stride = (cells // (2 * threads) + 1) * 2 * threads
     shared = ptx.Shared(("f32", "bf16", "f16")[kind], bits, threads, elements, cells, stride, tables * stride)
-    asm, constraints = ptx.count(shared)
+    asm, constraints = gpu_ptx_count.count(shared)
     return gl.constexpr(
         Kernel(
             kind,
@@ -391,10 +392,10 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
             ptx.empty(shared, counts=False),
             *ptx.look(shared, vector),
             asm,
-            *ptx.count(replace(shared, elements=2 * elements)),
-            ptx.count(shared, constant=True)[0],
-            ptx.count(shared, packed=True)[0],
-            ptx.count(shared, again=True)[0],
+            *gpu_ptx_count.count(replace(shared, elements=2 * elements)),
+            gpu_ptx_count.count(shared, constant=True)[0],
+            gpu_ptx_count.count(shared, packed=True)[0],
+            gpu_ptx_count.count(shared, again=True)[0],
             constraints,
             ptx.check(shared),
             ptx.forget(shared),

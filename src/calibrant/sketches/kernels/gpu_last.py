@@ -16,36 +16,40 @@ from typing import Any
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from calibrant.sketches.kernels import gpu_last_count, gpu_last_layout
 from calibrant.sketches.kernels import gpu_last_ptx as ptx
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, word
 
 WARPS, REGISTERS = 16, 128
-ELEMENTS = {portable.FLOAT32: 8, portable.BFLOAT16: 16, portable.FLOAT16: 16}  # of a thread at once
+ELEMENTS = {portable.FLOAT32: 8, portable.BFLOAT16: 32, portable.FLOAT16: 32}  # of a thread at once
+SLOTS = {portable.FLOAT32: 2, portable.BFLOAT16: 1, portable.FLOAT16: 1}  # of a warp, for what it counts next: 2**n
 SECTOR, MOST_CHANNELS = 32, 32  # bytes of the cache that are read together; and channels of a program
-LEAST_OCTAVES = 25  # that heavy tails need
+LEAST_OCTAVES = 22  # that heavy tails need
+REDUCTIONS = 64  # bytes for each channel that Triton needs for them
 
-_AHEAD = gl.constexpr(6)  # tiles on their way to the second cache
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
 _SIZE, _ZEROS, _NAN = (gl.constexpr(getattr(portable, name)) for name in ("SIZE", "ZEROS", "NAN"))
-_FETCH = gl.constexpr(ptx.FETCH)
-_VECTOR, _ROW = gl.constexpr(ptx.VECTOR), gl.constexpr(ptx.MISC_ROW)
-_LOWS, _NOT_FINITE, _FOUND = gl.constexpr(ptx.LOWS), gl.constexpr(ptx.NOT_FINITE), gl.constexpr(ptx.FOUND)
+_VECTOR, _ROW = gl.constexpr(gpu_last_layout.VECTOR), gl.constexpr(gpu_last_layout.MISC_ROW)
+_LOWS, _NOT_FINITE, _FOUND = (
+    gl.constexpr(gpu_last_layout.LOWS),
+    gl.constexpr(gpu_last_layout.NOT_FINITE),
+    gl.constexpr(gpu_last_layout.FOUND),
+)
 
 
 @gluon.jit(do_not_specialize=["rows", "parts"])
-def count(x, rows, channels, parts, state, heads, half, ALIGNED: gl.constexpr, K: gl.constexpr):
+def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.constexpr, K: gl.constexpr):
     """See `gpu_portable.count`: x (rows, channels), whose channels are the groups. Each K.channels of them are counted
-    by as many as `heads` parts. ALIGNED: whether four channels are always read together."""
+    by as many as `heads` parts. described: where ALIGNED, what describes x to the tensor memory accelerator."""
     program, blocks = gl.program_id(0), gl.num_programs(0) // parts
     block, part = program % blocks, program // blocks
-    if ALIGNED:
-        channels = gl.multiple_of(channels, _VECTOR)
     ACROSS: gl.constexpr = K.channels // _VECTOR
-    TILE: gl.constexpr = 32 // ACROSS * K.warps * (K.elements // _VECTOR)
     layout: gl.constexpr = gl.BlockedLayout([1, _VECTOR], [32 // ACROSS, ACROSS], [K.warps, 1], [1, 0])
     line: gl.constexpr = gl.BlockedLayout([1], [32], [K.warps], [0])
     count_asm: gl.constexpr = K.asm
+    count_next: gl.constexpr = K.count_next
+    fetch_first: gl.constexpr = K.fetch_first
     begin: gl.constexpr = K.begin
     check: gl.constexpr = K.check
     flush: gl.constexpr = K.flush
@@ -63,54 +67,48 @@ def count(x, rows, channels, parts, state, heads, half, ALIGNED: gl.constexpr, K
     each = gl.arange(0, 32 * K.warps, layout=line) * 0 + address
 
     where = x + first, rows, channels, column, (first + column) < channels
-    row = gl.arange(0, TILE, layout=gl.SliceLayout(1, layout))
+    row = gl.arange(0, K.rows, layout=gl.SliceLayout(1, layout))
+    full = rows // K.rows
+    tile = part + full * 0
     probes: gl.constexpr = 32 // ACROSS * K.warps
     probe = gl.arange(0, probes, layout=gl.SliceLayout(1, layout))
     spread = gl.where(rows < probes, gl.minimum(probe, rows - 1), probe * (rows // probes))
-    sample = _load(where, spread, rows * 0, True, False, K)
-    full = rows // TILE
-    tile = part + full * 0
-    # A program reads few bytes of each row, which is not how memory is fast: so the programs of one part share out
-    # whole tiles, and each has a stretch of these brought to the second cache, from where all read.
-    share = TILE * channels * (x.dtype.element_ty.primitive_bitwidth // 8) // blocks // 16 * 16
-    fetched = x.to(gl.int64) + block.to(gl.int64) * share, share, TILE * channels
-    if ALIGNED:
-        for early in gl.static_range(_AHEAD):
-            _fetch(fetched, tile + early * parts, full, each, x)
-    ahead = _load(where, row, tile * TILE, tile < full, False, K)
+    sample = _load(where, spread, rows * 0, False, K)
     once(begin, each)
     barrier()
+    if ALIGNED:
+        way = [each, described.to(gl.int64), tile * K.rows, first, parts * K.rows, full * K.rows]
+        gl.inline_asm_elementwise(fetch_first, "=r,r,l,r,r,r,r", way, gl.int32, is_pure=False, pack=1)
     low = _window(sample, K)
     shared.index((K.misc + _LOWS) // _ROW).slice(0, K.channels).store(low)
     barrier()
 
     gl.inline_asm_elementwise(place, "=r,r,l,r", [each, table, pitch], gl.int32, is_pure=False, pack=1)
     barrier()
-    ROOM: gl.constexpr = (K.limit - TILE + 1) // TILE
+    ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
     room = tile * 0 + ROOM
     while tile < full:
         stop = gl.minimum(tile + room * parts, full)
         for t in range(tile, stop, parts):
-            x_bits = ahead
             if ALIGNED:
-                _fetch(fetched, t + _AHEAD * parts, full, each, x)
-            ahead = _load(where, row, (t + parts) * TILE, t + parts < full, False, K)
-            _asm(x_bits, count_asm, K)
+                once(count_next, each)
+            else:
+                _asm(_load(where, row, t * K.rows, False, K), count_asm, K)
         tile += (stop - tile + parts - 1) // parts * parts
         if tile < full:
             barrier()
             once(check, each)
             barrier()
-            room = (K.limit - TILE + 1 - word(address, 0, K)) // TILE
+            room = (K.limit - K.rows + 1 - word(address, 0, K)) // K.rows
             if room < (ROOM + 3) // 4:
                 barrier()
                 _flush(flush, each, table, pitch, part)
                 barrier()
                 room = room * 0 + ROOM
     padding = rows * 0
-    if (full * TILE < rows) & (full % parts == part):
-        _asm(_load(where, row, full * TILE, True, True, K), count_asm, K)
-        padding = (full + 1) * TILE - rows
+    if (full * K.rows < rows) & (full % parts == part):
+        _asm(_load(where, row, full * K.rows, True, K), count_asm, K)
+        padding = (full + 1) * K.rows - rows
     barrier()
     _flush(flush, each, table, pitch, part)
     once(park, each)
@@ -119,18 +117,8 @@ def count(x, rows, channels, parts, state, heads, half, ALIGNED: gl.constexpr, K
 
 
 @gluon.jit
-def _fetch(fetched, tile, full, each, x):
-    """Have the program's share of a tile come to the second cache."""
-    begin, share, elements = fetched
-    if tile < full:
-        place = begin + tile.to(gl.int64) * elements * (x.dtype.element_ty.primitive_bitwidth // 8)
-        gl.inline_asm_elementwise(_FETCH, "=r,r,l,r", [each, place, share], gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
-def _load(where, row, first, valid, MASKED: gl.constexpr, K: gl.constexpr):
-    """Rows from the first one on, of the program's channels; 0 in columns without one, and unless valid. MASKED: NaN
-    beyond all rows."""
+def _load(where, row, first, MASKED: gl.constexpr, K: gl.constexpr):
+    """Rows from the first one on, of the program's channels; 0 in columns without one. MASKED: NaN beyond all rows."""
     x, rows, channels, column, known = where
     at = (x + first.to(gl.int64) * channels) + (row.to(gl.int64)[:, None] * channels + column[None, :])
     if MASKED:
@@ -138,18 +126,23 @@ def _load(where, row, first, valid, MASKED: gl.constexpr, K: gl.constexpr):
         nothing = gl.where(known, nan, 0)[None, :] + row[:, None] * 0
         there = (first + row < rows)[:, None] & known[None, :]
         return gl.load(at, mask=there, other=nothing.to(x.dtype.element_ty))
-    return gl.load(at, mask=known[None, :] & valid, other=0, cache_modifier=".cg")
+    return gl.load(at, mask=known[None, :] & (row[:, None] >= 0), other=0)
 
 
 @gluon.jit
 def _window(sample, K: gl.constexpr):
-    """The lowest bits of each channel's window, which ends some octaves above the largest of the sample."""
+    """The lowest bits of each channel's window, which ends five mean deviations of the exponents above their mean in
+    the sample, or in its middle."""
     infinite: gl.constexpr = 0x7F800000 if K.kind == 0 else 0x7F80 if K.kind == 1 else 0x7C00
     one: gl.constexpr = 15 if K.kind == 2 else 127  # the exponent of 1.0
     magnitude = sample.to(gl.int32) & (0x7FFFFFFF if K.kind == 0 else 0x7FFF)
-    highest = gl.max(gl.where(magnitude < infinite, magnitude, 0), 0) >> K.own_bits
-    end = gl.where(highest > 0, highest, one) + (1 + K.octaves // 5)
-    return gl.minimum(gl.maximum(end - K.octaves, 1), 2 * one + 1 - K.octaves) << K.own_bits
+    exponent = gl.where(magnitude < infinite, magnitude, 0) >> K.own_bits
+    known = gl.sum((exponent > 0).to(gl.int32), 0)
+    mean = gl.where(known > 0, gl.sum(exponent, 0) // gl.maximum(known, 1), one)
+    off = gl.where(exponent > 0, exponent - mean[None, :], 0)
+    above = (5 * gl.sum(gl.maximum(off, -off), 0) + known) // gl.maximum(known, 1)
+    low = mean + 1 + gl.minimum(above, K.octaves // 2) - K.octaves
+    return gl.minimum(gl.maximum(low, 1), 2 * one + 1 - K.octaves) << K.own_bits
 
 
 @gluon.jit
@@ -220,6 +213,7 @@ class Kernel:
     warps: int
     elements: int
     channels: int
+    rows: int
     octaves: int
     own_bits: int
     misc: int
@@ -228,6 +222,8 @@ class Kernel:
     table: int
     begin: str
     place: str
+    fetch_first: str
+    count_next: str
     asm: str
     constraints: str
     check: str
@@ -235,16 +231,15 @@ class Kernel:
     park: str
 
 
-def shared_memory_of(kind: int, bits: int, shared_bytes: int) -> ptx.Shared:
+def shared_memory_of(kind: int, bits: int, shared_bytes: int) -> gpu_last_layout.Shared:
     """For tables of so many mantissa bits, in so much shared memory: as many channels as leave each a window of
     LEAST_OCTAVES, but at least a sector."""
     name = ("f32", "bf16", "f16")[kind]
     octaves = 29 if kind == portable.FLOAT16 else 47
     found = []
     for channels in (MOST_CHANNELS, 16, 8):
-        spare = 4 * (ptx.FOUND + ptx.FIELDS_FOUND * WARPS * channels) + 8192  # the latter for Triton's reductions
-        shared = ptx.Shared(name, bits, 32 * WARPS, ELEMENTS[kind], channels, octaves)
-        while shared.octaves and 4 * shared.misc + spare > shared_bytes:
+        shared = gpu_last_layout.Shared(name, bits, 32 * WARPS, ELEMENTS[kind], channels, octaves, SLOTS[kind])
+        while shared.octaves and 4 * shared.words + REDUCTIONS * channels > shared_bytes:
             shared = replace(shared, octaves=shared.octaves - 1)
         found.append(shared)
     fewest = SECTOR // (4 if kind == portable.FLOAT32 else 2)
@@ -255,21 +250,24 @@ def shared_memory_of(kind: int, bits: int, shared_bytes: int) -> ptx.Shared:
 def kernel(kind: int, bits: int, shared_bytes: int) -> Any:
     """For tensors of a kind and tables of so many mantissa bits, in so much shared memory."""
     shared = shared_memory_of(kind, bits, shared_bytes)
-    asm, constraints = ptx.count(shared)
+    asm, constraints = gpu_last_count.count(shared)
     return gl.constexpr(
         Kernel(
             kind,
             WARPS,
             shared.elements,
             shared.channels,
+            shared.rows,
             shared.octaves,
             shared.own_bits,
             shared.misc,
-            (shared.misc + ptx.FOUND + ptx.FIELDS_FOUND * WARPS * shared.channels) // ptx.MISC_ROW,
+            shared.words // gpu_last_layout.MISC_ROW,
             shared.limit,
             2 << (9 + bits),
             ptx.begin(shared),
             ptx.place(shared),
+            ptx.fetch_first(shared),
+            gpu_last_count.count_next(shared),
             asm,
             constraints,
             ptx.check(shared),

@@ -3,7 +3,7 @@ many heads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from calibrant.sketches.cells import I64
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels.gpu_planes import Planes
+from calibrant.sketches.kernels.gpu_room import Room
 from calibrant.sketches.kernels.gpu_state import State
+from calibrant.sketches.kernels.gpu_tensor_map import tensor_map
 
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
@@ -53,7 +54,7 @@ def is_for_last(x: Tensor, planes: Planes, mantissa_bits: int | None) -> bool:
     )
 
 
-def count_last(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
+def count_last(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:
     """Count channels that take turns in memory."""
     from calibrant.sketches.kernels import gpu_last as last
 
@@ -61,15 +62,20 @@ def count_last(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
     kernel = last.kernel(kind, state.mantissa_bits, device.shared_bytes)
     blocks = -(-planes.groups // kernel.value.channels)
     parts = _parts(blocks, planes.inner, device.multiprocessors, state.rows)
+    described, aligned = state.memory, planes.groups * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
+    if aligned:
+        box = kernel.value.rows // last.WARPS, kernel.value.channels
+        described = room.copied(tensor_map(x.data_ptr(), (planes.inner, planes.groups), box, x.element_size()))
     last.count[(blocks * parts,)](
         x.view(_AS_INTEGERS[x.dtype]),
+        described,
         planes.inner,
         planes.groups,
         parts,
         state.memory,
         state.rows,
         half,
-        ALIGNED=planes.groups % 4 == 0 and x.data_ptr() % 16 == 0,
+        ALIGNED=aligned,
         K=kernel,
         num_warps=last.WARPS,
         maxnreg=last.REGISTERS,
@@ -120,10 +126,8 @@ def _fast_programs(device: Properties, kind: int, many: bool) -> int:
     return device.multiprocessors * (2048 // (warps * registers))
 
 
-def count_described(
-    tensors: Sequence[Tensor], states: Sequence[State], half: Tensor, described_on: Callable[[I64], Tensor]
-) -> None:
-    """Count each tensor as one group, all in one launch. described_on: brings words to where kernels read them."""
+def count_described(tensors: Sequence[Tensor], states: Sequence[State], half: Tensor, room: Room) -> None:
+    """Count each tensor as one group, all in one launch."""
     from calibrant.sketches.kernels import gpu_fast as fast
 
     device = properties(tensors[0].device.index)
@@ -137,7 +141,7 @@ def count_described(
         same = [x.data_ptr(), x.numel(), state.memory.data_ptr()]
         described += [[*same, part, parts, state.rows, 0, 0] for part in range(parts)]
     fast.count_many[(len(described),)](
-        described_on(np.array(described)),
+        room.described(np.array(described)),
         half,
         K=fast.kernel(kind, mantissa_bits, False, 16 // first.element_size(), device.shared_bytes),
         num_warps=warps,

@@ -1,0 +1,278 @@
+"""The inner loops of `gpu_last` as PTX, as `gpu_ptx` has those of `gpu_fast`: see `gpu_last_layout`.
+
+Most often a warp counts what is all inside the windows and no further out than its extremes. The rest is found in
+steps, each for fewer: zeros; values outside; what is not finite.
+"""
+
+from __future__ import annotations
+
+from calibrant.sketches.kernels.gpu_last_layout import (
+    EVERY,
+    NEAR_ZERO,
+    NOT_FINITE,
+    ONES,
+    PITCH,
+    TABLE,
+    VECTOR,
+    Shared,
+)
+from calibrant.sketches.kernels.gpu_last_ptx import fetch
+from calibrant.sketches.kernels.gpu_ptx import block
+
+_AND_OR, _XOR_OR = "0xEA", "0xBE"  # of lop3: a & b | c, (a ^ b) | c
+
+
+def count(shared: Shared) -> tuple[str, str]:
+    """Count some elements of a thread, int32 or int16, whose channels take turns: the assembly and its constraints."""
+    words = shared.elements // (1 if shared.kind == "f32" else 2)
+    lines = _count(shared, [f"${words + k}" for k in range(words)])
+    lines += [f"mov.b32 ${k}, 0;" for k in range(words)]
+    return "\n".join(["{", *lines, "}"]), ",".join(["=r"] * words + ["r"] * words)
+
+
+def count_next(shared: Shared) -> str:
+    """For each thread: the same for its elements of the next slot, which then is for another tile."""
+    words, each = shared.elements // (1 if shared.kind == "f32" else 2), VECTOR if shared.kind == "f32" else VECTOR // 2
+    lines = [
+        f".reg .b32 in<{words}>, at, mine, bar, odd; .reg .pred there;",
+        f"and.b32 at, taken, {shared.slots - 1}; mad.lo.u32 bar, at, 8, bars; mad.lo.u32 at, at, {shared.slot}, ring;",
+        f"shr.u32 odd, taken, {shared.slots.bit_length() - 1}; and.b32 odd, odd, 1; add.u32 taken, taken, 1;",
+        f"mov.u32 mine, %laneid; mad.lo.u32 mine, mine, {4 * each}, at;",
+        "WAIT: mbarrier.try_wait.parity.shared.b64 there, [bar], odd; @!there bra WAIT;",
+        *(
+            f"ld.shared.v{each}.b32 {{{', '.join(f'in{k + j}' for j in range(each))}}}, [mine + {128 * k}];"
+            for k in range(0, words, each)
+        ),
+        f"bar.warp.sync {EVERY};",
+        *fetch(shared, "bar", "at"),
+        *_count(shared, [f"in{k}" for k in range(words)]),
+    ]
+    return block(lines)
+
+
+def _count(shared: Shared, inputs: list[str]) -> list[str]:
+    narrow = shared.kind != "f32"
+    # Of 16 bits an element is widened to `x` wherever it is looked at: registers are few.
+    values = [("", x) for x in inputs]
+    if narrow:
+        values = [(_widened(shared.kind, word, upper), "x") for word in inputs for upper in (False, True)]
+    lines = [
+        f".reg .b32 x, mx<{VECTOR}>, mn<{VECTOR}>, a, u, s, t, q, far, both; .reg .b64 to, wide;",
+        ".reg .pred p, r, any, further; .reg .b16 h, g;",
+        *(_sixteen_bits(shared, inputs) if narrow else _float32(shared, inputs)),
+        *(_furthest16(shared.kind, inputs) if narrow else _furthest32(inputs)),
+        f"or.pred p, any, further; vote.sync.any.pred p, p, {EVERY}; @!p bra COUNTED;",
+        *(_widened_ends(shared.kind) if narrow else []),
+        f"vote.sync.any.pred any, any, {EVERY}; @!any bra INSIDE;",
+        *(_zeros16(shared, inputs) if narrow else _zeros32(shared, inputs)),
+        f"vote.sync.any.pred any, any, {EVERY}; @!any bra INSIDE;",
+        *_outside(shared, inputs, values),
+        f"vote.sync.any.pred any, any, {EVERY}; @!any bra INSIDE;",
+        *(f"mov.b32 mx{j}, 0xff800000; mov.b32 mn{j}, 0x7f800000;" for j in range(VECTOR)),
+    ]
+    for k, (widen, x) in enumerate(values):
+        j = k % VECTOR
+        lines.append(f"{widen} and.b32 a, {x}, 0x7fffffff; setp.lt.u32 r, a, 0x7f800000;")
+        lines.append(f"@r max.f32 mx{j}, mx{j}, {x}; @r min.f32 mn{j}, mn{j}, {x};")
+    return [*lines, "INSIDE:", *_extremes(shared, values), "COUNTED:"]
+
+
+def _float32(shared: Shared, inputs: list[str]) -> list[str]:
+    """Add each to its word, and find whether `any` has none. Then the address is where nobody reads: that is faster
+    than to leave it out."""
+    finer, position = shared.finer, shared.position_bits
+    lines = ["setp.ne.u32 any, 0, 0;"]
+    for k, x in enumerate(inputs):
+        j = k % VECTOR
+        lines += [
+            f"and.b32 a, {x}, 0x7fffffff; sub.u32 u, a, low{j}; setp.ge.u32 p, u, {shared.span}; or.pred any, any, p;",
+            f"shr.u32 s, {x}, 31; mad.lo.u32 s, s, {4 * shared.sign}, own{j}; shr.u32 t, u, {finer};",
+            f"mad.lo.u32 t, t, {4 * shared.across}, s; selp.b32 t, unread, t, p;",
+            f"shr.u32 q, u, {finer - position}; lop3.b32 q, q, {2**position - 1}, one, {_AND_OR};",
+            "red.shared.add.u32 [t], q;",
+        ]
+    return lines
+
+
+def _sixteen_bits(shared: Shared, inputs: list[str]) -> list[str]:
+    """The same, two at once as long as may be."""
+    finer, factor = shared.finer, 4 * shared.across
+    lines = ["mov.b32 far, 0;"]
+    for n, pair in enumerate(inputs):
+        j = 2 * n % VECTOR
+        lines += [
+            f"and.b32 a, {pair}, 0x7fff7fff; add.u16x2 u, a, low{j}; max.u16x2 far, far, u; min.u16x2 u, u, ends;",
+            f"shr.u32 s, {pair}, 15; and.b32 s, s, 0x00010001; mad.lo.u32 u, s, {shared.cells << finer}, u;",
+        ]
+        for part in range(2):
+            if part:
+                lines.append("shr.u32 u, u, 16;")
+            if factor >> finer:
+                cell = f"and.b32 t, u, {0xFFFF >> finer << finer}; mad.lo.u32 t, t, {factor >> finer}, own{j + part};"
+            else:
+                cell = f"and.b32 t, u, 0xffff; shr.u32 t, t, {finer}; mad.lo.u32 t, t, {factor}, own{j + part};"
+            lines += [
+                cell,
+                f"lop3.b32 q, u, {(1 << finer) - 1}, one, {_AND_OR}; red.shared.add.u32 [t], q;",
+            ]
+    return [*lines, *_any_far(shared)]
+
+
+def _zeros32(shared: Shared, inputs: list[str]) -> list[str]:
+    """Count zeros, and find whether `any` else has no word."""
+    lines = ["setp.ne.u32 any, 0, 0;"]
+    for k, x in enumerate(inputs):
+        j = k % VECTOR
+        lines += [
+            f"and.b32 a, {x}, 0x7fffffff; setp.eq.u32 p, a, 0; @p add.u32 zeros{j}, zeros{j}, 1;",
+            f"sub.u32 u, a, low{j}; setp.ge.u32 r, u, {shared.span}; setp.ne.and.u32 r, a, 0, r; or.pred any, any, r;",
+        ]
+    return lines
+
+
+def _zeros16(shared: Shared, inputs: list[str]) -> list[str]:
+    """The same, two at once."""
+    lines = [f"mov.b32 far, 0; mov.b32 q, {ONES};"]
+    for n in range(VECTOR // 2):
+        some = inputs[n :: VECTOR // 2]
+        lines.append("mov.b32 s, 0;")
+        for pair in some:
+            lines += [
+                f"and.b32 a, {pair}, 0x7fff7fff; min.u16x2 t, a, q; add.u32 s, s, t;",
+                f"add.u16x2 u, a, low{2 * n}; mul.lo.u32 t, t, 0xffff; and.b32 u, u, t; max.u16x2 far, far, u;",
+            ]
+        lines += [
+            f"and.b32 t, s, 0xffff; sub.u32 t, {len(some)}, t; add.u32 zeros{2 * n}, zeros{2 * n}, t;",
+            f"shr.u32 t, s, 16; sub.u32 t, {len(some)}, t; add.u32 zeros{2 * n + 1}, zeros{2 * n + 1}, t;",
+        ]
+    return [*lines, *_any_far(shared)]
+
+
+def _any_far(shared: Shared) -> list[str]:
+    return [f"mov.b32 {{h, g}}, far; max.u16 h, h, g; cvt.u32.u16 u, h; setp.ge.u32 any, u, {shared.span};"]
+
+
+def _widened(kind: str, word: str, upper: bool) -> str:
+    """Float32 bits x of the lower or upper 16 bits."""
+    if kind == "bf16":
+        return f"and.b32 x, {word}, 0xffff0000;" if upper else f"shl.b32 x, {word}, 16;"
+    return f"mov.b32 {{h, g}}, {word}; cvt.f32.f16 x, {'g' if upper else 'h'};"
+
+
+def _furthest32(inputs: list[str]) -> list[str]:
+    """The extremes mx and mn of each channel, NaN left out, and whether any is `further` than before or as far; where
+    there is Inf, that is wrong, and nobody minds."""
+    lines = ["setp.ne.u32 further, 0, 0;"]
+    for found, most, end, further in (("mx", "max", "top", "ge"), ("mn", "min", "bottom", "le")):
+        for j in range(VECTOR):
+            lines.append(f"mov.b32 {found}{j}, {inputs[j]};")
+            lines += [f"{most}.f32 {found}{j}, {found}{j}, {x};" for x in inputs[j + VECTOR :: VECTOR]]
+            lines.append(f"setp.{further}.or.f32 further, {found}{j}, {end}{j}, further;")
+    return lines
+
+
+def _furthest16(kind: str, inputs: list[str]) -> list[str]:
+    """The same of two channels at once, mx0 and mx2, with what is next below the extremes of before and next above."""
+    lines = ["mov.b32 t, 0;"]
+    for found, most, end in (("mx", "max", "below"), ("mn", "min", "above")):
+        for n in range(2):
+            lines.append(f"mov.b32 {found}{2 * n}, {end}{n};")
+            lines += [f"{most}.{kind}x2 {found}{2 * n}, {found}{2 * n}, {x};" for x in inputs[n::2]]
+            lines.append(f"lop3.b32 t, {found}{2 * n}, {end}{n}, t, {_XOR_OR};")
+    return [*lines, "setp.ne.u32 further, t, 0;"]
+
+
+def _widened_ends(kind: str) -> list[str]:
+    """mx and mn of each channel as float32."""
+    lines = []
+    for found in ("mx", "mn"):
+        for j in (0, 2):
+            lines += [
+                f"mov.b32 q, {found}{j}; {_widened(kind, 'q', True)} mov.b32 {found}{j + 1}, x;",
+                f"{_widened(kind, 'q', False)} mov.b32 {found}{j}, x;",
+            ]
+    return lines
+
+
+def _beside_ends(kind: str) -> list[str]:
+    """Of 16 bits: `below` each top the next value, and `above` each bottom."""
+    lines = []
+    for end, beside, sign in (("top", "below", 1), ("bottom", "above", -1)):
+        for j in range(VECTOR):
+            if kind == "bf16":
+                lines.append(f"shr.u32 t, {end}{j}, 16;")
+            else:
+                lines.append(f"cvt.rz.f16.f32 h, {end}{j}; cvt.u32.u16 t, h;")
+            lines += [
+                f"shr.u32 q, t, 15; mad.lo.s32 q, q, {2 * sign}, {-sign}; and.b32 s, t, 0x7fff;",
+                "setp.eq.u32 p, s, 0; @p mov.b32 q, 0; add.u32 t, t, q;",
+                f"mov.b32 {beside}{j // 2}, t;"
+                if j % 2 == 0
+                else f"mad.lo.u32 {beside}{j // 2}, t, 0x10000, {beside}{j // 2};",
+            ]
+    return lines
+
+
+def _outside(shared: Shared, inputs: list[str], values: list[tuple[str, str]]) -> list[str]:
+    """Look at elements one by one, and find whether `any` is not finite."""
+    lines = ["setp.ne.u32 any, 0, 0;"]
+    if shared.kind == "f32":
+        for k, x in enumerate(inputs):
+            lines += [f"and.b32 a, {x}, 0x7fffffff; sub.u32 u, a, low{k % VECTOR};", *_looked_at(shared, x, k)]
+        return lines
+    lines.append(f"mov.b32 far, {(shared.span - 1) * 0x10001};")
+    for n, pair in enumerate(inputs):
+        lines += [
+            f"and.b32 a, {pair}, 0x7fff7fff; add.u16x2 both, a, low{2 * n % VECTOR};",
+            f"max.u16x2 t, both, far; setp.eq.u32 p, t, far; @p bra NEAR{n};",
+        ]
+        for upper in range(2):
+            widen, x = values[2 * n + upper]
+            cut = "shr.u32 u, both, 16;" if upper else "and.b32 u, both, 0xffff;"
+            lines += [widen, f"and.b32 a, {x}, 0x7fffffff; {cut}", *_looked_at(shared, x, 2 * n + upper)]
+        lines.append(f"NEAR{n}:")
+    return lines
+
+
+def _looked_at(shared: Shared, x: str, k: int) -> list[str]:
+    """Element k of a thread, x its float32 bits, a these of its magnitude, u how far above its window's begin: if it is
+    outside or not finite, it is counted."""
+    shift, sums, misc = 23 - shared.mantissa_bits, 8 << (9 + shared.mantissa_bits), 4 * shared.misc
+    return [
+        f"setp.ge.u32 p, u, {shared.span}; setp.ne.and.u32 p, a, 0, p; @!p bra DONE{k};",
+        f"mov.u32 t, %laneid; and.b32 t, t, {shared.across - 1}; mad.lo.u32 t, t, {VECTOR}, {k % VECTOR};",
+        "mov.u32 q, global_smem; setp.ge.u32 r, a, 0x7f800000; or.pred any, any, r;",
+        f"shr.u32 s, {x}, 31; add.u32 s, s, 1; setp.gt.u32 p, a, 0x7f800000; @p mov.b32 s, 0;",
+        f"mad.lo.u32 s, s, {shared.channels}, t; mad.lo.u32 s, s, 4, q;",
+        f"@r red.shared.add.u32 [s + {misc + 4 * NOT_FINITE}], 1; @r bra DONE{k};",
+        f"ld.shared.b64 to, [q + {misc + 4 * TABLE}]; ld.shared.b32 s, [q + {misc + 4 * PITCH}];",
+        f"mad.wide.u32 to, t, s, to; shr.u32 t, {x}, {shift}; mul.wide.u32 wide, t, 8; add.u64 to, to, wide;",
+        f"mov.b64 wide, 1; red.global.add.u64 [to], wide; shr.u32 t, {x}, {shift - 8}; and.b32 t, t, 255;",
+        f"setp.ne.u32 p, t, 0; cvt.u64.u32 wide, t; @p red.global.add.u64 [to + {sums}], wide;",
+        f"DONE{k}:",
+    ]
+
+
+def _extremes(shared: Shared, values: list[tuple[str, str]]) -> list[str]:
+    """Update the extremes by mx and mn, and the thread's hits of them."""
+    ends = (("top", "mx", "ge", "gt", "max", NEAR_ZERO), ("bottom", "mn", "le", "lt", "min", 0x80000000 | NEAR_ZERO))
+    lines = ["setp.ne.u32 p, 0, 0;"]
+    for end, found, or_equal, *_ in ends:
+        lines += [f"setp.{or_equal}.or.f32 p, {found}{j}, {end}{j}, p;" for j in range(VECTOR)]
+    lines.append(f"vote.sync.any.pred p, p, {EVERY}; @!p bra SAME;")
+    for end, found, or_equal, further, furthest, near_zero in ends:
+        for j in range(VECTOR):
+            lines += [
+                f"setp.{or_equal}.f32 p, {found}{j}, {end}{j}; vote.sync.any.pred p, p, {EVERY};",
+                f"@!p bra SAME_{end}{j};",
+                f"mov.b32 t, {found}{j};",
+                *(f"shfl.sync.bfly.b32 q, t, {mask}, 31, {EVERY}; {furthest}.f32 t, t, q;" for mask in shared.masks),
+                f"setp.{further}.f32 p, t, {end}{j}; @p mov.b32 n_{end}{j}, 0; @p mov.b32 {end}{j}, t;",
+                *(
+                    f"{widen} setp.eq.f32 p, {x}, {end}{j}; @p add.u32 n_{end}{j}, n_{end}{j}, 1;"
+                    for widen, x in values[j::VECTOR]
+                ),
+                f"setp.eq.f32 p, {end}{j}, 0f00000000; @p mov.b32 n_{end}{j}, 0; @p mov.b32 {end}{j}, {near_zero:#x};",
+                f"SAME_{end}{j}:",
+            ]
+    return [*lines, *(_beside_ends(shared.kind) if shared.kind != "f32" else []), "SAME:"]
