@@ -50,13 +50,14 @@ def test_what_is_not_there_is_an_error(cnn):
 def test_channel_axes(cnn):
     assert [cnn.channel_axis_of(v) for v in ("x", "c", "r", "p", "y")] == [1, 1, 1, 1, 1]
     sequences = load(
-        """g (float[N,T,6] x, float[N,2,T] s, float[D] v, float[N,T,K] u) => (a, b, c, d)
+        """g (float[N,T,6] x, float[N,2,T] s, float[D] v, float[N,T,K] u) => (a, b, c, d, e)
         <float[3,2,1] w = {1,2,3,4,5,6}> {
             a = Relu(x)  conv = Conv(s, w)  b = Sigmoid(conv)  c = Relu(v)  d = Relu(u)
+            root = Sqrt(s)  e = Conv(root, w)
         }"""
     )
-    # rank 3: the last axis; behind a Conv: 1; rank 1, and an axis that is not static: none
-    assert [sequences.channel_axis_of(v) for v in ("a", "b", "c", "d")] == [2, 1, None, None]
+    # rank 3: the last axis; behind and before a Conv: 1; rank 1, and an axis that is not static: none
+    assert [sequences.channel_axis_of(v) for v in ("a", "b", "root", "c", "d")] == [2, 1, 1, None, None]
 
 
 def test_save_float_and_above_the_limit_of_protobuf(cnn, tmp_path, monkeypatch):

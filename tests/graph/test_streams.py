@@ -8,7 +8,7 @@ from onnx import numpy_helper, parser
 
 from calibrant.graph import load_onnx_graph
 from calibrant.graph.rescaling import rescale
-from calibrant.graph.streams import find_streams
+from calibrant.graph.streams import find_inserted, find_streams
 
 RNG = np.random.default_rng(2)
 
@@ -126,3 +126,25 @@ def test_a_layer_normalization_that_products_alone_read_is_a_stream(tmp_path):
     wanted = run(graph, feed, tmp_path)
     rescale(graph, {stream: np.exp2(np.arange(6.0) - 3)})
     np.testing.assert_allclose(run(graph, feed, tmp_path), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("reader", "weight", "found"),
+    [
+        ("Conv <pads = [1,1,1,1]>", (4, 8, 3, 3), True),
+        ("Conv", (4, 8, 1, 1), False),
+        ("Conv <group = 8, pads = [1,1,1,1]>", (8, 1, 3, 3), False),
+        ("ConvTranspose", (8, 4, 3, 3), False),
+    ],
+)
+def test_a_mul_is_put_before_convolutions_that_outweigh_it(reader, weight, found, tmp_path):
+    body = f"a = Conv(x, w1) r = Sigmoid(a) y = {reader} (r, w2)"
+    graph = load_onnx_graph(image(body, w2=weight))
+    last = [node.name for node in graph.model.graph][-1]
+    streams = find_inserted(graph.model.graph, [last], sketched=False)
+    assert [(s.values, s.channels, s.readers) for s in streams] == ([(("r",), 8, (last,))] if found else [])
+    if found:
+        feed = {"x": RNG.normal(size=(2, 3, 8, 8)).astype(np.float32)}
+        wanted = run(graph, feed, tmp_path)
+        rescale(graph, {streams[0]: np.exp2(np.arange(8.0) - 4)})
+        np.testing.assert_allclose(run(graph, feed, tmp_path), wanted, rtol=1e-5, atol=1e-6)

@@ -12,12 +12,16 @@ KEEPS_AXES = (
 
 
 def channel_axis(value: ir.Value) -> int | None:
-    """The channel axis: 1 behind a Conv and from rank 4 on, the last of rank 2 and 3; None where it is not static."""
+    """The channel axis: 1 beside a Conv and from rank 4 on, the last of rank 2 and 3; None where it is not static."""
     shape = value.shape
     if shape is None or len(shape) < 2:
         return None
-    axis = 1 if len(shape) >= 4 or _made_by_conv(value) else len(shape) - 1
+    axis = 1 if len(shape) >= 4 or _made_by_conv(value) or _read_by_conv(value) else len(shape) - 1
     return axis if isinstance(shape[axis], int) else None
+
+
+def _read_by_conv(value: ir.Value) -> bool:
+    return any(index == 0 and node.op_type in ("Conv", "ConvTranspose") for node, index in value.uses())
 
 
 def _made_by_conv(value: ir.Value) -> bool:

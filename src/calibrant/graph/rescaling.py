@@ -107,8 +107,9 @@ def _insert_mul(graph: Graph, stream: Stream, factors: Factors) -> None:
     """A Mul by 1 / factors between the value and its readers; the configs move along."""
     model, value = graph.model.graph, graph.value(stream.values[0])
     name = smoothed_name(stream.values[0])
-    numbers = ir.tensor((1 / factors).astype(np.float32), name=f"{name}_factors")
-    constant = ir.Value(name=numbers.name, type=value.type, shape=ir.Shape([stream.channels]), const_value=numbers)
+    behind = len(value.shape or ()) - 1 - (channel_axis(value) or 0)
+    numbers = ir.tensor((1 / factors).astype(np.float32).reshape(-1, *[1] * behind), name=f"{name}_factors")
+    constant = ir.Value(name=numbers.name, type=value.type, shape=ir.Shape(numbers.shape.numpy()), const_value=numbers)
     node = ir.Node("", "Mul", [value, constant], name=name)
     node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, value.type, value.shape
     model.register_initializer(constant)

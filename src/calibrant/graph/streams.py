@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -72,16 +73,30 @@ def find_streams(graph: ir.Graph) -> list[Stream]:
 
 
 def find_inserted(graph: ir.Graph, readers: Iterable[str], sketched: bool) -> list[Stream]:
-    """Of every value that some of these Gemms and MatMuls read by weights a stream, which a Mul before them divides."""
+    """Of every value that some of these nodes read by weights a stream, which a Mul before them divides.
+
+    These are Gemms, MatMuls, and the Convs for which a Mul is little beside what they compute: they bring each number
+    to several places of every channel. A Conv of one tap, or of single channels, costs little more than a Mul.
+    """
     wanted = set(readers)
     found = []
     for value in (v for node in graph for v in node.outputs if v.name):
         nodes = {use.node.name or "": use.node for use in value.uses() if reads_by_weights(use.node, use.idx)}
-        names = tuple(name for name, node in nodes.items() if name in wanted and node.op_type in PRODUCTS)
-        channels = _channels(value, len(value.shape) - 1) if value.shape is not None else None
+        names = tuple(name for name, node in nodes.items() if name in wanted and _outweighs_mul(node))
+        axis = channel_axis(value)
+        channels = _channels(value, axis) if axis is not None else None
         if names and channels is not None:
             found.append(Stream((value.name or "",), channels, (), names, inserted=True, sketched=sketched))
     return found
+
+
+def _outweighs_mul(node: ir.Node) -> bool:
+    """Whether a Mul before the node costs next to nothing beside it."""
+    if node.op_type in PRODUCTS:
+        return True
+    taps = node.inputs[1].const_value.shape[2:]  # type: ignore[union-attr]
+    group: int = node.attributes.get_int("group", 1)
+    return node.op_type == "Conv" and group == 1 and prod(taps) > 1
 
 
 def reads_by_weights(node: ir.Node, index: int) -> bool:

@@ -44,6 +44,7 @@ WORTH = 0.95  # of the noise before: a stream that keeps more is left alone
 WORTH_BELOW_CEILING = 0.65  # likewise, where a ceiling may cut off what no sample had, which the measure ignores
 HEADROOM = 1.25  # times the largest value to be expected of a channel: what a ceiling is to let through
 LEAST = 0.25  # factor below a ceiling: a sixteenth of the noise of a channel, and room for what no sample had
+WORTH_A_MUL = 0.5  # the same, where it takes a Mul over all that a Conv reads, often an image
 ABOUT = 1.2  # times the least noise: closer than that the measure does not tell
 
 
@@ -73,7 +74,7 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> Eq
         if not concerned:
             continue
         noise = StreamNoise(graph, stream, concerned, sketches)
-        factors = best(noise, least_factors(stream, sketches))
+        factors = best(noise, _worth(graph, stream), least_factors(stream, sketches))
         if factors is None:
             continue
         rescale(graph, {stream: factors})
@@ -110,18 +111,26 @@ def _reading(task: Calibration, names: Mapping[str, str]) -> Calibration:
     return type(task).of(task.config, [names[root] for root in task.roots], task.draft.observer_algorithm)
 
 
-def best(noise: StreamNoise, bounds: F64 | None = None) -> F64 | None:
+def best(noise: StreamNoise, worth: float = WORTH, bounds: F64 | None = None) -> F64 | None:
     """The factors that differ least of those that are ABOUT as good as the best; None where those save too little.
 
-    bounds: see `least_factors`.
+    worth: the share of the noise that may be left. bounds: see `least_factors`.
     """
     tried = [(noise(factors), factors) for factors in candidates(noise, bounds)]
     nothing, least = noise(np.ones(noise.channels)), min(found for found, _ in tried)
     log.debug("noise %.3g, equalized %.3g", nothing, least)
-    if not least < (WORTH if bounds is None else WORTH_BELOW_CEILING) * nothing:
+    if not least < worth * nothing:
         return None
     good = [factors for found, factors in tried if found <= ABOUT * least]
     return min(good, key=lambda factors: float(np.log2(factors).std()))
+
+
+def _worth(graph: Graph, stream: Stream) -> float:
+    """What share of the noise may be left where the stream is divided."""
+    if stream.ceilings:
+        return WORTH_BELOW_CEILING
+    convolved = any(graph.node(name).op_type == "Conv" for name in stream.readers)
+    return WORTH_A_MUL if stream.inserted and convolved else WORTH
 
 
 def least_factors(stream: Stream, sketches: Halves) -> F64 | None:

@@ -16,8 +16,8 @@ def streams_to_equalize(graph: Graph, setting: QuantizationSetting) -> list[Stre
 
     equalization: True, every stream that `opt_level` allows; None, those without activation functions (the residual
     streams of MobileNets and their like: few values, whose channels differ most).
-    smooth_quant: True, every value that MatMul and Gemm read by weights; None, those too, but only where no method is
-    asked for, so that the ranges of the channels, which are always known, suffice.
+    smooth_quant: True, every value that MatMul, Gemm and larger Convs read by weights (see `find_inserted`); None,
+    those too, but only where no method is asked for: then the ranges of the channels suffice, which are always known.
 
     Raises SettingError for `interested_layers` that fit no node.
     """
