@@ -266,6 +266,15 @@ def test_of_one_sample_nothing_is_known_of_ceilings(tmp_path):
     assert not any("equalized" in note for note in summary.notes)
 
 
+def test_ceilings_are_left_alone_where_weights_are_rough(tmp_path):
+    setting = QuantizationSetting()
+    setting.equalization = True
+    for bits in (4, 8):
+        setting.quantize_parameter_setting.num_of_bits = bits
+        _, summary = quantize(built(BELOW_6, tmp_path / "model.onnx"), samples_for(BELOW_6), setting=setting)
+        assert any("equalized" in note for note in summary.notes) == (bits == 8)
+
+
 def test_like_channels_are_left_alone(small_model, small_samples):
     setting = QuantizationSetting()
     setting.equalization = True

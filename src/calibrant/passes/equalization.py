@@ -45,6 +45,7 @@ WORTH_BELOW_CEILING = 0.65  # likewise, where a ceiling may cut off what no samp
 HEADROOM = 1.25  # times the largest value to be expected of a channel: what a ceiling is to let through
 LEAST = 0.25  # factor below a ceiling: a sixteenth of the noise of a channel, and room for what no sample had
 WORTH_A_MUL = 0.5  # the same, where it takes a Mul over all that a Conv reads, often an image
+BITS = 8  # of weights, for a stream with ceilings: of fewer, their plain rounding would rule the measure
 ABOUT = 1.2  # times the least noise: closer than that the measure does not tell
 
 
@@ -181,6 +182,8 @@ def _concerned(
     inside = set(stream.values)
     if any(name not in sketches for name, _ in stream.ceilings):  # how far it is from its ceiling is not known
         return []
+    if stream.ceilings and min(_bits_of_weights(graph, stream), default=BITS) < BITS:
+        return []
     open_tasks = {id(task.config): task for task in tasks}
     found: list[Calibration] = []
     for config, roots in activation_configs(graph):
@@ -199,6 +202,12 @@ def _concerned(
             return None
         found.append(task)
     return found
+
+
+def _bits_of_weights(graph: Graph, stream: Stream) -> list[int]:
+    """Of those that a division of the stream changes, and that are quantized."""
+    edges = [(name, 1) for name in (*stream.writers, *stream.readers)]
+    return [graph.edges[edge].num_of_bits for edge in edges if edge in graph.edges]
 
 
 def _counted(streams: Sequence[Stream]) -> str:
