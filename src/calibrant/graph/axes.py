@@ -9,6 +9,7 @@ KEEPS_AXES = (
     | {"BatchNormalization", "InstanceNormalization", "Identity", "Dropout", "Pad", "Resize"}
     | {"MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"}
 )
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def channel_axis(value: ir.Value) -> int | None:
@@ -21,11 +22,11 @@ def channel_axis(value: ir.Value) -> int | None:
 
 
 def _read_by_conv(value: ir.Value) -> bool:
-    return any(index == 0 and node.op_type in ("Conv", "ConvTranspose") for node, index in value.uses())
+    return any(index == 0 and node.op_type in CONVOLUTIONS for node, index in value.uses())
 
 
 def _made_by_conv(value: ir.Value) -> bool:
     node = value.producer()
     while node is not None and node.op_type in KEEPS_AXES and node.inputs and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    return node is not None and node.op_type in ("Conv", "ConvTranspose")
+    return node is not None and node.op_type in CONVOLUTIONS

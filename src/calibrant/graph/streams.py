@@ -16,10 +16,9 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from calibrant.graph.axes import channel_axis
+from calibrant.graph.axes import CONVOLUTIONS, channel_axis
 from calibrant.graph.clipping import ends_of_activation
 
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("Gemm", "MatMul")
 ACTIVATIONS = ("Relu", "LeakyRelu", "PRelu")
 POOLS = ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool")

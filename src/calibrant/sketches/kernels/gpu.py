@@ -17,14 +17,13 @@ from calibrant.sketches.cells import I64
 from calibrant.sketches.kernels import gpu_nvidia as nvidia
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels.gpu_planes import Planes
-from calibrant.sketches.kernels.gpu_room import Room
+from calibrant.sketches.kernels.gpu_room import PROGRAMS, Room
 from calibrant.sketches.kernels.gpu_state import State
 
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
 TILE = 1024  # elements that a program looks at together, of four such tiles at once
 LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
-PROGRAMS = 512  # at most so many for one tensor, unless it has more channels: all at work at once
 MOST_PARTS, MERGED = 2048, 1024  # of one group; and channels of all parts that are merged at once
 PARTS_OF_MANY, LEAST_TILES = 256, 8  # of one group of many tensors; and tiles that are worth a program
 

@@ -1,7 +1,7 @@
 """`gpu_portable.count` with tables for channels that take turns in memory, at the speed of an NVIDIA GPU's memory.
 
 A program counts some channels that lie side by side, at least a sector of the cache, each in a window of its own of
-its multiprocessor's shared memory: see `gpu_last_ptx`. Where the windows lie follows from a few rows; a badly placed
+its multiprocessor's shared memory: see `gpu_last_layout`. Where the windows lie follows from a few rows; a badly placed
 one costs time, never a count. All else is as in `gpu_fast`.
 """
 
@@ -31,11 +31,7 @@ REDUCTIONS = 64  # bytes for each channel that Triton needs for them
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
 _SIZE, _ZEROS, _NAN = (gl.constexpr(getattr(portable, name)) for name in ("SIZE", "ZEROS", "NAN"))
 _VECTOR, _ROW = gl.constexpr(gpu_last_layout.VECTOR), gl.constexpr(gpu_last_layout.MISC_ROW)
-_LOWS, _NOT_FINITE, _FOUND = (
-    gl.constexpr(gpu_last_layout.LOWS),
-    gl.constexpr(gpu_last_layout.NOT_FINITE),
-    gl.constexpr(gpu_last_layout.FOUND),
-)
+_LOWS, _NOT_FINITE, _FOUND = (gl.constexpr(getattr(gpu_last_layout, n)) for n in ("LOWS", "NOT_FINITE", "FOUND"))
 
 
 @gluon.jit(do_not_specialize=["rows", "parts"])

@@ -24,7 +24,7 @@ _AND_OR, _XOR_OR = "0xEA", "0xBE"  # of lop3: a & b | c, (a ^ b) | c
 
 def count(shared: Shared) -> tuple[str, str]:
     """Count some elements of a thread, int32 or int16, whose channels take turns: the assembly and its constraints."""
-    words = shared.elements // (1 if shared.kind == "f32" else 2)
+    words = shared.registers
     lines = _count(shared, [f"${words + k}" for k in range(words)])
     lines += [f"mov.b32 ${k}, 0;" for k in range(words)]
     return "\n".join(["{", *lines, "}"]), ",".join(["=r"] * words + ["r"] * words)
@@ -32,7 +32,7 @@ def count(shared: Shared) -> tuple[str, str]:
 
 def count_next(shared: Shared) -> str:
     """For each thread: the same for its elements of the next slot, which then is for another tile."""
-    words, each = shared.elements // (1 if shared.kind == "f32" else 2), VECTOR if shared.kind == "f32" else VECTOR // 2
+    words, each = shared.registers, VECTOR * shared.registers // shared.elements
     lines = [
         f".reg .b32 in<{words}>, at, mine, bar, odd; .reg .pred there;",
         f"and.b32 at, taken, {shared.slots - 1}; mad.lo.u32 bar, at, 8, bars; mad.lo.u32 at, at, {shared.slot}, ring;",
@@ -102,7 +102,7 @@ def _sixteen_bits(shared: Shared, inputs: list[str]) -> list[str]:
         j = 2 * n % VECTOR
         lines += [
             f"and.b32 a, {pair}, 0x7fff7fff; add.u16x2 u, a, low{j}; max.u16x2 far, far, u; min.u16x2 u, u, ends;",
-            f"shr.u32 s, {pair}, 15; and.b32 s, s, 0x00010001; mad.lo.u32 u, s, {shared.cells << finer}, u;",
+            f"shr.u32 s, {pair}, 15; and.b32 s, s, {ONES}; mad.lo.u32 u, s, {shared.cells << finer}, u;",
         ]
         for part in range(2):
             if part:

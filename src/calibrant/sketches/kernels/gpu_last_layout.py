@@ -63,9 +63,14 @@ class Shared:
         return self.threads * self.elements // self.channels
 
     @property
+    def registers(self) -> int:
+        """That a thread's elements take."""
+        return self.elements // (1 if self.kind == "f32" else 2)
+
+    @property
     def slot(self) -> int:
         """Bytes of a tile that a warp looks at."""
-        return 32 * self.elements * (4 if self.kind == "f32" else 2)
+        return 32 * 4 * self.registers
 
     @property
     def ring(self) -> int:

@@ -14,7 +14,8 @@ from calibrant.sketches.cells import I64
 
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
-PROGRAMS, WORDS = 512, 1024  # that there is room for from the beginning
+PROGRAMS = 512  # at most so many for one tensor, unless it has more channels: all at work at once
+WORDS = 1024  # of each, that there is room for from the beginning
 
 
 class Room:
