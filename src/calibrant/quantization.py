@@ -221,9 +221,8 @@ class _Road:
                     if self.executor is not None:
                         self.executor.load_graph(self.graph)  # as it is equalized
                 else:
-                    step.optimize(
-                        self.graph, self.samples, self.executor, collate_fn=self.collate_fn, on_step=self.on_step
-                    )
+                    options = {"collate_fn": self.collate_fn, "on_step": self.on_step, "threads": threads}
+                    step.optimize(self.graph, self.samples, self.executor, **options)
 
     def _optimize(self, step: OptimizationPass) -> None:
         if self.interrupted or not isinstance(self.samples, Kept):
