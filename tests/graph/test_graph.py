@@ -3,7 +3,8 @@ import onnx
 import pytest
 from onnx import helper, parser
 
-from calibrant.core import ModelError
+from calibrant.core import ModelError, QuantizationStates, TensorQuantizationConfig
+from calibrant.core import QuantizationProperty as P
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.graph import graph as graph_module
 
@@ -45,6 +46,26 @@ def test_what_is_not_there_is_an_error(cnn):
     for ask in (lambda: cnn.value("q"), lambda: cnn.node("q"), lambda: cnn.input_of("Relu_0", 1)):
         with pytest.raises(ModelError, match=r"'q'|no input 1"):
             ask()
+
+
+def grid(state: QuantizationStates = QuantizationStates.ACTIVATED) -> TensorQuantizationConfig:
+    return TensorQuantizationConfig(P.PER_TENSOR | P.LINEAR | P.SYMMETRICAL, state=state)
+
+
+def test_by_which_config_a_node_reads(cnn):
+    conv, relu = cnn.node("Conv_0"), cnn.node("Relu_0")
+    assert [cnn.config_read(conv, index) for index in (0, 1, 2)] == [None, None, None]  # 2: it has no such input
+    cnn.configs = {"x": grid(), "c": grid(QuantizationStates.OVERLAPPED)}
+    cnn.edges = {("Conv_0", 1): grid()}
+    assert cnn.config_read(conv, 0) is cnn.configs["x"]
+    assert cnn.config_read(conv, 1) is cnn.edges["Conv_0", 1]
+    assert cnn.config_read(relu, 0) is None
+    own = cnn.edges["Conv_0", 0] = grid()
+    assert cnn.config_read(conv, 0) is own
+    own.state = QuantizationStates.FP32
+    assert cnn.config_read(conv, 0) is None
+    own.state = QuantizationStates.OVERLAPPED
+    assert cnn.config_read(conv, 0) is cnn.configs["x"]
 
 
 def test_channel_axes(cnn):

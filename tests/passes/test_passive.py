@@ -7,6 +7,9 @@ from onnx import helper, numpy_helper
 from calibrant import PassiveParameterQuantizePass, load_onnx_graph
 from calibrant.core import ObservationError, QuantizationStates, StateError, TensorQuantizationConfig
 from calibrant.core import QuantizationProperty as P
+from calibrant.exporters.readiness import check_ready
+from calibrant.graph import ScaleGroup
+from calibrant.passes.activations import unsettle_dependents
 from calibrant.passes.passive import BIAS_LIMIT
 
 S = QuantizationStates
@@ -80,6 +83,21 @@ def test_an_edge_of_its_own_decides_before_the_value():
     graph.edges["c0", 0] = activation(2.0)
     PassiveParameterQuantizePass().optimize(graph)
     assert bias.scale == 1
+
+
+def test_an_overlapped_edge_before_a_bias_leaves_it_to_the_value():
+    graph = graph_of()
+    data = activation(0.5)
+    bias = prepared(graph, data, weight([1.0, 2.0]))
+    covered = graph.edges["c0", 0] = activation(0.25, state=S.OVERLAPPED)
+    PassiveParameterQuantizePass().optimize(graph)
+    np.testing.assert_array_equal(bias.scale, [0.5, 1])
+    graph.groups = [ScaleGroup(data, ["x"], ["x"])]
+    check_ready(graph)
+    unsettle_dependents(graph, {id(covered)})
+    assert bias.state is S.PASSIVE
+    unsettle_dependents(graph, {id(data)})
+    assert (bias.state, bias.scale) == (S.PASSIVE_INIT, None)
 
 
 @pytest.mark.parametrize(

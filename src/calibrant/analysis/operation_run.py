@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibrant.analysis.operations import Operation, config_read, quantized_inputs
+from calibrant.analysis.operations import Operation, config_behind, quantized_inputs
 from calibrant.analysis.pieces import Changed
 from calibrant.analysis.submodel import open_submodel
 from calibrant.core import TensorQuantizationConfig, fake_quantize
@@ -38,7 +38,7 @@ class OperationRun:
                 self._parameters[value.name or ""] = fake_quantize(parameter, config).astype(parameter.dtype)
                 inputs.append(value)
         self.inputs = [value.name or "" for value in inputs if value.const_value is None]
-        made = {name: config_read(graph, name) for name in self._outputs}
+        made = {name: config_behind(graph, name) for name in self._outputs}
         self._made = {name: config for name, config in made.items() if config is not None}
         opsets = graph.model.opset_imports
         self._session = open_submodel(operation.nodes, dict.fromkeys(inputs), operation.outputs, opsets)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from calibrant.core import QuantizationStates, StateError, TensorQuantizationConfig
+from calibrant.core import StateError, TensorQuantizationConfig
+from calibrant.core.policy import IN_FLOAT
 from calibrant.exporters.readiness import check_ready
 from calibrant.graph import Graph
-from calibrant.passes.base import reader_config
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 
@@ -48,14 +48,14 @@ def operations_of(graph: Graph) -> list[Operation]:
 def quantized_inputs(graph: Graph, operation: Operation) -> dict[int, TensorQuantizationConfig]:
     """By index, with which config the operator reads its inputs, activations and parameters; without those in float."""
     node = operation.nodes[0]
-    found = {index: reader_config(graph, node, index) for index in range(len(node.inputs))}
+    found = {index: graph.config_read(node, index) for index in range(len(node.inputs))}
     return {index: config for index, config in found.items() if config is not None}
 
 
-def config_read(graph: Graph, name: str) -> TensorQuantizationConfig | None:
+def config_behind(graph: Graph, name: str) -> TensorQuantizationConfig | None:
     """The config with which a value is read quantized: its own, else that of the first reader that has one; or None."""
-    config = graph.config_of(name)
-    if config is None:
-        edges = (graph.edges.get((use.node.name or "", use.idx)) for use in graph.value(name).uses())
-        config = next((edge for edge in edges if edge is not None and edge.state is not QuantizationStates.FP32), None)
-    return None if config is None or config.state is QuantizationStates.FP32 else config
+    own = graph.config_of(name)
+    if own is not None and own.state not in IN_FLOAT:
+        return own
+    read = (graph.config_read(use.node, use.idx) for use in graph.value(name).uses())
+    return next((config for config in read if config is not None), None)

@@ -92,6 +92,9 @@ class QuantizationStates(Enum):
     FP32 = 8
 
 
+IN_FLOAT = (QuantizationStates.FP32, QuantizationStates.OVERLAPPED)  # a value whose config is so is not quantized
+
+
 class RoundingPolicy(Enum):
     """What becomes of a value between two integers; `calibrant.core.rounding` has the arithmetic.
 

@@ -128,11 +128,7 @@ class Remainder:
 
     def _key(self, node: ir.Node, index: int) -> int:
         """The form in which a node reads that input; see `Slot`."""
-        value = node.inputs[index]
-        own = self._graph.edges.get((node.name or "", index))
-        if own is None or own.state is QuantizationStates.OVERLAPPED:
-            return self._own_key(value) if value is not None else AS_IT_IS
-        return key_of(own)
+        return key_of(self._graph.config_read(node, index))
 
     def _own_key(self, value: ir.Value) -> int:
         """The form in which it is read by who has no config of its own."""

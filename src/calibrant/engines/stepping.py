@@ -160,7 +160,7 @@ class Stepping:
         for index, value in enumerate(node.inputs):
             if value is None or value.const_value is None:
                 continue
-            config = self._solved(self._graph.edges.get((node.name or "", index)))
+            config = self._config(node, index)
             array = self._constant(value)
             stays = config is None or config.num_of_bits > WIDEST or (node.op_type in UNQUANTIZED and index > 0)
             yield value.name or "", array if stays or config is None else fake_quantize(array, config)
@@ -171,11 +171,7 @@ class Stepping:
 
     def _config(self, node: ir.Node, index: int) -> Config | None:
         """By which config it reads that input; None: as it is."""
-        value = node.inputs[index]
-        own = self._graph.edges.get((node.name or "", index))
-        if own is None or own.state is QuantizationStates.OVERLAPPED:
-            own = self._graph.config_of(value.name or "") if value is not None else None
-        return self._solved(own)
+        return self._solved(self._graph.config_read(node, index))
 
     def _solved(self, config: Config | None) -> Config | None:
         if not self._quantized or config is None or config.state is QuantizationStates.FP32:

@@ -10,10 +10,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.core import ExportError, QuantizationStates, TensorQuantizationConfig
+from calibrant.core.policy import IN_FLOAT
 from calibrant.exporters.dialect import Dialect, GridClip
 from calibrant.exporters.fold import Bounds, foldable
 from calibrant.exporters.names import Names
-from calibrant.exporters.readiness import BIAS_BITS, IGNORED
+from calibrant.exporters.readiness import BIAS_BITS
 from calibrant.exporters.storage import fills_type, integers, scale_and_zero_point, storage_type, type_bounds
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class _Insertion:
         self.parameters: dict[int, list[ir.Value]] = {}
         nodes = {node.name: node for node in self.top}
         self.own = {(nodes[name], index): config for (name, index), config in graph.edges.items()}
-        self.configs = {name: g.config for g in graph.groups for name in g.values if g.config.state not in IGNORED}
+        self.configs = {name: g.config for g in graph.groups for name in g.values if g.config.state not in IN_FLOAT}
 
     def run(self) -> ir.Model:
         for value in list(self._values()):

@@ -16,13 +16,13 @@ from calibrant.core import (
     StateError,
     TensorQuantizationConfig,
 )
+from calibrant.core.policy import IN_FLOAT
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from calibrant.graph import Graph
 
-IGNORED = (QuantizationStates.FP32, QuantizationStates.OVERLAPPED)
 BIAS_BITS = 32
 
 
@@ -77,12 +77,12 @@ def check_kind(graph: Graph, runtime: str) -> None:
 def activation_configs(graph: Graph) -> Iterator[tuple[str, TensorQuantizationConfig]]:
     """(value name, config) of every activation that is quantized; a value read with several configs comes with each."""
     for group in graph.groups:
-        if group.config.state not in IGNORED:
+        if group.config.state not in IN_FLOAT:
             yield from ((name, group.config) for name in group.values)
     nodes = {node.name: node for node in graph.model.graph}
     for (name, index), config in graph.edges.items():
         value = nodes[name].inputs[index]
-        if config.state not in IGNORED and value is not None and not value.is_initializer():
+        if config.state not in IN_FLOAT and value is not None and not value.is_initializer():
             yield str(value.name), config
 
 
@@ -91,16 +91,14 @@ def parameter_configs(graph: Graph) -> Iterator[tuple[ir.Node, int, TensorQuanti
     nodes = {node.name: node for node in graph.model.graph}
     for (name, index), config in graph.edges.items():
         value = nodes[name].inputs[index]
-        if config.state not in IGNORED and value is not None and value.is_initializer():
+        if config.state not in IN_FLOAT and value is not None and value.is_initializer():
             yield nodes[name], index, config
 
 
 def _check_bias(graph: Graph, node: ir.Node, index: int, config: TensorQuantizationConfig) -> None:
     expected: NDArray[np.float32] = np.ones((), np.float32)
-    for value, i in zip(node.inputs[:2], (0, 1), strict=True):
-        read = graph.edges.get((str(node.name), i))
-        if read is None or read.state is QuantizationStates.OVERLAPPED:
-            read = graph.config_of(str(value.name) if value else "")
+    for i in (0, 1):
+        read = graph.config_read(node, i)
         if read is None or read.scale is None:
             raise StateError(
                 f"cannot export: the bias of '{node.name}' is an integer, but input {i} of the node has no scale: "

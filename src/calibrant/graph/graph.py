@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import ModelError, QuantizationStates, TargetPlatform, TensorQuantizationConfig
 from calibrant.core.notebook import html_table
+from calibrant.core.policy import IN_FLOAT
 from calibrant.graph.axes import channel_axis
 from calibrant.graph.streams import Stream
 
@@ -196,6 +197,17 @@ class Graph:
     def config_of(self, value_name: str) -> TensorQuantizationConfig | None:
         """The config with which that value is quantized after its producer; None: it stays as it is."""
         return self.configs.get(value_name)
+
+    def config_read(self, node: ir.Node, index: int) -> TensorQuantizationConfig | None:
+        """The config by which that node reads its input: its own on that edge, else the value's; None: as it is.
+
+        An edge in state OVERLAPPED leaves the decision to the value's config.
+        """
+        config = self.edges.get((node.name or "", index))
+        if config is None or config.state is QuantizationStates.OVERLAPPED:
+            value = node.inputs[index] if index < len(node.inputs) else None
+            config = None if value is None else self.config_of(value.name or "")
+        return None if config is None or config.state in IN_FLOAT else config
 
     def node(self, name: str) -> ir.Node:
         """The node of that name, of the main graph. Raises ModelError when there is none."""

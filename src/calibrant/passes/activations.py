@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import onnx_ir as ir
-
 from calibrant.core import QuantizationStates, TensorQuantizationConfig
 from calibrant.graph import Graph
 
@@ -21,14 +17,6 @@ def activation_configs(graph: Graph) -> list[tuple[TensorQuantizationConfig, lis
         if not roots:
             roots.append(value.name or "")
     return list(found.values())
-
-
-def read_configs(graph: Graph, node: ir.Node) -> Iterator[TensorQuantizationConfig]:
-    """The configs under which that node reads its inputs."""
-    for index, value in enumerate(node.inputs):
-        config = graph.edges.get((node.name or "", index)) or graph.config_of(value.name or "" if value else "")
-        if config is not None:
-            yield config
 
 
 def order_carrying(graph: Graph) -> list[str]:
@@ -49,6 +37,9 @@ def unsettle_dependents(graph: Graph, changed: set[int]) -> None:
     """A bias whose scale follows from one of these configs (ids) waits for PassiveParameterQuantizePass again."""
     passive = (QuantizationStates.PASSIVE, QuantizationStates.PASSIVE_BAKED)
     for (name, _), config in graph.edges.items():
-        if config.state in passive and changed & {id(c) for c in read_configs(graph, graph.node(name))}:
+        if config.state not in passive:
+            continue
+        node = graph.node(name)
+        if any(id(graph.config_read(node, index)) in changed for index in range(len(node.inputs))):
             config.scale = config.offset = None
             config.state = QuantizationStates.PASSIVE_INIT

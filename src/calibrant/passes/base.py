@@ -62,20 +62,6 @@ def parameter_of(node: ir.Node, index: int) -> NDArray[Any] | None:
     return np.asarray(value.const_value.numpy())
 
 
-def reader_config(graph: Graph, node: ir.Node, index: int) -> TensorQuantizationConfig | None:
-    """What `node` reads at input `index` with: its own config on that edge, else the value's; None for float.
-
-    An edge in state OVERLAPPED leaves the decision to the value's config.
-    """
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None:
-        return None
-    config = graph.edges.get((str(node.name), index))
-    if config is None or config.state is QuantizationStates.OVERLAPPED:
-        config = graph.config_of(str(value.name))
-    return None if config is None or config.state is QuantizationStates.FP32 else config
-
-
 def written_config(graph: Graph, node: ir.Node) -> TensorQuantizationConfig | None:
     """What the first output of `node` is quantized with, behind a Relu or Clip fused into it; None for float."""
     value = node.outputs[0]

@@ -15,7 +15,7 @@ from calibrant.core import SettingError
 from calibrant.engines.stepping import Stepping
 from calibrant.graph.clipping import Ends
 from calibrant.passes.ahead import Ahead, affordable, check_size, less
-from calibrant.passes.base import parameter_of, reader_config
+from calibrant.passes.base import parameter_of
 from calibrant.passes.blocks import ends_of, in_blocks
 from calibrant.passes.fused import activation_ends
 from calibrant.passes.optimization import OptimizationPass
@@ -193,7 +193,7 @@ def _layer(graph: Graph, node: ir.Node) -> Layer | None:
     if len(list(node.inputs[index].uses())) != 1:  # type: ignore[union-attr]
         return None
     weight = parameter_of(product, 1)
-    if weight is None or all(reader_config(graph, product, i) is None for i in (0, 1)):
+    if weight is None or all(graph.config_read(product, i) is None for i in (0, 1)):
         return None
     axis, channels = (
         (1, _channels(product, weight)) if node.op_type.startswith("Conv") else (-1, _channels(product, weight))

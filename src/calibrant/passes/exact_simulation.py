@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from calibrant.core import TensorQuantizationConfig
 from calibrant.passes.activations import unsettle_dependents
-from calibrant.passes.base import SOLVED, QuantizationPass, parameter_of, reader_config, require_state, written_config
+from calibrant.passes.base import SOLVED, QuantizationPass, parameter_of, require_state, written_config
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -70,7 +70,7 @@ class ExactSimulationPass(QuantizationPass):
         """The configs of the inputs and the output of an adding node; none where one of them is not to be moved."""
         if node.op_type not in _ADDING:
             return []
-        configs = [reader_config(graph, node, index) for index in range(len(node.inputs))]
+        configs = [graph.config_read(node, index) for index in range(len(node.inputs))]
         configs.append(written_config(graph, node))
         return self._solved(node, configs) if all(map(_is_movable, configs)) else []
 
@@ -78,7 +78,7 @@ class ExactSimulationPass(QuantizationPass):
         """The product that this node makes, if its weight's scale is to be moved."""
         if node.op_type not in _MULTIPLYING or parameter_of(node, 1) is None:
             return
-        configs = [reader_config(graph, node, 0), reader_config(graph, node, 1), written_config(graph, node)]
+        configs = [graph.config_read(node, 0), graph.config_read(node, 1), written_config(graph, node)]
         weight = configs[1]
         alone = sum(config is weight for config in graph.edges.values()) == 1
         if alone and _is_movable(configs[0]) and _is_movable(weight, per_channel=True) and _is_movable(configs[2]):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrant.core import SettingError, TensorQuantizationConfig
-from calibrant.passes.base import SOLVED, parameter_of, reader_config
+from calibrant.passes.base import SOLVED, parameter_of
 from calibrant.quantizers.choice import nodes_of
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def linear_layers(graph: Graph, interested: Sequence[str] = ()) -> list[Linear]:
 
 def _linear(graph: Graph, node: ir.Node) -> Linear | None:
     weight = parameter_of(node, 1)
-    config = reader_config(graph, node, 1)
+    config = graph.config_read(node, 1)
     if node.op_type not in ("Conv", "Gemm", "MatMul") or weight is None or config is None or weight.ndim < 2:
         return None
     value = node.inputs[1]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import ObservationError, QuantizationPolicy, QuantizationStates, TensorQuantizationConfig
 from calibrant.core import QuantizationProperty as P
-from calibrant.passes.base import SOLVED, QuantizationPass, nodes_by_name, parameter_of, reader_config, require_state
+from calibrant.passes.base import SOLVED, QuantizationPass, nodes_by_name, parameter_of, require_state
 
 if TYPE_CHECKING:
     from calibrant.graph import Graph
@@ -94,7 +94,7 @@ class PassiveParameterQuantizePass(QuantizationPass):
 
     def _read(self, graph: Graph, node: ir.Node, index: int, first: str) -> Config | None:
         """The solved config under which `node` reads that input; None when it reads the float value."""
-        config = reader_config(graph, node, index)
+        config = graph.config_read(node, index)
         value = node.inputs[index]
         if config is None or value is None:
             return None

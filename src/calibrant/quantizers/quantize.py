@@ -177,7 +177,7 @@ class _Filling:
         wanted = self._table.integer_bias and self._setting.quantize_parameter_setting.quantize_passive_parameter
         if not wanted or not self._setting.quantize_activation:
             return True
-        data = self._config_read(node, 0)
+        data = self._graph.config_read(node, 0)
         if data is None or data.is_per_channel or not configs.takes_integer_bias(node, weight):
             return False
         self._graph.edges[node.name or "", index] = configs.bias_config(weight)
@@ -185,13 +185,8 @@ class _Filling:
 
     def _constant(self, node: ir.Node, index: int) -> None:
         made = self._graph.configs.get(node.outputs[0].name or "")
-        if made is not None and made is self._config_read(node, 0):
+        if made is not None and made is self._graph.config_read(node, 0):
             self._graph.edges[node.name or "", index] = configs.constant_config(made)
-
-    def _config_read(self, node: ir.Node, index: int) -> TensorQuantizationConfig | None:
-        value = node.inputs[index]
-        own = self._graph.edges.get((node.name or "", index))
-        return own if own is not None or value is None else self._graph.configs.get(value.name or "")
 
     def _changes_of(self, scale: Scale) -> Mapping[str, Any]:
         """The overrides for this scale. Raises SettingError when its values are given different ones."""
