@@ -18,6 +18,7 @@ from calibrant.core import (
     fake_quantize,
 )
 from calibrant.exporters import EXPORTERS
+from calibrant.graph import ScaleGroup
 from calibrant.passes.parameter import ParameterQuantizePass
 from calibrant.passes.passive import PassiveParameterQuantizePass
 
@@ -171,6 +172,14 @@ def test_a_graph_output_is_the_dequantized_value_and_keeps_its_name(kit, tmp_pat
     ops = check_both_outputs(kit, graph, x, tmp_path / "q.onnx")
     assert (ops["QuantizeLinear"], ops["Relu"]) == (1, 0)
     assert [o.name for o in onnx.load(tmp_path / "q.onnx").graph.output] == ["out", "r"]
+
+
+def test_an_output_of_which_only_readers_have_a_grid_keeps_its_float_value(kit, tmp_path):
+    own = kit.activation(bits=4)
+    graph, x = two_readers(kit, {}, {("mul1", 0): own})
+    graph.groups = [ScaleGroup(own, ["r"], ["r"])]  # as the quantizer leaves a float value that a Conv reads
+    assert check_both_outputs(kit, graph, x, tmp_path / "q.onnx")["QuantizeLinear"] == 1
+    assert kit.session(tmp_path / "q.onnx", False).run(["r"], {"x": x})[0].tolist() == np.maximum(x, 0).tolist()
 
 
 def test_an_overlapped_edge_reads_what_the_value_has(kit, tmp_path):

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from calibrant.analysis.operations import Operation
 from calibrant.analysis.submodel import open_submodel
-from calibrant.core import QuantizationStates
 from calibrant.graph import Graph
 from calibrant.graph.bodies import reads
 
@@ -63,8 +62,8 @@ class Piece:
         return changed.made if others or name in self.floats else changed.read
 
     def _in_float(self, graph: Graph, value: ir.Value) -> bool:
-        edges = [graph.edges.get((u.node.name or "", u.idx)) for u in value.uses() if u.node in self.nodes]
-        return bool(edges) and all(edge is not None and edge.state is QuantizationStates.FP32 for edge in edges)
+        read = [graph.config_read(use.node, use.idx) for use in value.uses() if use.node in self.nodes]
+        return not any(read or [graph.config_of(value.name or "")])  # none of them: a graph inside of one reads it
 
 
 class Pieces:

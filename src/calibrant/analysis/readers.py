@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.analysis.submodel import open_submodel
-from calibrant.core import QuantizationStates, TensorQuantizationConfig, fake_quantize
+from calibrant.core import TensorQuantizationConfig, fake_quantize
 from calibrant.engines import Executor
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
@@ -66,9 +66,8 @@ def reading(graph: Graph, name: str) -> list[ir.Node]:
     """The nodes of the main graph that read this value quantized."""
     found = []
     for use in graph.value(name).uses():
-        config = graph.edges.get((use.node.name or "", use.idx))
-        floats = config is not None and config.state is QuantizationStates.FP32
-        if not floats and use.node.graph is graph.model.graph and use.node not in found and not body_graphs(use.node):
+        quantized = graph.config_read(use.node, use.idx) is not None
+        if quantized and use.node.graph is graph.model.graph and use.node not in found and not body_graphs(use.node):
             found.append(use.node)
     return found
 

@@ -55,7 +55,7 @@ class _Insertion:
         self.parameters: dict[int, list[ir.Value]] = {}
         nodes = {node.name: node for node in self.top}
         self.own = {(nodes[name], index): config for (name, index), config in graph.edges.items()}
-        self.configs = {name: g.config for g in graph.groups for name in g.values if g.config.state not in IN_FLOAT}
+        self.configs = {name: config for name, config in graph.configs.items() if config.state not in IN_FLOAT}
 
     def run(self) -> ir.Model:
         for value in list(self._values()):

@@ -140,7 +140,6 @@ def test_what_is_not_calibrated_does_nothing(quantized, small_model):
     executor = TorchExecutor(bare, "cpu", threads=1)
     np.testing.assert_array_equal(executor.forward_quantized(samples[0])[0].numpy(), executor.forward(samples[0])[0])
     bare.configs = dict(graph.configs)
-    bare.groups = graph.groups
     assert any(c.state is QuantizationStates.ACTIVATED for c in bare.configs.values())
     assert np.any(executor.forward_quantized(samples[0])[0].numpy() != executor.forward(samples[0])[0])
 
@@ -163,7 +162,7 @@ def test_a_branch_reads_the_quantized_value_too(parsed):
             else_branch = no () => (float[2] q) { q = Abs(v) }>
     }""")
     shared = config(scale=0.5, offset=0, state=QuantizationStates.ACTIVATED)
-    graph.groups = [ScaleGroup(shared, ["v"], ["v"])]
+    graph.configs = {"v": shared}
     feed = {"x": torch.tensor([1.3, 2.9]), "flag": torch.tensor(True)}
     assert TorchExecutor(graph, "cpu", threads=1).forward_quantized(feed)[0].tolist() == [-1.5, -3.0]
 
@@ -175,7 +174,7 @@ def test_a_reader_may_have_a_grid_of_its_own_or_none(parsed):
         node.name = f"n{index}"
     own = config(scale=2.0, offset=0, state=QuantizationStates.ACTIVATED)
     shared = config(scale=0.5, offset=0, state=QuantizationStates.ACTIVATED)
-    graph.groups = [ScaleGroup(shared, ["v"], ["v"])]
+    graph.configs = {"v": shared}
     graph.edges = {
         ("n1", 0): own,
         ("n2", 0): config(state=QuantizationStates.FP32),
@@ -185,6 +184,17 @@ def test_a_reader_may_have_a_grid_of_its_own_or_none(parsed):
     expected = [[2, 2], [-1.3, -2.9], [1.5, 3.0]]
     for tensor, numbers in zip(found, expected, strict=True):
         np.testing.assert_allclose(tensor.numpy(), numbers, rtol=1e-6)
+
+
+def test_an_output_of_which_only_readers_have_a_grid_stays_in_float(parsed):
+    graph = parsed('<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] v, float[N] a, float[N] b) '
+                   "{ v = Neg(x) a = Abs(v) b = Neg(v) }")  # fmt: skip
+    own = config(scale=0.5, offset=0, state=QuantizationStates.ACTIVATED)
+    graph.groups = [ScaleGroup(own, ["v"], ["v"])]
+    next(iter(graph.value("v").uses())).node.name = "abs"
+    graph.edges = {("abs", 0): own}
+    v, a, b = TorchExecutor(graph, "cpu", threads=1).forward_quantized(np.float32([1.3]))
+    assert (v.item(), a.item(), b.item()) == pytest.approx((-1.3, 1.5, 1.3))
 
 
 def test_an_operator_of_onnxruntime_says_that_it_ends_gradients(parsed):

@@ -115,14 +115,11 @@ class ConfiguredGrids:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self._edges = graph.edges
-        self._configs = {name: group.config for group in graph.groups for name in group.values}
+        self._graph = graph
 
     def of(self, value: Any) -> TensorQuantizationConfig | None:
         """The config of the value itself."""
-        if value.is_initializer():
-            return None
-        return _solved(self._configs.get(value.name or ""))
+        return _solved(self._graph.config_of(value.name or ""))
 
     def at_output(self, value: Any) -> TensorQuantizationConfig | None:
         """The config with which it leaves the graph."""
@@ -130,13 +127,9 @@ class ConfiguredGrids:
 
     def read_by(self, node: Any, index: int) -> TensorQuantizationConfig | None:
         """The config by which that node reads its input."""
-        value = node.inputs[index]
-        own = self._edges.get((node.name or "", index))
-        if own is not None and own.state is QuantizationStates.OVERLAPPED:
-            own = None
-        if value.is_initializer() and node.op_type in _UNQUANTIZED_CONSTANTS and index > 0:
-            own = None if own is None or own.num_of_bits < BIAS_BITS else own
-        return self.of(value) if own is None else _solved(own)
+        if node.inputs[index].is_initializer() and node.op_type in _UNQUANTIZED_CONSTANTS and index > 0:
+            return None
+        return _solved(self._graph.config_read(node, index))
 
 
 def _solved(config: TensorQuantizationConfig | None) -> TensorQuantizationConfig | None:
