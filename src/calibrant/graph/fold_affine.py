@@ -18,6 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.graph.shapes import static_shape
+from calibrant.graph.weights import by_output, output_channels
 
 F64 = NDArray[np.float64]
 HEADS = ("Conv", "ConvTranspose", "Gemm")
@@ -110,12 +111,7 @@ def _per_channel(head: ir.Node, value: ir.Value | None) -> F64 | None:
 def _channels(head: ir.Node) -> int:
     """How many output channels the node has."""
     weight = head.inputs[1]
-    shape = (static_shape(weight) if weight is not None else None) or (0, 0)
-    if head.op_type == "ConvTranspose":
-        return shape[1] * head.attributes.get_int("group", 1)
-    if head.op_type == "Gemm" and not head.attributes.get_int("transB", 0):
-        return shape[1]
-    return shape[0]
+    return output_channels(head, (static_shape(weight) if weight is not None else None) or (0, 0))
 
 
 def _fold(graph: ir.Graph, head: ir.Node, affine: Affine) -> None:
@@ -124,19 +120,8 @@ def _fold(graph: ir.Graph, head: ir.Node, affine: Affine) -> None:
     channels = _channels(head)
     scale = np.broadcast_to(affine.scale, channels)
     shift = (0.0 if bias is None else bias.reshape(-1)) * scale + affine.shift
-    _set_constant(graph, head, 1, weight * _along_outputs(head, scale, weight))
+    _set_constant(graph, head, 1, weight * by_output(head, scale))
     _set_constant(graph, head, 2, np.broadcast_to(shift, channels))
-
-
-def _along_outputs(head: ir.Node, scale: F64, weight: F64) -> F64:
-    """`scale`, one number per output channel, in a shape that multiplies the weight."""
-    if head.op_type == "Gemm":
-        return scale[:, None] if head.attributes.get_int("transB", 0) else scale[None, :]
-    if head.op_type == "Conv":
-        return scale.reshape(-1, *[1] * (weight.ndim - 1))
-    group = head.attributes.get_int("group", 1)  # weight of ConvTranspose: (in, out / group, ...)
-    repeated = np.repeat(scale.reshape(group, -1), weight.shape[0] // group, axis=0)
-    return np.asarray(repeated.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2)))
 
 
 def _set_constant(graph: ir.Graph, node: ir.Node, index: int, array: F64) -> None:

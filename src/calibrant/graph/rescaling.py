@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from calibrant.graph.axes import channel_axis
 from calibrant.graph.streams import Stream, find_streams
+from calibrant.graph.weights import by_input, by_output
 
 if TYPE_CHECKING:
     from calibrant.graph.graph import Graph
 
 Factors = NDArray[np.float64]
-Undo = Callable[[], None]
 
 
 def rescale(graph: Graph, chosen: Mapping[Stream, Factors]) -> None:
@@ -46,36 +46,6 @@ def rescale_as(graph: Graph, rescaled: Mapping[str, Sequence[float]]) -> None:
     streams = {stream.values[0]: stream for stream in find_streams(graph.model.graph)}
     known = {streams[name]: np.array(factors) for name, factors in rescaled.items() if name in streams}
     rescale(graph, {stream: factors for stream, factors in known.items() if factors.shape == (stream.channels,)})
-
-
-def by_input(node: ir.Node, of_inputs: Factors) -> Factors:
-    """What is given for each input channel, (channels,), in a shape that goes with the weight of the node."""
-    shape = _numbers(node.inputs[1]).shape
-    if node.op_type == "Conv":
-        group: int = node.attributes.get_int("group", 1)
-        each = np.repeat(of_inputs.reshape(group, -1), shape[0] // group, axis=0)
-        return each.reshape(*each.shape, *[1] * (len(shape) - 2))
-    if node.op_type == "Gemm" and is_transposed(node):
-        return of_inputs[None, :]
-    return of_inputs.reshape(-1, *[1] * (len(shape) - 1))
-
-
-def by_output(node: ir.Node, of_outputs: Factors) -> Factors:
-    """What is given for each output channel, (channels,), in a shape that goes with the weight of the node."""
-    shape = _numbers(node.inputs[1]).shape
-    if node.op_type == "ConvTranspose":
-        group: int = node.attributes.get_int("group", 1)
-        each = np.repeat(of_outputs.reshape(group, -1), shape[0] // group, axis=0)
-        return each.reshape(*each.shape, *[1] * (len(shape) - 2))
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and is_transposed(node)):
-        return of_outputs.reshape(-1, *[1] * (len(shape) - 1))
-    return of_outputs
-
-
-def is_transposed(gemm: ir.Node) -> bool:
-    """Whether its weight is (outputs, inputs)."""
-    transposed: int = gemm.attributes.get_int("transB", 0)
-    return bool(transposed)
 
 
 def smoothed_name(value: str) -> str:

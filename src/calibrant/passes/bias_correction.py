@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from calibrant.core import SettingError
 from calibrant.engines.stepping import Stepping
+from calibrant.graph.axes import CONVOLUTIONS
 from calibrant.graph.clipping import Ends
+from calibrant.graph.weights import BIAS, output_channels
 from calibrant.passes.ahead import Ahead, affordable, check_size, less
 from calibrant.passes.base import parameter_of
 from calibrant.passes.blocks import ends_of, in_blocks
@@ -30,7 +32,6 @@ log = logging.getLogger(__name__)
 
 F64 = NDArray[np.float64]
 Array = NDArray[Any]
-_BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 STEPS = 64
 TRIM = 3.0  # root mean squares: errors beyond are left out of a trimmed mean
 
@@ -179,7 +180,7 @@ def _names(layer: Layer) -> list[str]:
 
 
 def _layer(graph: Graph, node: ir.Node) -> Layer | None:
-    index = _BIAS.get(node.op_type)
+    index = BIAS.get(node.op_type)
     product: ir.Node | None = node
     if node.op_type == "Add":
         index = next((i for i in (0, 1) if parameter_of(node, i) is not None), None)
@@ -195,23 +196,11 @@ def _layer(graph: Graph, node: ir.Node) -> Layer | None:
     weight = parameter_of(product, 1)
     if weight is None or all(graph.config_read(product, i) is None for i in (0, 1)):
         return None
-    axis, channels = (
-        (1, _channels(product, weight)) if node.op_type.startswith("Conv") else (-1, _channels(product, weight))
-    )
+    channels, axis = output_channels(product, weight.shape), 1 if node.op_type in CONVOLUTIONS else -1
     if bias.size != channels or bias.shape[-1:] != (channels,):
         return None
     beta = node.attributes.get_float("beta", 1.0) if node.op_type == "Gemm" else 1.0
     return Layer(node, index, axis, activation_ends(node), beta) if beta else None
-
-
-def _channels(node: ir.Node, weight: Array) -> int:
-    """How many channels the product has."""
-    if node.op_type == "Conv":
-        return int(weight.shape[0])
-    if node.op_type == "ConvTranspose":
-        return int(weight.shape[1] * int(node.attributes.get_int("group", 1)))
-    transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
-    return int(weight.shape[0] if transposed else weight.shape[-1])
 
 
 class Fit:

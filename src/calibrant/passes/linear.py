@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrant.core import SettingError, TensorQuantizationConfig
+from calibrant.graph.weights import outputs_come_last
 from calibrant.passes.base import SOLVED, parameter_of
 from calibrant.quantizers.choice import nodes_of
 
@@ -138,7 +139,7 @@ def _linear(graph: Graph, node: ir.Node) -> Linear | None:
     if value is None or config.state not in SOLVED or config.num_of_bits > 8 or weight.dtype != np.float32:
         return None
     shared = sum(other is config for other in graph.edges.values()) > 1 or len(list(value.uses())) > 1
-    last = node.op_type == "MatMul" or (node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 0)
+    last = outputs_come_last(node)
     axis = None if config.channel_axis is None else config.channel_axis % weight.ndim
     if shared or (node.op_type != "Conv" and weight.ndim != 2) or axis not in (None, int(last)):
         return None

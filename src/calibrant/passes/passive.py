@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import ObservationError, QuantizationPolicy, QuantizationStates, TensorQuantizationConfig
 from calibrant.core import QuantizationProperty as P
+from calibrant.graph.weights import BIAS, product_ratio
 from calibrant.passes.base import SOLVED, QuantizationPass, nodes_by_name, parameter_of, require_state
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ Config = TensorQuantizationConfig
 States = QuantizationStates
 
 BIAS_LIMIT = 2**30  # half of int32: the other half is for the sum of products that is added to the bias
-_BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 _CONSTANTS = {"Clip": (1, 2), "Pad": (2,)}
 
 
@@ -52,7 +52,7 @@ class PassiveParameterQuantizePass(QuantizationPass):
             node = nodes[name]
             if config.state is not States.PASSIVE_INIT:
                 continue
-            if _BIASED.get(node.op_type) == index:
+            if BIAS.get(node.op_type) == index:
                 found = self._bias(graph, node, index, config)
                 if isinstance(found, Bias):
                     biases.append(found)
@@ -147,11 +147,3 @@ def follow(config: Config, data: Config | None) -> None:
     config.quant_min, config.quant_max, config.num_of_bits = data.quant_min, data.quant_max, data.num_of_bits
     config.scale, config.offset = data.scale, data.offset
     config.state = States.PASSIVE
-
-
-def product_ratio(node: ir.Node) -> float:
-    """alpha / beta of a Gemm, which scale its product and its bias; 1 for every other node."""
-    if node.op_type != "Gemm":
-        return 1.0
-    alpha, beta = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
-    return float(alpha / beta) if beta else float("inf")

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from calibrant.core import TensorQuantizationConfig
 from calibrant.graph import Graph
-from calibrant.graph.rescaling import is_transposed
 from calibrant.graph.streams import Stream
+from calibrant.graph.weights import seen_by_outputs
 from calibrant.passes.calibration import Calibration
 from calibrant.sketches import TensorSketch
 from calibrant.sketches.scaling import middles
@@ -129,26 +129,6 @@ class Weights:
         largest = (self.largest * factors[self.inputs]).max(axis=1)
         steps = (largest if self.per_channel else largest.max()) / self.levels
         return float((steps**2 / 12 * (power / factors**2)[self.inputs].sum(axis=1)).sum())
-
-
-def seen_by_outputs(node: ir.Node, weight: NDArray[np.float32] | None = None) -> tuple[F64, I64]:
-    """The weight of a reader as (outputs, inputs of one output, taps), and which input channel each is.
-
-    weight: another of that shape; None: its own.
-    """
-    own = node.inputs[1].const_value.numpy() if weight is None else weight  # type: ignore[union-attr]
-    array = own.astype(np.float64)
-    group: int = node.attributes.get_int("group", 1)
-    if node.op_type == "ConvTranspose":
-        array = array.reshape(group, array.shape[0] // group, array.shape[1], -1).transpose(0, 2, 1, 3)
-        array = array.reshape(-1, *array.shape[2:])
-    elif node.op_type == "MatMul" or (node.op_type == "Gemm" and not is_transposed(node)):
-        array = array.T[:, :, None]
-    else:
-        array = array.reshape(*array.shape[:2], -1)
-    outputs, each = array.shape[:2]
-    first = np.arange(outputs) // (outputs // group) * each
-    return array, (first[:, None] + np.arange(each)).astype(np.int64)
 
 
 @dataclass(frozen=True)

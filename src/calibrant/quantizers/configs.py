@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from calibrant.core import QuantizationProperty as P
 from calibrant.core import QuantizationStates, RoundingPolicy, SettingError, TensorQuantizationConfig
+from calibrant.graph.weights import is_transposed
 from calibrant.quantizers.rows import Grid, Table
 from calibrant.settings import QuantizationSetting
 
@@ -134,13 +135,12 @@ def weight_axis(node: ir.Node, index: int) -> int | None:
     weight = node.inputs[index]
     rank = len(weight.shape) if weight is not None and weight.shape is not None else 0
     group: int = node.attributes.get_int("group", 1)
-    transposed: int = node.attributes.get_int("transB", 0)
     if index == 0:
         return None
     if node.op_type == "ConvTranspose":
         return 1 if group == 1 else None
     if node.op_type == "Gemm":
-        return 0 if transposed else 1
+        return 0 if is_transposed(node) else 1
     if node.op_type == "MatMul":
         return rank - 1 if rank >= 2 else None
     return 0

@@ -23,8 +23,8 @@ from calibrant.core import fake_quantize
 from calibrant.graph import Graph
 from calibrant.graph.graph import original
 from calibrant.graph.streams import reads_by_weights
+from calibrant.graph.weights import seen_by_outputs
 from calibrant.passes.base import SOLVED, parameter_of
-from calibrant.passes.stream_noise import seen_by_outputs
 from calibrant.sketches import Extremes
 
 F64 = NDArray[np.float64]
