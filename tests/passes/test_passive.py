@@ -110,6 +110,14 @@ def test_a_gemm_scales_its_product_and_its_bias(attributes, factor):
     np.testing.assert_array_equal(bias.scale, np.float32([0.125, 0.25]) * factor)
 
 
+def test_a_bias_that_counts_nothing_cannot_be_exported_as_integers():
+    graph = graph_of(op="Gemm", transB=1, beta=0.0)
+    bias = prepared(graph, activation(0.5), weight([0.25, 0.5]))
+    bias.scale, bias.offset, bias.state = [0.125, 0.25], [0, 0], S.PASSIVE
+    with pytest.raises(StateError, match="bias of 'c0' is stale"):
+        check_ready(graph)
+
+
 def test_a_bias_with_channels_last_has_its_axis_there():
     graph = graph_of(bias=[[1.0, 2.0]], op="Gemm", transB=1)
     bias = prepared(graph, activation(), weight([0.5, 0.25]))

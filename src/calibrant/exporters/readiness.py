@@ -17,6 +17,7 @@ from calibrant.core import (
     TensorQuantizationConfig,
 )
 from calibrant.core.policy import IN_FLOAT
+from calibrant.graph.weights import product_ratio
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -44,9 +45,9 @@ def check_ready(graph: Graph) -> None:
         raise StateError(_waiting("weights", weights, "ParameterQuantizePass"))
     if passive:
         raise StateError(_waiting("biases and constants", passive, "PassiveParameterQuantizePass"))
-    for node, index, config in parameter_configs(graph):
+    for node, _, config in parameter_configs(graph):
         if config.num_of_bits == BIAS_BITS:
-            _check_bias(graph, node, index, config)
+            _check_bias(graph, node, config)
 
 
 def check_rounding(graph: Graph, runtime: str) -> None:
@@ -95,7 +96,7 @@ def parameter_configs(graph: Graph) -> Iterator[tuple[ir.Node, int, TensorQuanti
             yield nodes[name], index, config
 
 
-def _check_bias(graph: Graph, node: ir.Node, index: int, config: TensorQuantizationConfig) -> None:
+def _check_bias(graph: Graph, node: ir.Node, config: TensorQuantizationConfig) -> None:
     expected: NDArray[np.float32] = np.ones((), np.float32)
     for i in (0, 1):
         read = graph.config_read(node, i)
@@ -105,9 +106,7 @@ def _check_bias(graph: Graph, node: ir.Node, index: int, config: TensorQuantizat
                 "run PassiveParameterQuantizePass again"
             )
         expected = np.asarray(expected * read.scale)
-    if node.op_type == "Gemm":
-        ratio = node.attributes.get_float("alpha", 1.0) / node.attributes.get_float("beta", 1.0)
-        expected = np.asarray(expected * np.float32(ratio))
+    expected = np.asarray(expected * np.float32(product_ratio(node)))
     scale = np.asarray(config.scale)
     if expected.shape != scale.shape or not np.allclose(scale, expected, rtol=1e-5, atol=0):
         raise StateError(
