@@ -29,6 +29,12 @@ def test_defaults_are_ppq_s():
     assert config.state is QuantizationStates.INITIAL
 
 
+def test_a_bias_is_what_has_32_bits():
+    wide = TensorQuantizationConfig(SYMMETRIC, num_of_bits=32, quant_min=-(2**31), quant_max=2**31 - 1)
+    widest = TensorQuantizationConfig(SYMMETRIC, num_of_bits=16)
+    assert (wide.is_bias, widest.is_bias) == (True, False)
+
+
 @pytest.mark.parametrize(
     ("policy", "kwargs", "words"),
     [

@@ -203,7 +203,7 @@ def _weights(graph: Graph, operations: Sequence[Operation]) -> list[TensorError]
         for index, config in quantized_inputs(graph, operation).items():
             stored, value = parameter_of(node, index), node.inputs[index]
             name = str(value.name) if value is not None else ""
-            if stored is None or config.num_of_bits == 32 or is_bound(node, index) or (name, id(config)) in found:
+            if stored is None or config.is_bias or is_bound(node, index) or (name, id(config)) in found:
                 continue
             error = TensorError(name, config, GridUse(config, config.channel_axis), reader=operation.name)
             floats = original(value)  # type: ignore[arg-type]

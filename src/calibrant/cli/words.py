@@ -70,7 +70,7 @@ class Parameters:
         for (node, index), config in graph.edges.items():
             if config.state is QuantizationStates.FP32 or not graph.is_parameter(graph.input_of(node, index)):
                 continue
-            (biases if config.num_of_bits == 32 else weights).append(config)
+            (biases if config.is_bias else weights).append(config)
         return cls(weights, biases)
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@ from calibrant.core.notebook import html_table
 from calibrant.core.policy import QuantizationPolicy, QuantizationProperty, QuantizationStates, RoundingPolicy
 
 F32 = NDArray[np.float32]
+BIAS_BITS = 32  # of the sum of products that a bias is added to; nothing else has so many
 MAX_RANK = 8  # no ONNX runtime we know of takes tensors of more dimensions
 
 
@@ -107,6 +108,11 @@ class TensorQuantizationConfig:
         return self.quant_min < 0
 
     @property
+    def is_bias(self) -> bool:
+        """Whether it is that of a bias: integers of 32 bits."""
+        return self.num_of_bits == BIAS_BITS
+
+    @property
     def levels(self) -> int:
         """How many integers the grid has."""
         return self.quant_max - self.quant_min + 1
@@ -150,7 +156,7 @@ class TensorQuantizationConfig:
 
     def _check_grid(self) -> None:
         bits, lo, hi = self.num_of_bits, self.quant_min, self.quant_max
-        if not (2 <= bits <= 16 or bits == 32):
+        if not (2 <= bits <= 16 or self.is_bias):
             raise ConfigError(f"num_of_bits must be 2 to 16 (32 for a bias), got {bits}")
         if lo >= hi:
             raise ConfigError(f"quant_min must be less than quant_max, got [{lo}, {hi}]")

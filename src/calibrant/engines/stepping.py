@@ -19,7 +19,6 @@ from calibrant.graph import Graph
 from calibrant.graph.bodies import read_from_outside
 from calibrant.graph.graph import original
 
-WIDEST = 16  # bits of what is no bias
 T = TypeVar("T")
 Array = NDArray[Any]
 Config = TensorQuantizationConfig
@@ -162,7 +161,7 @@ class Stepping:
                 continue
             config = self._config(node, index)
             array = self._constant(value)
-            stays = config is None or config.num_of_bits > WIDEST or (node.op_type in UNQUANTIZED and index > 0)
+            stays = config is None or config.is_bias or (node.op_type in UNQUANTIZED and index > 0)
             yield value.name or "", array if stays or config is None else fake_quantize(array, config)
 
     def _constant(self, value: ir.Value) -> Array:

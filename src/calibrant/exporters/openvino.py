@@ -31,7 +31,7 @@ def export(
     or stale.
     """
     wide = [n for n, c in activation_configs(graph) if c.num_of_bits > 8]
-    wide += [f"{n.name} input {i}" for n, i, c in parameter_configs(graph) if 8 < c.num_of_bits < 32]
+    wide += [f"{n.name} input {i}" for n, i, c in parameter_configs(graph) if c.num_of_bits > 8 and not c.is_bias]
     if wide:
         raise ExportError(f"OPENVINO_INT8 takes up to 8 bits, '{wide[0]}' has more: set num_of_bits to 8 or less")
     export_qdq(graph, DIALECT, path, config_path, metadata)

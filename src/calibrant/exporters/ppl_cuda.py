@@ -21,7 +21,6 @@ from calibrant.core.files import whole_files
 from calibrant.exporters.files import external_name, save_model
 from calibrant.exporters.provenance import provenance, sign
 from calibrant.exporters.readiness import (
-    BIAS_BITS,
     activation_configs,
     check_kind,
     check_ready,
@@ -118,7 +117,7 @@ def _integer_nodes(graph: Graph, quantized: set[str]) -> list[str]:
 
 
 def _is_weight(node: ir.Node, index: int, config: Config) -> bool:
-    return config.num_of_bits != BIAS_BITS and not (node.op_type in ("Clip", "Pad") and index > 0)
+    return not config.is_bias and not (node.op_type in ("Clip", "Pad") and index > 0)
 
 
 def _same(one: Config, other: Config) -> bool:

@@ -14,7 +14,6 @@ from calibrant.core.policy import IN_FLOAT
 from calibrant.exporters.dialect import Dialect, GridClip
 from calibrant.exporters.fold import Bounds, foldable
 from calibrant.exporters.names import Names
-from calibrant.exporters.readiness import BIAS_BITS
 from calibrant.exporters.storage import fills_type, integers, scale_and_zero_point, storage_type, type_bounds
 
 if TYPE_CHECKING:
@@ -189,7 +188,7 @@ class _Insertion:
 
     def _stays(self, node: ir.Node, index: int, config: Config) -> bool:
         """Whether this constant stays in float: those of Clip and Pad, and biases where the runtime wants them so."""
-        if config.num_of_bits == BIAS_BITS:
+        if config.is_bias:
             return not self.dialect.integer_bias
         return node.op_type in ("Clip", "Pad") and index > 0
 
@@ -224,7 +223,7 @@ class _Insertion:
         if id(config) not in self.parameters:
             scale, zero = scale_and_zero_point(config)
             made = [self._initializer(f"{name}_scale", scale)]
-            if config.num_of_bits != BIAS_BITS:
+            if not config.is_bias:
                 made.append(self._initializer(f"{name}_zero_point", zero))
             self.parameters[id(config)] = made
         return self.parameters[id(config)]

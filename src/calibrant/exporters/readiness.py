@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from calibrant.graph import Graph
 
-BIAS_BITS = 32
-
 
 def check_ready(graph: Graph) -> None:
     """Raise StateError, naming the values and the pass to run first, if any config still waits for its scale.
@@ -46,7 +44,7 @@ def check_ready(graph: Graph) -> None:
     if passive:
         raise StateError(_waiting("biases and constants", passive, "PassiveParameterQuantizePass"))
     for node, _, config in parameter_configs(graph):
-        if config.num_of_bits == BIAS_BITS:
+        if config.is_bias:
             _check_bias(graph, node, config)
 
 

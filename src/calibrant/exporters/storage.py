@@ -43,7 +43,7 @@ def integers(values: NDArray[Any], config: TensorQuantizationConfig) -> NDArray[
 
     A bias (32 bits) is divided in float64: its integers may have more digits than a float32 quotient.
     """
-    if config.num_of_bits < 32:
+    if not config.is_bias:
         return np.asarray(quantize(values, config).astype(storage_type(config).numpy()))
     scale, _ = scale_and_zero_point(config)
     if config.channel_axis is not None:

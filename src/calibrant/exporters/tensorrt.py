@@ -37,7 +37,7 @@ def export(
         if config.is_per_channel:
             raise ExportError(f"TRT_INT8 takes one scale per activation, '{name}' is PER_CHANNEL: make it PER_TENSOR")
     for node, index, config in parameter_configs(graph):
-        if config.num_of_bits != 32:
+        if not config.is_bias:
             _check(f"{node.name} input {index}", config)
     export_qdq(graph, DIALECT, path, config_path, metadata)
 

@@ -19,7 +19,6 @@ from calibrant.graph.streams import Stream
 
 PROTOBUF_LIMIT = 2**31 - 2**26  # protobuf refuses messages of 2 GiB; the rest is room for the nodes
 
-BIAS_BITS = 32
 ORIGINAL = "calibrant.original"  # where a value keeps the constant that it had in the float model
 
 
@@ -153,7 +152,7 @@ class Graph:
         return any(
             name == node_name
             and config.state is QuantizationStates.FP32
-            and config.num_of_bits < BIAS_BITS
+            and not config.is_bias
             and (value := self.node(name).inputs[index]) is not None
             and value.const_value is not None
             for (name, index), config in self.edges.items()

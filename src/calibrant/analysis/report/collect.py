@@ -274,7 +274,7 @@ def weight_error(graph: Graph, node: ir.Node) -> tuple[float | None, str]:
     exact, rounded, method = [], [], ""
     for index in range(len(node.inputs)):
         config = graph.edges.get((node.name or "", index))
-        if config is None or config.state not in SOLVED or config.num_of_bits > 16:
+        if config is None or config.state not in SOLVED or config.is_bias:
             continue
         values, value = parameter_of(node, index), node.inputs[index]
         floats = None if value is None else original(value)

@@ -11,7 +11,6 @@ from torch import Tensor
 from calibrant.core import QuantizationStates, RoundingPolicy, TensorQuantizationConfig
 from calibrant.graph import Graph
 
-BIAS_BITS = 32
 SOLVED = (
     QuantizationStates.ACTIVATED,
     QuantizationStates.BAKED,
@@ -98,7 +97,7 @@ def on_grid(x: Tensor, config: TensorQuantizationConfig, scale: Tensor, offset: 
     if config.channel_axis is not None:
         shape = [-1 if axis == config.channel_axis % x.ndim else 1 for axis in range(x.ndim)]
         scale, offset = scale.reshape(shape), offset.reshape(shape)
-    if config.num_of_bits < BIAS_BITS:
+    if not config.is_bias:
         return fake_quantize(x, scale, offset, config.quant_min, config.quant_max, config.rounding)
     exact = fake_quantize(
         x.to(torch.float64), scale.to(torch.float64), offset, config.quant_min, config.quant_max, config.rounding
