@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calibrant.analysis.grid_use import GridUse
 from calibrant.analysis.measures import Difference
-from calibrant.analysis.operation_run import OperationRun, is_bound
+from calibrant.analysis.operation_run import OperationRun
 from calibrant.analysis.operations import Operation, operations_of, quantized_inputs
 from calibrant.analysis.pieces import Pieces
 from calibrant.analysis.simulation import Simulation
@@ -25,6 +25,7 @@ from calibrant.engines.unpadding import unpadded
 from calibrant.graph import Graph
 from calibrant.graph.axes import channel_axis
 from calibrant.graph.graph import original
+from calibrant.graph.roles import is_bound
 from calibrant.passes.base import parameter_of
 
 Values = Mapping[str, NDArray[Any]]

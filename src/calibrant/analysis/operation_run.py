@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.analysis.operations import Operation, config_behind, quantized_inputs
@@ -13,6 +12,7 @@ from calibrant.analysis.pieces import Changed
 from calibrant.analysis.submodel import open_submodel
 from calibrant.core import TensorQuantizationConfig, fake_quantize
 from calibrant.graph import Graph
+from calibrant.graph.roles import is_bound
 from calibrant.passes.base import parameter_of
 
 Values = Mapping[str, NDArray[Any]]
@@ -65,11 +65,6 @@ class OperationRun:
         if config is None:
             return exact[name]
         return rounded[name].astype(exact[name].dtype) if name in rounded else rounded_by(exact[name], config)
-
-
-def is_bound(node: ir.Node, index: int) -> bool:
-    """Whether that input is a bound or a filling, which the simulation leaves as it is."""
-    return node.op_type in ("Clip", "Pad") and index > 0
 
 
 def rounded_by(x: NDArray[Any], config: TensorQuantizationConfig | None) -> NDArray[Any]:

@@ -18,12 +18,12 @@ from calibrant.engines.session import Runtime, run
 from calibrant.graph import Graph
 from calibrant.graph.bodies import read_from_outside
 from calibrant.graph.graph import original
+from calibrant.graph.roles import is_bound
 
 T = TypeVar("T")
 Array = NDArray[Any]
 Config = TensorQuantizationConfig
 Slot = tuple[str, int]  # a value's name, and the id of the config it is read by; 0: as it is
-UNQUANTIZED = ("Clip", "Pad")  # what they make is quantized behind them, to the same integers
 
 
 class Stepping:
@@ -161,7 +161,7 @@ class Stepping:
                 continue
             config = self._config(node, index)
             array = self._constant(value)
-            stays = config is None or config.is_bias or (node.op_type in UNQUANTIZED and index > 0)
+            stays = config is None or config.is_bias or is_bound(node, index)
             yield value.name or "", array if stays or config is None else fake_quantize(array, config)
 
     def _constant(self, value: ir.Value) -> Array:

@@ -28,6 +28,7 @@ from calibrant.exporters.readiness import (
     parameter_configs,
 )
 from calibrant.exporters.storage import integers
+from calibrant.graph.roles import is_bound
 
 if TYPE_CHECKING:
     from calibrant.graph import Graph
@@ -117,7 +118,7 @@ def _integer_nodes(graph: Graph, quantized: set[str]) -> list[str]:
 
 
 def _is_weight(node: ir.Node, index: int, config: Config) -> bool:
-    return not config.is_bias and not (node.op_type in ("Clip", "Pad") and index > 0)
+    return not config.is_bias and not is_bound(node, index)
 
 
 def _same(one: Config, other: Config) -> bool:

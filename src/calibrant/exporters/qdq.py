@@ -15,6 +15,7 @@ from calibrant.exporters.dialect import Dialect, GridClip
 from calibrant.exporters.fold import Bounds, foldable
 from calibrant.exporters.names import Names
 from calibrant.exporters.storage import fills_type, integers, scale_and_zero_point, storage_type, type_bounds
+from calibrant.graph.roles import is_bound
 
 if TYPE_CHECKING:
     from calibrant.graph import Graph
@@ -190,7 +191,7 @@ class _Insertion:
         """Whether this constant stays in float: those of Clip and Pad, and biases where the runtime wants them so."""
         if config.is_bias:
             return not self.dialect.integer_bias
-        return node.op_type in ("Clip", "Pad") and index > 0
+        return is_bound(node, index)
 
     def _store(self, value: ir.Value, config: Config, readers: Sequence[Reader]) -> None:
         """The constant as integers, and a DequantizeLinear from which `readers` read it."""

@@ -1,4 +1,4 @@
-"""Values that are float, and yet no numbers to quantize: shapes, masks, and scores with masked ones among them.
+"""Values that are float, and yet no numbers to quantize: bounds, shapes, masks, and scores with masked ones among them.
 
 A mask is -3.4e38 (or -inf, or -10000) where a score must not count. On an integer grid that also holds it, nothing is
 left for the scores: one such value destroys a transformer. So these are found by following the model, not by name.
@@ -38,6 +38,14 @@ _COMPUTES = {"Conv", "ConvTranspose", "MatMul", "Gemm", "If", "Loop", "Scan"}
 _MOVES_FIRST = {"Reshape", "Expand", "Unsqueeze", "Squeeze", "Slice", "Gather", "Tile", "Split", "Flatten", "Transpose"}
 _MOVES = _MOVES_FIRST | {"Concat", "Identity", "Cast"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Where", "Neg", "Max", "Min"}
+
+
+def is_bound(node: ir.Node, index: int) -> bool:
+    """Whether that input, where it is constant, is a bound of a Clip or the filling of a Pad, which stays as it is.
+
+    What the node makes is quantized behind it, to the same integers.
+    """
+    return node.op_type in ("Clip", "Pad") and index > 0
 
 
 def not_numbers(graph: ir.Graph) -> dict[ir.Value, str]:

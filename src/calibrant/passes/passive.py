@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import ObservationError, QuantizationPolicy, QuantizationStates, TensorQuantizationConfig
 from calibrant.core import QuantizationProperty as P
+from calibrant.graph.roles import is_bound
 from calibrant.graph.weights import BIAS, product_ratio
 from calibrant.passes.base import SOLVED, QuantizationPass, nodes_by_name, parameter_of, require_state
 
@@ -24,7 +25,6 @@ Config = TensorQuantizationConfig
 States = QuantizationStates
 
 BIAS_LIMIT = 2**30  # half of int32: the other half is for the sum of products that is added to the bias
-_CONSTANTS = {"Clip": (1, 2), "Pad": (2,)}
 
 
 class PassiveParameterQuantizePass(QuantizationPass):
@@ -58,7 +58,7 @@ class PassiveParameterQuantizePass(QuantizationPass):
                     biases.append(found)
                 else:
                     in_float.append((config, f"the bias of '{name}' stays in float: {found}"))
-            elif index in _CONSTANTS.get(node.op_type, ()):
+            elif is_bound(node, index):
                 constants.append((config, self._read(graph, node, 0, "RuntimeCalibrationPass")))
         for bias in biases:  # before any is settled: several nodes may share a weight and its config
             for line in bias.raise_weight_scale():

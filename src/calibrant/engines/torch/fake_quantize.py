@@ -10,6 +10,7 @@ from torch import Tensor
 
 from calibrant.core import QuantizationStates, RoundingPolicy, TensorQuantizationConfig
 from calibrant.graph import Graph
+from calibrant.graph.roles import is_bound
 
 SOLVED = (
     QuantizationStates.ACTIVATED,
@@ -17,7 +18,6 @@ SOLVED = (
     QuantizationStates.PASSIVE,
     QuantizationStates.PASSIVE_BAKED,
 )
-_UNQUANTIZED_CONSTANTS = ("Clip", "Pad")  # what they make is quantized behind them, to the same integers
 
 
 def _half_away(x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class ConfiguredGrids:
 
     def read_by(self, node: Any, index: int) -> TensorQuantizationConfig | None:
         """The config by which that node reads its input."""
-        if node.inputs[index].is_initializer() and node.op_type in _UNQUANTIZED_CONSTANTS and index > 0:
+        if node.inputs[index].is_initializer() and is_bound(node, index):
             return None
         return _solved(self._graph.config_read(node, index))
 
