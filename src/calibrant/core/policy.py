@@ -92,6 +92,12 @@ class QuantizationStates(Enum):
     FP32 = 8
 
 
+SOLVED = (  # the scale is found
+    QuantizationStates.ACTIVATED,
+    QuantizationStates.BAKED,
+    QuantizationStates.PASSIVE,
+    QuantizationStates.PASSIVE_BAKED,
+)
 IN_FLOAT = (QuantizationStates.FP32, QuantizationStates.OVERLAPPED)  # a value whose config is so is not quantized
 
 

@@ -17,14 +17,6 @@ if TYPE_CHECKING:
     from calibrant.graph import Graph
 
 
-SOLVED = (
-    QuantizationStates.ACTIVATED,
-    QuantizationStates.BAKED,
-    QuantizationStates.PASSIVE,
-    QuantizationStates.PASSIVE_BAKED,
-)
-
-
 class QuantizationPass(ABC):
     """One step on the way from a float graph to a quantized one.
 

@@ -12,8 +12,9 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from calibrant.core import TensorQuantizationConfig
+from calibrant.core.policy import SOLVED
 from calibrant.passes.activations import unsettle_dependents
-from calibrant.passes.base import SOLVED, QuantizationPass, parameter_of, require_state, written_config
+from calibrant.passes.base import QuantizationPass, parameter_of, require_state, written_config
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrant.core import SettingError, TensorQuantizationConfig
+from calibrant.core.policy import SOLVED
 from calibrant.graph.weights import outputs_come_last
-from calibrant.passes.base import SOLVED, parameter_of
+from calibrant.passes.base import parameter_of
 from calibrant.quantizers.choice import nodes_of
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from calibrant.core import ObservationError, QuantizationPolicy, QuantizationStates, TensorQuantizationConfig
 from calibrant.core import QuantizationProperty as P
+from calibrant.core.policy import SOLVED
 from calibrant.graph.roles import is_bound
 from calibrant.graph.weights import BIAS, product_ratio
-from calibrant.passes.base import SOLVED, QuantizationPass, nodes_by_name, parameter_of, require_state
+from calibrant.passes.base import QuantizationPass, nodes_by_name, parameter_of, require_state
 
 if TYPE_CHECKING:
     from calibrant.graph import Graph

@@ -25,11 +25,12 @@ from calibrant.core import (
     TensorQuantizationConfig,
     fake_quantize,
 )
+from calibrant.core.policy import SOLVED
 from calibrant.graph import Graph
 from calibrant.graph.graph import original
 from calibrant.observers import Distribution, squared_error
 from calibrant.passes.activations import activation_configs
-from calibrant.passes.base import SOLVED, parameter_of
+from calibrant.passes.base import parameter_of
 from calibrant.passes.calibration import merged
 from calibrant.sketches import Extremes, Halves, TensorSketch
 

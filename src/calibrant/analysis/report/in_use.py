@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from calibrant.analysis.findings import decibels_of
 from calibrant.core import fake_quantize
+from calibrant.core.policy import SOLVED
 from calibrant.graph import Graph
 from calibrant.graph.graph import original
 from calibrant.graph.streams import reads_by_weights
 from calibrant.graph.weights import seen_by_outputs
-from calibrant.passes.base import SOLVED, parameter_of
+from calibrant.passes.base import parameter_of
 from calibrant.sketches import Extremes
 
 F64 = NDArray[np.float64]

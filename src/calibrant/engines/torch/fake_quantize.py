@@ -8,16 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibrant.core import QuantizationStates, RoundingPolicy, TensorQuantizationConfig
+from calibrant.core import RoundingPolicy, TensorQuantizationConfig
+from calibrant.core.policy import SOLVED
 from calibrant.graph import Graph
 from calibrant.graph.roles import is_bound
-
-SOLVED = (
-    QuantizationStates.ACTIVATED,
-    QuantizationStates.BAKED,
-    QuantizationStates.PASSIVE,
-    QuantizationStates.PASSIVE_BAKED,
-)
 
 
 def _half_away(x: Tensor) -> Tensor:
