@@ -16,19 +16,18 @@ def test_from_every_place_on_it_gives_what_the_model_gives(small_model, small_sa
     graph = load_onnx_graph(small_model)
     executor = OnnxruntimeExecutor(graph)
     feeds = [{"x": x} for x in small_samples[:2]]
-    stepping = Stepping(graph, feeds, False, 1)
-    nodes = list(graph.model.graph)
-    for node in nodes[:place]:
-        stepping.step(node)
-    node = nodes[place]
-    made = stepping.look_ahead(node)
-    remainder = Remainder(graph, node, node.outputs[0])
-    assert remainder.outputs == ["logits"]
-    own = node.outputs[0].name, AS_IT_IS
-    found = stepping.map(lambda i, kept: remainder.run(kept | {own: made[i]})[0], range(2))
+    with Stepping(graph, feeds, False, 1) as stepping:
+        nodes = list(graph.model.graph)
+        for node in nodes[:place]:
+            stepping.step(node)
+        node = nodes[place]
+        made = stepping.look_ahead(node)
+        remainder = Remainder(graph, node, node.outputs[0])
+        assert remainder.outputs == ["logits"]
+        own = node.outputs[0].name, AS_IT_IS
+        found = stepping.map(lambda i, kept: remainder.run(kept | {own: made[i]})[0], range(2))
     for feed, output in zip(feeds, found, strict=True):
         np.testing.assert_allclose(output, executor.forward(feed)[0], rtol=1e-4, atol=1e-5)
-    stepping.close()
 
 
 def test_values_are_taken_in_the_forms_in_which_they_are_read(small_model, small_samples):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import onnx
@@ -33,8 +33,8 @@ class Stepping:
         nothing. Outputs of the graph stay as they are.
     Constants are read when their node runs: who changed them before, for later nodes, is heard.
 
-    The samples run side by side, each on one thread, so that what is computed does not depend on their number.
-    Raises ModelError where onnxruntime fails.
+    The samples run side by side, each on one thread, so that what is computed does not depend on their number. To be
+    used by `with`, which ends the threads. Raises ModelError where onnxruntime fails.
     """
 
     def __init__(self, graph: Graph, feeds: Sequence[Feed], quantized: bool, threads: int) -> None:
@@ -56,6 +56,12 @@ class Stepping:
         for kept, feed in zip(self._kept, feeds, strict=True):
             for name, array in feed.items():
                 self._put(kept, name, array)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
 
     def is_there(self, node: ir.Node, index: int) -> bool:
         """Whether what the node will read there has been computed."""
@@ -123,10 +129,6 @@ class Stepping:
         """What the function makes of these samples: of its number, and the values alive. Several at a time."""
         return list(self._pool.map(lambda number: function(number, self._kept[number]), numbers))
 
-    def close(self) -> None:
-        """End its threads."""
-        self._pool.shutdown()
-
     @property
     def bytes_alive(self) -> int:
         """What the values take that are kept at the moment."""
@@ -176,6 +178,16 @@ class Stepping:
         if not self._quantized or config is None or config.state is QuantizationStates.FP32:
             return None
         return None if config.scale is None else config
+
+
+def peak_bytes(graph: Graph, feeds: Sequence[Feed]) -> int:
+    """What the values of the float model take that are alive at once, where most are; 1 at least. Runs it once."""
+    most = 1
+    with Stepping(graph, feeds, quantized=False, threads=1) as stepping:
+        for node in graph.model.graph:
+            stepping.step(node)
+            most = max(most, stepping.bytes_alive)
+    return most
 
 
 class _OneNode:

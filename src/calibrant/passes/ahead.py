@@ -14,7 +14,7 @@ from calibrant.core import ModelError
 from calibrant.engines import Executor
 from calibrant.engines.remainder import Remainder
 from calibrant.engines.samples import Feed
-from calibrant.engines.stepping import Slot, Stepping
+from calibrant.engines.stepping import Slot, Stepping, peak_bytes
 from calibrant.graph import Graph
 from calibrant.graph.graph import PROTOBUF_LIMIT
 
@@ -103,13 +103,7 @@ def affordable(graph: Graph, samples: Sequence[Feed]) -> list[Feed]:
 
     Found by running one of them.
     """
-    stepping = Stepping(graph, samples[:1], False, 1)
-    most = 1
-    for node in graph.model.graph:
-        stepping.step(node)
-        most = max(most, stepping.bytes_alive)
-    stepping.close()
-    return list(samples[: max(2, BYTES // most)])
+    return list(samples[: max(2, BYTES // peak_bytes(graph, samples[:1]))])
 
 
 def check_size(graph: Graph, name: str) -> None:

@@ -78,26 +78,25 @@ class BiasCorrectionPass(OptimizationPass):
         feeds = affordable(graph, samples[: self.steps])
         found = {layer.node: layer for layer in biased_layers(graph, self.interested_layers)}
         at_outputs = Ahead.at_outputs(graph, feeds, executor) if self.block_size is None else None
-        exact, quantized = (Stepping(graph, feeds, on, executor.threads) for on in (False, True))
+        threads = executor.threads
         done = corrected = 0
         try:
-            for nodes in self._blocks(graph):
-                wanted = {}
-                for node in nodes:
-                    if node in found:
-                        wanted[node] = exact.look_ahead(node)
-                    exact.step(node)
-                ahead = at_outputs or Ahead(graph, exact.known(ends_of(nodes)))
-                for node in nodes:
-                    if node in found:
-                        corrected += self._correct(graph, found[node], wanted.pop(node), quantized, ahead)
-                    quantized.step(node)
-                    if node in found:
-                        done += 1
-                        yield done, len(found)
+            with Stepping(graph, feeds, False, threads) as exact, Stepping(graph, feeds, True, threads) as quantized:
+                for nodes in self._blocks(graph):
+                    wanted = {}
+                    for node in nodes:
+                        if node in found:
+                            wanted[node] = exact.look_ahead(node)
+                        exact.step(node)
+                    ahead = at_outputs or Ahead(graph, exact.known(ends_of(nodes)))
+                    for node in nodes:
+                        if node in found:
+                            corrected += self._correct(graph, found[node], wanted.pop(node), quantized, ahead)
+                        quantized.step(node)
+                        if node in found:
+                            done += 1
+                            yield done, len(found)
         finally:
-            exact.close()
-            quantized.close()
             graph.note(f"bias correction: {corrected} of {len(found)} layers corrected, the others were better without")
 
     def _blocks(self, graph: Graph) -> list[list[ir.Node]]:

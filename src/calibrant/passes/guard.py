@@ -52,11 +52,10 @@ class Guard:
         return True
 
     def _error_now(self) -> float:
-        running = Stepping(self._graph, self._feeds, quantized=True, threads=self._threads)
-        for node in self._graph.model.graph:
-            running.step(node)
-        found = running.known(self._graph.output_names)
-        running.close()
+        with Stepping(self._graph, self._feeds, quantized=True, threads=self._threads) as running:
+            for node in self._graph.model.graph:
+                running.step(node)
+            found = running.known(self._graph.output_names)
         return relative_error(self._exact, found)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from calibrant.engines import Executor
     from calibrant.engines.samples import Feed
     from calibrant.graph import Graph
-    from calibrant.passes.training import Trained
+    from calibrant.passes.training import Trained, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +83,18 @@ class LearnedStepSizePass(OptimizationPass):
 
         wanted = {layer.node for layer in linear_layers(graph, self.interested_layers)}
         blocks = [block for block in blocks_of(graph, self.block_size) if wanted & {i.node for i in block.layers}]
-        starting = {block.nodes[0]: block for block in blocks}
         device = executor.device if isinstance(executor, TorchExecutor) else "cpu"
         running = TorchExecutor(graph, device, threads=executor.threads)
         trainer = Trainer(running, self.steps, self.lr, self.gamma, self.is_scale_trainable, self.collecting_device)
         feeds = samples[: affordable(graph, samples[0])]
-        exact = Stepping(graph, feeds, quantized=False, threads=executor.threads)
-        rough = Stepping(graph, feeds, quantized=True, threads=executor.threads)
+        threads = executor.threads
+        with Stepping(graph, feeds, False, threads) as exact, Stepping(graph, feeds, True, threads) as rough:
+            yield from self._train(graph, blocks, trainer, exact, rough)
+
+    def _train(
+        self, graph: Graph, blocks: list[Block], trainer: Trainer, exact: Stepping, rough: Stepping
+    ) -> Iterator[tuple[int, int]]:
+        starting = {block.nodes[0]: block for block in blocks}
         done, inside = 0, 0
         for node in graph.model.graph:
             if inside == 0 and node in starting:

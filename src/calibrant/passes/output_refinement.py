@@ -81,22 +81,21 @@ class OutputRefinementPass(OptimizationPass):
         for value in found:
             made_by.setdefault(value.node, []).append(value)
         done = moved = 0
-        stepping = Stepping(graph, feeds, True, executor.threads)
         try:
-            for node in (None, *graph.model.graph):
-                for value in made_by.get(node, []):
-                    made = stepping.look_ahead(node) if node else [feed[value.value.name or ""] for feed in feeds]
-                    if self._refine(value, made, stepping, ahead):
-                        moved += 1
-                        unsettle_dependents(graph, {id(value.config)})
-                        if node is None:
-                            stepping.put(value.value.name or "", made)
-                    done += 1
-                    yield done, len(found)
-                if node is not None:
-                    stepping.step(node)
+            with Stepping(graph, feeds, True, executor.threads) as stepping:
+                for node in (None, *graph.model.graph):
+                    for value in made_by.get(node, []):
+                        made = stepping.look_ahead(node) if node else [feed[value.value.name or ""] for feed in feeds]
+                        if self._refine(value, made, stepping, ahead):
+                            moved += 1
+                            unsettle_dependents(graph, {id(value.config)})
+                            if node is None:
+                                stepping.put(value.value.name or "", made)
+                        done += 1
+                        yield done, len(found)
+                    if node is not None:
+                        stepping.step(node)
         finally:
-            stepping.close()
             graph.note(f"output refinement: {moved} of {len(found)} scales moved")
 
     def _refine(self, value: Refinable, made: list[Array], stepping: Stepping, ahead: Ahead) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calibrant.core import fake_quantize
 from calibrant.core.arithmetic import SMALLEST_SCALE
-from calibrant.engines.stepping import Stepping
+from calibrant.engines.stepping import Stepping, peak_bytes
 from calibrant.graph.graph import PROTOBUF_LIMIT, original
 from calibrant.passes.ahead import Ahead, less
 from calibrant.passes.base import parameter_of
@@ -87,20 +87,31 @@ class BlockwiseReconstructionPass(OptimizationPass):
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         layers = {layer.node: layer for layer in linear_layers(graph, self.interested_layers)}
         feeds = samples[: affordable(graph, samples[0])]
-        exact = Stepping(graph, feeds, quantized=False, threads=executor.threads)
-        rough = Stepping(graph, feeds, quantized=True, threads=executor.threads)
         ahead = Ahead.at_outputs(graph, feeds, executor) if graph.weight_bytes <= PROTOBUF_LIMIT else None
+        threads = executor.threads
+        with Stepping(graph, feeds, False, threads) as exact, Stepping(graph, feeds, True, threads) as rough:
+            yield from self._improve(graph, layers, exact, rough, ahead, threads)
+
+    def _improve(
+        self,
+        graph: Graph,
+        layers: Mapping[ir.Node, Linear],
+        exact: Stepping,
+        rough: Stepping,
+        ahead: Ahead | None,
+        threads: int,
+    ) -> Iterator[tuple[int, int]]:
         done = 0
         for node in graph.model.graph:
             layer = layers.get(node)
             if layer is None:
                 exact.step(node)
             else:
-                seen = Seen(graph, layer, rough.read(node, 0), residual(graph, node, exact, rough))
+                seen = Seen(graph, layer, rough.read(node, 0), residual(node, exact, rough))
                 exact.step(node, seen.look)
-                check = None if ahead is None else Check(graph, layer.node, ahead, rough)
+                check = None if ahead is None else Check(layer.node, ahead, rough)
                 for ridges in (RIDGES, ()):
-                    undo = improve(graph, layer, seen.train, seen.held, executor.threads, ridges)
+                    undo = improve(graph, layer, seen.train, seen.held, threads, ridges)
                     if undo is None or check is None or check.is_better():
                         break
                     undo()
@@ -116,14 +127,10 @@ def is_held(number: int, count: int) -> bool:
 
 def affordable(graph: Graph, feed: Feed) -> int:
     """How many samples like this one can be kept at every node, in float and quantized."""
-    trial, most = Stepping(graph, [feed], quantized=False, threads=1), 1
-    for node in graph.model.graph:
-        trial.step(node)
-        most = max(most, trial.bytes_alive)
-    return max(1, MEMORY // (2 * most))
+    return max(1, MEMORY // (2 * peak_bytes(graph, [feed])))
 
 
-def residual(graph: Graph, node: ir.Node, exact: Stepping, rough: Stepping) -> list[Array] | None:
+def residual(node: ir.Node, exact: Stepping, rough: Stepping) -> list[Array] | None:
     """Where an Add alone reads what the node makes, how far off the other value is that it reads, if it is there."""
     uses = list(node.outputs[0].uses())
     if len(uses) != 1 or uses[0].node.op_type != "Add" or node.outputs[0].is_graph_output():
@@ -239,7 +246,7 @@ def undoing(graph: Graph, layer: Linear) -> Callable[[], None]:
 class Check:
     """Whether a change of a node brings the model's outputs nearer to the float model's, on what is held out."""
 
-    def __init__(self, graph: Graph, node: ir.Node, ahead: Ahead, rough: Stepping) -> None:
+    def __init__(self, node: ir.Node, ahead: Ahead, rough: Stepping) -> None:
         self._node, self._ahead, self._rough = node, ahead, rough
         self._remainder = ahead.from_here(node, node.outputs[0])
         self._before = self._errors()
