@@ -7,8 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-PROTOBUF_LIMIT = 2**31 - 1  # bytes of one protobuf message
-HEADROOM = 32 * 2**20  # for nodes, names and shapes, beside the tensors
+from calibrant.graph.graph import PROTOBUF_LIMIT
 
 
 def external_name(target: Path) -> Path:
@@ -22,7 +21,7 @@ def save_model(model: ir.Model, place: Path) -> None:
     Tensors that the source model kept in files of its own are taken along: the new file stands alone.
     """
     size = sum(tensor.nbytes for graph in model.graphs() for tensor in _tensors(graph))
-    if size > PROTOBUF_LIMIT - HEADROOM:
+    if size > PROTOBUF_LIMIT:
         ir.save(model, place, external_data=external_name(place).name)
     else:
         ir.save(ir.external_data.load_to_model(model), place)

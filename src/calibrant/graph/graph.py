@@ -17,7 +17,7 @@ from calibrant.core.policy import IN_FLOAT
 from calibrant.graph.axes import channel_axis
 from calibrant.graph.streams import Stream
 
-PROTOBUF_LIMIT = 2**31 - 2**26  # protobuf refuses messages of 2 GiB; the rest is room for the nodes
+PROTOBUF_LIMIT = 2**31 - 2**26  # bytes of tensors: protobuf refuses messages of 2 GiB; the rest is room for the nodes
 
 ORIGINAL = "calibrant.original"  # where a value keeps the constant that it had in the float model
 
