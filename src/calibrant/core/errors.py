@@ -58,3 +58,14 @@ class ClusterError(CalibrantError):
 
 class ExportError(CalibrantError):
     """The target runtime cannot express what was asked, or the file cannot be written."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; the name of its type where it says nothing.
+
+    >>> first_line(ValueError(" no such axis\\nadvice, in pages"))
+    'no such axis'
+    >>> first_line(AssertionError())
+    'AssertionError'
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

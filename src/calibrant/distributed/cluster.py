@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calibrant.core import ClusterError, SettingError
+from calibrant.core.errors import first_line
 
 LOCAL = "local"
 BLOCK_SIZE = 64
@@ -64,7 +65,7 @@ class RayCluster:
             _knock(self.address)
             ray.init(self.address, **options)
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise ClusterError(f"there is no Ray cluster at '{self.address}': {reason}") from error
         try:
             yield

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from calibrant.core import ModelError, closest
+from calibrant.core.errors import first_line
 from calibrant.graph.check import check_external_data, check_model
 from calibrant.graph.cleanup import clean
 from calibrant.graph.fingerprint import fingerprint
@@ -31,7 +32,7 @@ def load_onnx_graph(path_or_model: str | Path | onnx.ModelProto | ir.Model, simp
         check_model(model, where)
         graph = Graph(model, path, fingerprint(model))
     except (TypeError, UnicodeError, AttributeError) as error:  # names that are no text, attributes of another kind
-        raise ModelError(f"{where} is not an ONNX model, or it is damaged: {_first_line(error)}") from error
+        raise ModelError(f"{where} is not an ONNX model, or it is damaged: {_root_cause(error)}") from error
     clean(graph, simplify)
     return graph
 
@@ -55,7 +56,7 @@ def read_onnx(path: Path) -> ir.Model:
             raise ModelError(
                 f"{path} is a file of PyTorch, expected an ONNX file: give the module to quantize_torch_model"
             ) from error
-        raise ModelError(f"{path} is not an ONNX model, or it is damaged: {_first_line(error)}") from error
+        raise ModelError(f"{path} is not an ONNX model, or it is damaged: {_root_cause(error)}") from error
 
 
 def _own_constants(clone: ir.Model) -> ir.Model:
@@ -69,11 +70,11 @@ def _own_constants(clone: ir.Model) -> ir.Model:
     return clone
 
 
-def _first_line(error: BaseException) -> str:
+def _root_cause(error: BaseException) -> str:
     """What went wrong at the bottom, in one line: onnx_ir wraps its errors in where it was."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def _copy(model: object) -> ir.Model:
@@ -85,5 +86,5 @@ def _copy(model: object) -> ir.Model:
             copied.CopyFrom(model)
             return ir.serde.deserialize_model(copied)
         except Exception as error:  # as above: whatever onnx_ir comes upon
-            raise ModelError(f"the model is damaged: {_first_line(error)}") from error
+            raise ModelError(f"the model is damaged: {_root_cause(error)}") from error
     raise ModelError(f"expected a path, an onnx.ModelProto or an onnx_ir.Model, got {type(model).__name__}")

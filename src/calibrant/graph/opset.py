@@ -8,6 +8,7 @@ import onnx.version_converter
 import onnx_ir as ir
 
 from calibrant.core import ModelError
+from calibrant.core.errors import first_line
 from calibrant.graph.bodies import body_graphs
 from calibrant.graph.graph import Graph
 from calibrant.graph.naming import name_nodes
@@ -29,7 +30,7 @@ def raise_opset(graph: Graph, version: int, because: str) -> bool:
     try:
         converted = ir.from_proto(onnx.version_converter.convert_version(without_weights(model), version))
     except Exception as error:  # the converter raises RuntimeError, ValueError and its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(
             f"the model's opset {before} must be raised to {version} ({because}), which onnx.version_converter "
             f"cannot: {reason}. Export the model with opset {version}"

@@ -6,6 +6,8 @@ import onnx
 import onnx.shape_inference
 import onnx_ir as ir
 
+from calibrant.core.errors import first_line
+
 SMALL = 1024  # bytes; onnx's tools may want to see small constants, such as axes and shapes
 
 
@@ -17,7 +19,7 @@ def infer_shapes(model: ir.Model) -> str | None:
     try:
         inferred = onnx.shape_inference.infer_shapes(without_weights(model), strict_mode=False, data_prop=True)
     except Exception as error:  # it raises its own InferenceError, and what protobuf does
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     known = {info.name: info.type for info in (*inferred.graph.value_info, *inferred.graph.output)}
     for node in model.graph:
         for value in node.outputs:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 
 from calibrant.core import ModelError, TensorQuantizationConfig
+from calibrant.core.errors import first_line
 from calibrant.engines.torch.constants import Constants
 from calibrant.engines.torch.fake_quantize import on_grid
 from calibrant.engines.torch.fallback import Fallback
@@ -135,11 +136,11 @@ class Interpreter:
             raise
         except _REFUSALS as error:
             if isinstance(error, Unsupported | NotImplementedError):
-                self._refused[node.node] = _first_line(error)
+                self._refused[node.node] = first_line(error)
             try:
-                return self._by_onnxruntime(step, node, arguments, around, _first_line(error))
+                return self._by_onnxruntime(step, node, arguments, around, first_line(error))
             except ModelError as other:
-                raise ModelError(f"{_where(node, arguments)}: torch: {_first_line(error)}; {other}") from error
+                raise ModelError(f"{_where(node, arguments)}: torch: {first_line(error)}; {other}") from error
 
     def _by_torch(self, step: Step, node: Prepared, arguments: list[Any], around: Scope) -> Sequence[Any]:
         if node.operator is None:
@@ -234,10 +235,6 @@ def _is_foreign(x: Any) -> bool:
     if isinstance(x, list):
         return any(_is_foreign(item) for item in x)
     return x is not None and not isinstance(x, torch.Tensor)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _where(node: Prepared, arguments: Sequence[Any]) -> str:
