@@ -17,9 +17,9 @@ from calibrant.engines import Executor
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.graph.bodies import body_graphs
+from calibrant.graph.clipping import fused_activation
 
 F64 = NDArray[np.float64]
-_FUSED = {"Relu", "Clip"}
 
 
 def reader_errors(
@@ -79,15 +79,8 @@ class Reader:
     inputs: list[str]
 
     def __init__(self, graph: Graph, node: ir.Node) -> None:
-        nodes = [node]
-        uses = list(node.outputs[0].uses())
-        if (
-            len(uses) == 1
-            and uses[0].node.op_type in _FUSED
-            and uses[0].idx == 0
-            and not node.outputs[0].is_graph_output()
-        ):
-            nodes.append(uses[0].node)
+        behind = fused_activation(node)
+        nodes = [node] if behind is None else [node, behind]
         inner = {value for one in nodes for value in one.outputs}
         read = [value for one in nodes for value in one.inputs if value is not None and value not in inner]
         self.inputs = list(dict.fromkeys(value.name or "" for value in read if value.const_value is None))

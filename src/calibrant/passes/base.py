@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrant.core import QuantizationStates, StateError, TensorQuantizationConfig
+from calibrant.graph.clipping import fused_activation
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -56,9 +57,5 @@ def parameter_of(node: ir.Node, index: int) -> NDArray[Any] | None:
 
 def written_config(graph: Graph, node: ir.Node) -> TensorQuantizationConfig | None:
     """What the first output of `node` is quantized with, behind a Relu or Clip fused into it; None for float."""
-    value = node.outputs[0]
-    config = graph.config_of(str(value.name))
-    readers = list(value.uses())
-    if config is None and len(readers) == 1 and readers[0].node.op_type in ("Relu", "Clip") and readers[0].idx == 0:
-        return graph.config_of(str(readers[0].node.outputs[0].name))
-    return config
+    config, behind = graph.config_of(str(node.outputs[0].name)), fused_activation(node)
+    return graph.config_of(str(behind.outputs[0].name)) if config is None and behind is not None else config

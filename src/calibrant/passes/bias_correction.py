@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from calibrant.core import SettingError
 from calibrant.engines.stepping import Stepping
 from calibrant.graph.axes import CONVOLUTIONS
-from calibrant.graph.clipping import Ends
+from calibrant.graph.clipping import Ends, activation_ends
 from calibrant.graph.weights import BIAS, output_channels
 from calibrant.passes.ahead import Ahead, affordable, check_size, less
 from calibrant.passes.base import parameter_of
 from calibrant.passes.blocks import ends_of, in_blocks
-from calibrant.passes.fused import activation_ends
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.quantizers.choice import nodes_of
 
