@@ -12,7 +12,7 @@ from onnx import helper
 from calibrant.core import QuantizationStates, TensorQuantizationConfig
 from calibrant.engines.session import Runtime, given_to_session, run
 from calibrant.engines.stepping import Array, Slot
-from calibrant.engines.working import in_memory
+from calibrant.engines.working import in_memory, part_of
 from calibrant.graph import Graph
 from calibrant.graph.bodies import read_from_outside, reads
 from calibrant.graph.graph import original
@@ -87,7 +87,6 @@ class Remainder:
             output = self._graph.value(name)
             source = self._read(output, self._own_key(output), constants)
             protos.append(helper.make_node("Identity", [source], [_renamed(name)]))
-        model = self._graph.model
         graph = onnx.GraphProto(
             name="remainder",
             node=protos,
@@ -95,13 +94,7 @@ class Remainder:
             output=[onnx.ValueInfoProto(name=_renamed(name)) for name in self.outputs],
             initializer=[self._constant(tensor, name) for name, tensor in constants.items()],
         )
-        proto = helper.make_model(
-            graph,
-            ir_version=model.ir_version,
-            opset_imports=[helper.make_opsetid(*entry) for entry in model.opset_imports.items()],
-            functions=[ir.to_proto(function) for function in model.functions.values()],
-        )
-        return bytes(proto.SerializeToString())
+        return part_of(self._graph.model, graph)
 
     def _proto(self, node: ir.Node) -> onnx.NodeProto:
         if node not in self._protos:

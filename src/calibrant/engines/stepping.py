@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import helper
 
 from calibrant.core import QuantizationStates, TensorQuantizationConfig, fake_quantize
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import Runtime, run
+from calibrant.engines.working import part_of
 from calibrant.graph import Graph
 from calibrant.graph.bodies import read_from_outside
 from calibrant.graph.graph import original
@@ -200,19 +200,14 @@ class _OneNode:
             if value.const_value is not None:
                 tensors.append(onnx.numpy_helper.from_array(constants[name], name))
         given = [value for value in values.values() if value.const_value is None]
-        model = helper.make_model(
-            onnx.GraphProto(
-                name="one_node",
-                node=[ir.to_proto(node)],
-                input=[ir.to_proto(value) for value in given],
-                output=[onnx.ValueInfoProto(name=value.name) for value in node.outputs if value.name],
-                initializer=tensors,
-            ),
-            ir_version=graph.model.ir_version,
-            opset_imports=[helper.make_opsetid(*entry) for entry in graph.model.opset_imports.items()],
-            functions=[ir.to_proto(function) for function in graph.model.functions.values()],
+        alone = onnx.GraphProto(
+            name="one_node",
+            node=[ir.to_proto(node)],
+            input=[ir.to_proto(value) for value in given],
+            output=[onnx.ValueInfoProto(name=value.name) for value in node.outputs if value.name],
+            initializer=tensors,
         )
-        self._session = runtime.open(model.SerializeToString())
+        self._session = runtime.open(part_of(graph.model, alone))
 
     def run(self, feed: Feed, names: Sequence[str]) -> list[Array]:
         return run(self._session, names, feed)

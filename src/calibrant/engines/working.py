@@ -85,6 +85,18 @@ def _apart(model: ir.Model, outputs: Sequence[str]) -> tuple[onnx.ModelProto, di
     return proto, weights
 
 
+def part_of(model: ir.Model, graph: onnx.GraphProto) -> bytes:
+    """Nodes of that model as a model of their own, serialized: they mean what its opsets and functions say."""
+    opsets = {"": onnx.defs.onnx_opset_version()} | dict(model.opset_imports)  # it may have none but other domains
+    part = onnx.helper.make_model(
+        graph,
+        ir_version=model.ir_version,
+        opset_imports=[onnx.helper.make_opsetid(*entry) for entry in opsets.items()],
+        functions=[ir.to_proto(function) for function in model.functions.values()],
+    )
+    return cast(bytes, part.SerializeToString())
+
+
 def in_memory(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
     """The tensor with its numbers, which may lie in another file, under that name."""
     if isinstance(tensor, ir.ExternalTensor):

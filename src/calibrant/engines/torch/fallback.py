@@ -12,6 +12,7 @@ from onnx import helper
 
 from calibrant.core import ModelError
 from calibrant.engines.session import Runtime, run
+from calibrant.engines.working import part_of
 
 T = ir.DataType
 # Types that onnxruntime's Python side cannot hold, and the wider one in which it is given them; Cast does the rest.
@@ -110,14 +111,7 @@ class _Session:
             ],
             [onnx.ValueInfoProto(name=name) for name in outputs],
         )
-        opsets = {"": onnx.defs.onnx_opset_version()} | dict(self._model.opset_imports)
-        model = helper.make_model(
-            graph,
-            ir_version=self._model.ir_version,
-            opset_imports=[helper.make_opsetid(*entry) for entry in opsets.items()],
-            functions=[ir.to_proto(function) for function in self._model.functions.values()],
-        )
-        return bytes(model.SerializeToString())
+        return part_of(self._model, graph)
 
 
 def _kind_of(array: Any) -> ir.DataType | None:
