@@ -29,6 +29,17 @@ def test_defaults_are_ppq_s():
     assert config.state is QuantizationStates.INITIAL
 
 
+def test_scales_broadcast_along_the_channel_axis():
+    last, second = (
+        TensorQuantizationConfig(PER_CHANNEL, channel_axis=-1),
+        TensorQuantizationConfig(PER_CHANNEL, channel_axis=1),
+    )
+    assert TensorQuantizationConfig(SYMMETRIC).parameter_shape(3) == ()
+    assert (last.parameter_shape(3), second.parameter_shape(3)) == ((1, 1, -1), (1, -1, 1))
+    with pytest.raises(ConfigError, match="channel_axis 1 does not fit a tensor of 1 dimension"):
+        second.parameter_shape(1)
+
+
 def test_a_bias_is_what_has_32_bits():
     wide = TensorQuantizationConfig(SYMMETRIC, num_of_bits=32, quant_min=-(2**31), quant_max=2**31 - 1)
     widest = TensorQuantizationConfig(SYMMETRIC, num_of_bits=16)

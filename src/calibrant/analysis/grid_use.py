@@ -47,7 +47,7 @@ class GridUse:
         integers = quantize(exact if stored is None else stored, config)
         found = dequantize(integers, config)
         ends = (integers == config.quant_min) | (integers == config.quant_max)
-        step = np.broadcast_to(self._along(config.scale, exact), exact.shape)
+        step = np.asarray(config.scale).reshape(config.parameter_shape(exact.ndim))
         beyond = ends & (np.abs(exact - found) > step * np.float32(0.5 + 1e-3))
         self.elements += exact.size
         self.clipped += int(beyond.sum())
@@ -102,11 +102,3 @@ class GridUse:
             self._per_channel = more
         else:
             self._per_channel += more
-
-    def _along(self, parameter: Any, x: NDArray[Any]) -> Any:
-        axis = self._config.channel_axis
-        if axis is None:
-            return parameter
-        shape = [1] * x.ndim
-        shape[axis] = -1
-        return parameter.reshape(shape)

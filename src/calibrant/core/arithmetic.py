@@ -119,6 +119,5 @@ def _parameters(x: NDArray[np.generic], config: TensorQuantizationConfig) -> tup
         return config.scale, config.offset
     if not -x.ndim <= axis < x.ndim or x.shape[axis] != config.scale.size:
         raise ConfigError(f"channel_axis {axis} with {config.scale.size} channels does not fit shape {x.shape}")
-    shape = [1] * x.ndim
-    shape[axis] = config.scale.size
+    shape = config.parameter_shape(x.ndim)
     return config.scale.reshape(shape), config.offset.reshape(shape)

@@ -117,6 +117,18 @@ class TensorQuantizationConfig:
         """How many integers the grid has."""
         return self.quant_max - self.quant_min + 1
 
+    def parameter_shape(self, rank: int) -> tuple[int, ...]:
+        """The shape in which scale and offset broadcast against a tensor of that rank: () per tensor.
+
+        Raises ConfigError where that rank has no channel_axis.
+        """
+        axis = self.channel_axis
+        if axis is None:
+            return ()
+        if not -rank <= axis < rank:
+            raise ConfigError(f"channel_axis {axis} does not fit a tensor of {rank} dimensions")
+        return tuple(-1 if place == axis % rank else 1 for place in range(rank))
+
     def clone(self, **changes: Any) -> TensorQuantizationConfig:
         """A new config like this one, with `changes` to the constructor's arguments."""
         arguments: dict[str, Any] = {

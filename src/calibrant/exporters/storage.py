@@ -45,8 +45,6 @@ def integers(values: NDArray[Any], config: TensorQuantizationConfig) -> NDArray[
     """
     if not config.is_bias:
         return np.asarray(quantize(values, config).astype(storage_type(config).numpy()))
-    scale, _ = scale_and_zero_point(config)
-    if config.channel_axis is not None:
-        scale = scale.reshape([-1 if axis == config.channel_axis % values.ndim else 1 for axis in range(values.ndim)])
+    scale = scale_and_zero_point(config)[0].reshape(config.parameter_shape(values.ndim))
     quotient = np.rint(values.astype(np.float64) / scale.astype(np.float64))
     return np.asarray(np.clip(quotient, config.quant_min, config.quant_max).astype(np.int32))

@@ -105,11 +105,7 @@ class Learned:
         self._weights: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}  # start, unit, moved
         for layer in block.layers:
             weight = graph.value(layer.weight_name).const_value
-            steps = np.asarray(layer.config.scale)
-            if layer.config.channel_axis is not None:
-                shape = [1] * len(layer.shape)
-                shape[layer.config.channel_axis] = -1
-                steps = steps.reshape(shape)
+            steps = np.asarray(layer.config.scale).reshape(layer.config.parameter_shape(len(layer.shape)))
             self._add(layer.weight_name, tensor(weight.numpy()), tensor(steps))  # type: ignore[union-attr]
             if layer.bias_name is not None:
                 bias = tensor(graph.value(layer.bias_name).const_value.numpy())  # type: ignore[union-attr]
@@ -139,9 +135,7 @@ class Learned:
         for layer in self._block.layers:
             config = layer.config
             scale = scales.get(config, self._first.get(config, torch.tensor(config.scale)))
-            if config.channel_axis is not None:
-                scale = scale.reshape([-1 if i == config.channel_axis else 1 for i in range(len(layer.shape))])
-            ratio = parameters[layer.weight_name] / scale
+            ratio = parameters[layer.weight_name] / scale.reshape(config.parameter_shape(len(layer.shape)))
             nearest = ratio.detach().round().clamp(config.quant_min, config.quant_max)
             total = total.to(ratio.device) + ((ratio - nearest) ** 2).sum()
             count += ratio.numel()

@@ -88,9 +88,8 @@ def on_grid(x: Tensor, config: TensorQuantizationConfig, scale: Tensor, offset: 
 
     The integers of a bias (32 bits) may have more digits than a float32 quotient: those are found in float64.
     """
-    if config.channel_axis is not None:
-        shape = [-1 if axis == config.channel_axis % x.ndim else 1 for axis in range(x.ndim)]
-        scale, offset = scale.reshape(shape), offset.reshape(shape)
+    shape = config.parameter_shape(x.ndim)
+    scale, offset = scale.reshape(shape), offset.reshape(shape)
     if not config.is_bias:
         return fake_quantize(x, scale, offset, config.quant_min, config.quant_max, config.rounding)
     exact = fake_quantize(
