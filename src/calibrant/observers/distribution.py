@@ -70,4 +70,4 @@ class Distribution:
         """The same of |values|."""
         from calibrant.observers.kernels.ranks import quantile_of_magnitude
 
-        return float(quantile_of_magnitude(self.pos, self.neg, self.zeros, self.size, p))
+        return float(quantile_of_magnitude(self.pos, self.neg, self.size, p))

@@ -102,8 +102,8 @@ def cut(first: View, second: View, pairs: Sequence[Pair]) -> list[Layer]:
     theirs = [second.forms(pair.second) for pair in ending]
     layers = []
     for pair, mine, other in zip(ending, ours, theirs, strict=True):
-        one = _part(first, pair.first, mine, {v for forms in ours for v in forms} - set(mine))
-        two = _part(second, pair.second, other, {v for forms in theirs for v in forms} - set(other))
+        one = _part(first, mine, {v for forms in ours for v in forms} - set(mine))
+        two = _part(second, other, {v for forms in theirs for v in forms} - set(other))
         layers.append(Layer(pair, one, two, _naming_node(first, pair, one)))
     return layers
 
@@ -128,7 +128,7 @@ def _ends_layer(pair: Pair, first: View, second: View, by_second: dict[ir.Value,
     return True
 
 
-def _part(view: View, origin: ir.Value, forms: list[ir.Value], others: set[ir.Value]) -> Part:
+def _part(view: View, forms: list[ir.Value], others: set[ir.Value]) -> Part:
     nodes: set[ir.Node] = set()
     read: dict[ir.Value, None] = {}
     waiting = list(forms)

@@ -82,7 +82,7 @@ def _spell(model: ir.Model, node: ir.Node, form: IntegerForm) -> None:
     inputs: list[ir.Value | None] = [_at(node, index) for index in form.plain]
     for index in form.operands:
         x, scale, zero = (_at(node, index + i) for i in range(3))
-        axis = _channel_axis(node, index)
+        axis = _channel_axis(node)
         dequantize = ir.node("DequantizeLinear", [x, _scalar(model, scale), _scalar(model, zero)], {"axis": axis})
         added.append(dequantize)
         inputs.append(dequantize.outputs[0])
@@ -116,7 +116,7 @@ def _spell(model: ir.Model, node: ir.Node, form: IntegerForm) -> None:
     replacement.name = name
 
 
-def _channel_axis(node: ir.Node, index: int) -> int:
+def _channel_axis(node: ir.Node) -> int:
     """Where the channels of a weight lie that has a scale for each."""
     if node.op_type == "QLinearConv":
         return 0

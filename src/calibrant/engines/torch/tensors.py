@@ -39,7 +39,6 @@ DTYPES: dict[ir.DataType, torch.dtype] = {
 }
 ELEMENT_TYPES = {dtype: kind for kind, dtype in reversed(DTYPES.items())}
 NARROW = {T.INT4: (-8, 7), T.UINT4: (0, 15), T.INT2: (-2, 1), T.UINT2: (0, 3)}
-WIDE_UNSIGNED = frozenset([torch.uint16, torch.uint32, torch.uint64])  # torch stores them, and computes little
 
 _AS_BITS = {  # dtypes that numpy has only by extension, by the integers that hold their bits
     torch.bfloat16: (np.int16, torch.int16),

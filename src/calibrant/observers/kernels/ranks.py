@@ -39,9 +39,9 @@ def magnitude_quantiles_of_channels(cells: Cells, p: float) -> F64:
     """`quantile_of_magnitude` of every channel."""
     found = np.empty(len(cells.lo))
     for c in range(len(found)):
-        pos, neg, zeros = make_sides(cells, c)
+        pos, neg, _ = make_sides(cells, c)
         size = cells.counts[cells.starts[c] : cells.starts[c + 1]].sum()
-        found[c] = quantile_of_magnitude(pos, neg, zeros, size, p)
+        found[c] = quantile_of_magnitude(pos, neg, size, p)
     return found
 
 
@@ -56,7 +56,7 @@ def quantile(pos: Side, neg: Side, zeros: float, lo: float, hi: float, size: int
 
 
 @borrowing
-def quantile_of_magnitude(pos: Side, neg: Side, zeros: float, size: int, p: float) -> float:
+def quantile_of_magnitude(pos: Side, neg: Side, size: int, p: float) -> float:
     """Of the magnitudes of all values, with numpy's linear interpolation."""
     rank = p * (size - 1)
     low = np.floor(rank)
