@@ -26,7 +26,7 @@ ORIGINAL = "calibrant.original"  # where a value keeps the constant that it had 
 class ScaleGroup:
     """Values that share one config.
 
-    values: names of the values on that scale. roots: those to observe; their merged sketch solves the config.
+    values: names of the values on that scale, or of which some readers read them on it. roots: those to observe; their merged sketch solves the config.
     (The others repeat, move or drop numbers of the roots.)
     """
 
