@@ -155,7 +155,7 @@ def section(name: str, path: Path, tasks: list[Task], options: argparse.Namespac
             rows.append(measured(contestant, name, path, tasks, python_of(contestant, dict(options.peers_python))))
         except Failed as error:
             rows.append(Row(f"{contestant}: {error}", [], 0.0, []))
-        found = ", ".join(f"{column} {_numbers(column, rows[-1].measures)}" for column in tasks[0].columns)
+        found = ", ".join(f"{column} {numbers(column, rows[-1].measures)}" for column in tasks[0].columns)
         console.print(f"{name} {rows[-1].name}: {found} ({rows[-1].seconds:.0f} s)", markup=False, highlight=False)
     return "\n".join(_lines(name, tasks, references[0][1], rows))
 
@@ -276,7 +276,7 @@ def _lines(name: str, tasks: list[Task], measured: int, rows: list[Row]) -> Iter
         [
             [
                 row.name,
-                *(_numbers(column, row.measures) for column in columns),
+                *(numbers(column, row.measures) for column in columns),
                 f"{row.seconds:.1f}" if row.seconds else "",
             ]
             for row in rows
@@ -312,7 +312,7 @@ def _names(nodes: list[str], most: int = 3) -> str:
     return ", ".join(f"`{node}`" for node in nodes[:most]) + rest
 
 
-def _numbers(column: str, measures: list[dict[str, float]]) -> str:
+def numbers(column: str, measures: list[dict[str, float]]) -> str:
     """The mean over the splits; of several, the lowest and the highest as well; nothing where there is nothing."""
     if not measures:
         return ""
