@@ -109,15 +109,16 @@ def weights_of(text):
             "w3": skewed(C, C, 1, 1, rows=SKEW) / 4,
             "b3": RNG.normal(0, 1, C),
         }
-    return found | {"wd": skewed(C, 1, 3, 3) / SKEW[:, None, None, None], "bd": RNG.normal(0, 1, C)}
+    return found | {
+        "w4": found["w4"] * SKEW.reshape(1, -1, 1, 1),
+        "wd": skewed(C, 1, 3, 3) / SKEW[:, None, None, None],
+        "bd": RNG.normal(0, 1, C),
+    }
 
 
-def built(text, path):
+def built(text, path, weights=None):
     model = parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g ' + text)
-    used = weights_of(text)
-    if text is DEPTHWISE:
-        used["w4"] = used["w4"] * SKEW.reshape(1, -1, 1, 1)
-    for name, array in used.items():
+    for name, array in (weights or weights_of(text)).items():
         model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
     onnx.save(model, path)
     return path
@@ -275,13 +276,22 @@ def test_ceilings_are_left_alone_where_weights_are_rough(tmp_path):
         assert any("equalized" in note for note in summary.notes) == (bits == 8)
 
 
-def test_like_channels_are_left_alone(small_model, small_samples):
-    setting = QuantizationSetting()
-    setting.equalization = True
-    graph, summary = quantize(small_model, small_samples, setting=setting)
-    plain, _ = quantize(small_model, small_samples)
-    changed = [name for name, config in plain.configs.items() if graph.configs[name].scale != config.scale]
-    assert not changed or any("equalized" in note for note in summary.notes)
+def test_like_channels_are_left_alone(tmp_path):
+    """Every channel of both streams is the same."""
+    rng, bias = np.random.default_rng(6), np.full(C, 0.5)
+    like = {"w1": rng.normal(0, 1, (1, 3, 1, 1)), "wd": rng.normal(0, 1, (1, 1, 3, 3))}
+    weights = {name: np.repeat(one, C, axis=0) for name, one in like.items()}
+    weights |= {"b1": bias, "bd": bias, "w4": np.repeat(rng.normal(0, 1, (5, 1, 1, 1)), C, axis=1)}
+    path = built(DEPTHWISE, tmp_path / "model.onnx", weights)
+    found = []
+    for on in (False, True):
+        setting = QuantizationSetting()
+        setting.equalization = on
+        graph, summary = quantize(path, samples_for(DEPTHWISE), setting=setting)
+        assert graph.rescalings == {}
+        assert not any("equalized" in note for note in summary.notes)
+        found.append({name: float(config.scale) for name, config in graph.configs.items()})
+    assert found[0] == found[1]
 
 
 def test_a_mul_before_a_convolution_has_to_halve_the_noise(tmp_path):
