@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 import calibrant
@@ -18,20 +17,9 @@ from calibrant import (
     quantize_onnx_model,
 )
 from calibrant.core import DataError, SettingError, StateError
+from tests.arrays import run, sqnr
 
 SHAPE = [1, 3, 16, 16]
-
-
-def run(path, samples, optimize=True):
-    options = ort.SessionOptions()
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"x": s})[0] for s in samples])
-
-
-def sqnr(signal, other):
-    return 10 * np.log10((signal**2).sum() / ((signal - other) ** 2).sum())
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "kl", "isotone"])

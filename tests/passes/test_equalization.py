@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
@@ -19,6 +18,7 @@ from calibrant.passes.equalization import HEADROOM, LEAST, least_factors
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 from calibrant.sketches import Halves, SketchSpec, TensorSketch
+from tests.arrays import run, sqnr
 
 RNG = np.random.default_rng(3)
 C = 16
@@ -132,12 +132,7 @@ def samples_for(text, count=24):
     return [rng.normal(0, 1, shape).astype(np.float32) for _ in range(count)]
 
 
-def run(path, feeds):
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"x": x})[0] for x in feeds])
-
-
-def sqnr(path, feeds, text, folder, **switches):
+def exported_sqnr(path, feeds, text, folder, **switches):
     """dB at the output of the exported model, against the float model."""
     setting = QuantizationSetting()
     per_channel = switches.pop("per_channel", True)
@@ -146,8 +141,7 @@ def sqnr(path, feeds, text, folder, **switches):
         setattr(setting, name, value)
     graph, summary = quantize(path, samples_for(text), setting=setting)
     export_graph(graph, TargetPlatform.ONNXRUNTIME, folder / "int8.onnx")
-    wanted, found = run(path, feeds), run(folder / "int8.onnx", feeds)
-    return 10 * np.log10((wanted**2).sum() / ((wanted - found) ** 2).sum()), summary
+    return sqnr(run(path, feeds), run(folder / "int8.onnx", feeds)), summary
 
 
 @pytest.fixture
@@ -178,8 +172,8 @@ def test_the_integer_model_is_nearer_to_the_float_one(text, switches, gain, fres
     if "quantize_activation_setting" in switches:
         asked.calib_algorithm = switches.pop("quantize_activation_setting")
     switches = {"quantize_activation_setting": asked} | switches
-    before, plain = sqnr(path, fresh(text), text, tmp_path, **(switches | OFF))
-    after, summary = sqnr(path, fresh(text), text, tmp_path, **switches)
+    before, plain = exported_sqnr(path, fresh(text), text, tmp_path, **(switches | OFF))
+    after, summary = exported_sqnr(path, fresh(text), text, tmp_path, **switches)
     assert after > before + gain
     assert any(note.startswith("equalized") for note in summary.notes)
     assert not any("equalized" in note for note in plain.notes)

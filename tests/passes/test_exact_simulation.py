@@ -22,6 +22,7 @@ from calibrant.passes.exact_simulation import (
     odd_fraction,
     odd_multiples,
 )
+from tests.passes.configs import activation, weight
 
 RNG = np.random.default_rng(5)
 LARGEST = 4096  # of the denominators looked for; a smaller ratio has its own
@@ -134,16 +135,6 @@ def test_simulation_and_integer_run_give_the_same_integers(tmp_path):
         apart[exact] = int((np.abs(simulated - integer) > 0.5 * step).sum())
     assert apart[True] == 0
     assert apart[False] > 0, "ties do occur in this net, so that the pass is seen to do something"
-
-
-def activation(scale=0.37, **more):
-    more = {"quant_min": 0, "quant_max": 255, "scale": scale, "offset": 3, "state": S.ACTIVATED} | more
-    return TensorQuantizationConfig(P.PER_TENSOR | P.LINEAR | P.ASYMMETRICAL, **more)
-
-
-def weight(scale=(0.013, 0.0171), power=False, state=S.BAKED):
-    policy = P.PER_CHANNEL | P.LINEAR | P.SYMMETRICAL | (P.POWER_OF_2 if power else 0)
-    return TensorQuantizationConfig(policy, scale=scale, offset=np.zeros(2), channel_axis=0, state=state)
 
 
 def one_conv(data, kernel, made, readers=1):
