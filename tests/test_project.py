@@ -70,6 +70,18 @@ def test_imports_point_down(room):
             assert not up, f"{path.relative_to(ROOT)} imports {up}"
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/design.md"])
+def test_pages_tell_these_floors(page):
+    (chain,) = [line for line in (ROOT / page).read_text(encoding="utf-8").splitlines() if line.endswith("→ core")]
+    assert [set(floor.split(", ")) for floor in chain.strip().split(" → ")] == list(reversed(FLOORS))
+
+
+def test_the_design_has_a_row_for_every_room():
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(name for cell in cells for name in re.findall(r"`(\w+)`", cell)) == sorted(FLOOR)
+
+
 def test_nothing_imports_the_demo_or_the_benchmarks():
     for path in [*FILES, SOURCE / "__init__.py"]:
         first = {name.split(".")[0] for name in imported_modules(path)}
