@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
@@ -25,6 +25,7 @@ from calibrant.passes.exact_simulation import (
 from tests.passes.configs import activation, weight
 
 RNG = np.random.default_rng(5)
+no_deadline = settings(deadline=None)  # the first call compiles
 LARGEST = 4096  # of the denominators looked for; a smaller ratio has its own
 
 
@@ -33,6 +34,7 @@ def fraction_of(number):
     return Fraction(float(number)).limit_denominator(LARGEST)
 
 
+@no_deadline
 @given(st.lists(st.floats(1e-3, 8), min_size=1, max_size=4))
 def test_a_ratio_becomes_a_near_fraction_with_an_odd_denominator(ratios):
     for ratio, found in zip(ratios, odd_fraction(ratios), strict=True):
@@ -42,6 +44,7 @@ def test_a_ratio_becomes_a_near_fraction_with_an_odd_denominator(ratios):
         assert abs(found - ratio) <= WEIGHT_TOLERANCE * ratio * (1 + 1e-12)
 
 
+@no_deadline
 @given(st.floats(1e-9, 4e-4))
 def test_a_tiny_ratio_becomes_one_part_of_an_odd_number(ratio):
     parts = 1 / float(odd_fraction(ratio))
@@ -50,6 +53,7 @@ def test_a_tiny_ratio_becomes_one_part_of_an_odd_number(ratio):
     assert abs(parts * ratio - 1) <= WEIGHT_TOLERANCE * (1 + 1e-12)
 
 
+@no_deadline
 @given(st.floats(1e-3, 2), st.integers(-(10**6), 10**6))
 def test_no_whole_sum_comes_near_a_tie(ratio, whole):
     fraction = fraction_of(odd_fraction(ratio))
@@ -69,6 +73,7 @@ def test_the_fraction_is_the_one_of_least_denominator():
         assert fraction_of(odd_fraction(ratio)).denominator == next(near).denominator
 
 
+@no_deadline
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=5))
 def test_scales_become_odd_multiples_of_one_unit(scales):
     found = odd_multiples(scales)
