@@ -26,8 +26,8 @@ ORIGINAL = "calibrant.original"  # where a value keeps the constant that it had 
 class ScaleGroup:
     """Values that share one config.
 
-    values: names of the values on that scale, or of which some readers read them on it. roots: those to observe; their merged sketch solves the config.
-    (The others repeat, move or drop numbers of the roots.)
+    values: names of the values on that scale, be it for some of their readers alone (see `Graph.edges`). roots: those
+    to observe; their merged sketch solves the config. (The others repeat, move or drop numbers of the roots.)
     """
 
     config: TensorQuantizationConfig
@@ -96,11 +96,13 @@ class Graph:
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}
 
-    def undo_rescaling(self) -> None:
-        """Give the weights what they had before `rescale`, to the last bit; its Muls go."""
-        while self.undoing:
+    def undo_rescaling(self, since: int = 0) -> None:
+        """Give the weights what they had before `rescale`, to the last bit; its Muls go.
+
+        since: the length of `undoing` at that time; 0: before any.
+        """
+        while len(self.undoing) > since:
             self.undoing.pop()()
-        self.rescalings = {}
 
     @property
     def rescaled(self) -> dict[str, list[float]]:
