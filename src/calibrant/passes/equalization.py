@@ -229,9 +229,8 @@ def _alone(graph: Graph, stream: Stream) -> bool:
     """Whether nobody but the readers of an inserted stream takes the value as integers, and a float node makes it."""
     value = graph.value(stream.values[0])
     producer = value.producer()
-    others = [(use.node.name or "", use.idx) for use in value.uses() if use.node.name not in stream.readers]
-    read = [graph.edges.get(edge, graph.config_of(value.name or "")) for edge in others]
-    in_float = all(config is None or config.state is QuantizationStates.FP32 for config in read)
+    others = [use for use in value.uses() if use.node.name not in stream.readers]
+    in_float = all(graph.config_read(use.node, use.idx) is None for use in others)
     return producer is not None and producer.name in graph.left_in_float and in_float
 
 
