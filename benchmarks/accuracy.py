@@ -22,24 +22,34 @@ from rich.console import Console
 from benchmarks.detector import Detector
 from benchmarks.machine import command, description
 from benchmarks.markdown import table
-from benchmarks.models import MODELS, default_cache, minilm_vocabulary
+from benchmarks.models import MODELS, minilm_vocabulary
 from benchmarks.peer_model import PEERS
-from benchmarks.tasks import IMAGENET, LITE, Classifier, Encoder, Recogniser, Sample, Task, add_data_options
-from calibrant import QuantizationSettingFactory, TargetPlatform, export_graph
+from benchmarks.tasks import (
+    IMAGENET,
+    LITE,
+    PLATFORM,
+    Classifier,
+    Encoder,
+    Recogniser,
+    Sample,
+    Task,
+    add_data_options,
+    add_model_options,
+)
+from calibrant import QuantizationSettingFactory, export_graph
 from calibrant.api import QuantizationSummary, quantize
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.quantizers import quantize_graph
+from calibrant.table.collecting import METHODS
 from demo.measure import session
 
 TASKS = ("EfficientNet-Lite0", "MobileNetV2", "PP-OCRv4 recogniser", "MiniLM-L6", "Silero VAD")
 TRANSFORMERS = ("MiniLM-L6",)
-METHODS = ("minmax", "percentile", "mse", "kl", "isotone", "auto")
 OWN = ("default", "high effort")
 LIMITED = "high effort, 5 % in float"
-CONTESTANTS = (*OWN, LIMITED, *METHODS, *PEERS)
+CONTESTANTS = (*OWN, LIMITED, *METHODS, "auto", *PEERS)
 TOOLS = tuple(dict.fromkeys(peer.rpartition("-")[0] for peer in PEERS))
 TOGETHER = ("onnxruntime", "nncf")  # the peers that can share an environment: that of `make bench`
-PLATFORM = "ONNXRUNTIME"
 COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 LONGEST = 900  # seconds that a peer may take
 MOST_WORDS = 100  # characters of what a contestant failed with
@@ -94,9 +104,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.split("\n")[0])
     add_data_options(parser, "photos", "labelled", "lines", "text")
-    parser.add_argument("--minilm", type=Path, help="MiniLM-L6 as ONNX, where torch is not there to export it")
-    parser.add_argument("--vocab", type=Path, help="MiniLM's vocab.txt (default: that of its package)")
-    parser.add_argument("--models", nargs="+", choices=TASKS, default=list(TASKS), metavar="MODEL", help="only these")
+    add_model_options(parser, TASKS, "accuracy.md")
     parser.add_argument(
         "--contestants",
         nargs="+",
@@ -117,8 +125,6 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--calibration-lines", type=int, default=32, help="text lines to calibrate with: 32")
     parser.add_argument("--splits", type=int, default=1, help="how often the data are split anew: 1")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("accuracy.md"))
     options = parser.parse_args()
     options.contestants = options.contestants or installed(dict(options.peers_python))
     return options
@@ -149,7 +155,7 @@ def section(name: str, path: Path, tasks: list[Task], options: argparse.Namespac
             rows.append(measured(contestant, name, path, tasks, python_of(contestant, dict(options.peers_python))))
         except Failed as error:
             rows.append(Row(f"{contestant}: {error}", [], 0.0, []))
-        found = ", ".join(f"{column} {_numbers(column, rows[-1].measures)}" for column in tasks[0].columns)
+        found = ", ".join(f"{column} {numbers(column, rows[-1].measures)}" for column in tasks[0].columns)
         console.print(f"{name} {rows[-1].name}: {found} ({rows[-1].seconds:.0f} s)", markup=False, highlight=False)
     return "\n".join(_lines(name, tasks, references[0][1], rows))
 
@@ -180,7 +186,7 @@ def by_calibrant(contestant: str, path: Path, samples: list[Sample], int8: Path)
         setting.effort = "high"
     if contestant == LIMITED:
         setting.most_in_float = int(0.05 * operations(path))
-    setting.quantize_activation_setting.calib_algorithm = contestant if contestant in METHODS else None
+    setting.quantize_activation_setting.calib_algorithm = contestant if contestant in (*METHODS, "auto") else None
     compiling: list[float] = []
     start = time.perf_counter()
     with install_timer("numba:compiler_lock", compiling.append):
@@ -196,7 +202,7 @@ def by_calibrant(contestant: str, path: Path, samples: list[Sample], int8: Path)
 def operations(path: Path) -> int:
     """How many operations of a model are quantized by default."""
     graph = load_onnx_graph(path)
-    quantize_graph(graph, TargetPlatform.of(PLATFORM), QuantizationSettingFactory.default_setting())
+    quantize_graph(graph, PLATFORM, QuantizationSettingFactory.default_setting())
     return len(graph.operations)
 
 
@@ -270,7 +276,7 @@ def _lines(name: str, tasks: list[Task], measured: int, rows: list[Row]) -> Iter
         [
             [
                 row.name,
-                *(_numbers(column, row.measures) for column in columns),
+                *(numbers(column, row.measures) for column in columns),
                 f"{row.seconds:.1f}" if row.seconds else "",
             ]
             for row in rows
@@ -306,7 +312,7 @@ def _names(nodes: list[str], most: int = 3) -> str:
     return ", ".join(f"`{node}`" for node in nodes[:most]) + rest
 
 
-def _numbers(column: str, measures: list[dict[str, float]]) -> str:
+def numbers(column: str, measures: list[dict[str, float]]) -> str:
     """The mean over the splits; of several, the lowest and the highest as well; nothing where there is nothing."""
     if not measures:
         return ""

@@ -21,18 +21,16 @@ from rich.console import Console
 
 from benchmarks.machine import command, description
 from benchmarks.markdown import table
-from benchmarks.models import default_cache
 from benchmarks.subjects import SUBJECTS, Subject, find_subject
-from benchmarks.tasks import Array, Sample, add_data_options, split
+from benchmarks.tasks import PLATFORM, Array, Sample, add_data_options, add_model_options, split
 from calibrant import QuantizationSettingFactory, calibrate, export_graph, load_onnx_graph
 from calibrant.api import quantize
 from calibrant.auto.judging import signal_and_noise, sqnr_of_powers, standard_error
 from calibrant.passes.activations import order_carrying
+from calibrant.table.collecting import METHODS
 from demo.measure import session
 
-PLATFORM = "ONNXRUNTIME"
-SINGLE = ("minmax", "percentile", "mse", "kl", "isotone")
-METHODS = (*SINGLE, "auto")
+CONTESTANTS = (*METHODS, "auto")
 
 F64 = NDArray[np.float64]
 
@@ -40,7 +38,7 @@ HEAD = """# The method `auto` beside every single method
 
 Output SQNR on samples that were not calibrated on, in dB: the power of the FP32 outputs over that of the error, in
 onnxruntime; where there are several outputs, the mean. The data are split anew a few times, from split {first} on;
-numbers are means over the splits. (How `auto` chooses was decided on other splits of the same data, 100 to 105.) `auto`
+numbers are means over the splits. (How `auto` chooses was not decided on these splits.) `auto`
 is given the samples that were calibrated on. Behind: how far `auto` is behind the single method that is best in the
 mean, and the standard error of that (jackknife over the samples measured on); at worst: behind the best of one split.
 Chose: what `auto` took in each split. Seconds: of `auto`, with samples read and weights solved, but without collecting.
@@ -63,7 +61,7 @@ def main() -> None:
             continue
         rows.append(row(subject.name, [of_split(subject, seed, console) for seed in seeds]))
     head = HEAD.format(first=options.first, description=description(), command=command())
-    headings = ["", "splits", "calibrated on", "measured on", *METHODS, "behind", "at worst", "chose", "seconds"]
+    headings = ["", "splits", "calibrated on", "measured on", *CONTESTANTS, "behind", "at worst", "chose", "seconds"]
     page = f"{head}\n{table(headings, rows)}\n"
     options.output.write_text(page, encoding="utf-8")
     Console(soft_wrap=True).print(page, markup=False, highlight=False)
@@ -73,13 +71,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.auto", description=__doc__.split("\n")[0])
     add_data_options(parser, "photos", "lines", "text")
-    parser.add_argument("--minilm", type=Path, help="MiniLM-L6 as ONNX, where torch is not there to export it")
-    parser.add_argument("--vocab", type=Path, help="MiniLM's vocab.txt (default: that of its package)")
-    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="MODEL")
+    add_model_options(parser, SUBJECTS, "auto.md")
     parser.add_argument("--splits", type=int, default=3, help="how often the data are split anew (3)")
     parser.add_argument("--first", type=int, default=0, help="number of the first split, its seed (0)")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("auto.md"))
     return parser.parse_args()
 
 
@@ -104,7 +98,7 @@ class Split:
 
 def best_single(db: Mapping[str, float]) -> str:
     """The single method of the highest SQNR."""
-    return max((method for method in SINGLE if method in db), key=lambda method: db[method])
+    return max((method for method in METHODS if method in db), key=lambda method: db[method])
 
 
 def of_split(subject: Subject, seed: int, console: Console) -> Split:
@@ -118,7 +112,7 @@ def of_split(subject: Subject, seed: int, console: Console) -> Split:
     collected = calibrate(graph, calibration)
     ordered = bool(order_carrying(graph))
     powers: dict[str, F64] = {}
-    for method in METHODS:
+    for method in CONTESTANTS:
         if method == "isotone" and not ordered:
             continue
         setting = QuantizationSettingFactory.default_setting()
@@ -152,7 +146,7 @@ def powers_of(wanted: Sequence[Sequence[Array]], found: Sequence[Sequence[Array]
 
 def row(name: str, splits: Sequence[Split]) -> list[str]:
     """The model's row of the table."""
-    means = {m: mean(s.db[m] for s in splits) for m in METHODS if m in splits[0].powers}
+    means = {m: mean(s.db[m] for s in splits) for m in CONTESTANTS if m in splits[0].powers}
     best = best_single(means)
     errors = [standard_error(s.powers[best], s.powers["auto"]) for s in splits]
     return [
@@ -160,7 +154,7 @@ def row(name: str, splits: Sequence[Split]) -> list[str]:
         str(len(splits)),
         str(splits[0].calibrated),
         str(splits[0].measured),
-        *(f"{means[m]:.2f}" if m in means else "" for m in METHODS),
+        *(f"{means[m]:.2f}" if m in means else "" for m in CONTESTANTS),
         f"{means[best] - means['auto']:.2f} ± {np.hypot.reduce(errors) / len(errors):.2f}",
         f"{max(s.db[best_single(s.db)] - s.db['auto'] for s in splits):.2f}",
         ", ".join(s.chosen for s in splits),

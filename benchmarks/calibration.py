@@ -18,10 +18,10 @@ from rich.console import Console
 from benchmarks import growth, resnet
 from benchmarks.costs import SLOW, memory_table, start_note, time_table
 from benchmarks.machine import command, description
-from benchmarks.models import MODELS, CachedModel, default_cache
+from benchmarks.models import MODELS, CachedModel
 from benchmarks.once import Failed, Found, Job, measure
 from benchmarks.peers import CONTESTANTS, PEERS
-from benchmarks.tasks import LITE, add_data_options
+from benchmarks.tasks import LITE, add_data_options, add_model_options
 from benchmarks.varied import save_inputs
 from calibrant.engines.session import usable_processors
 
@@ -68,7 +68,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__.split("\n")[0])
     add_data_options(parser, "photos")
-    parser.add_argument("--models", nargs="+", choices=MEASURED, default=list(MEASURED), metavar="MODEL")
+    add_model_options(parser, MEASURED, "calibration.md")
     parser.add_argument(
         "--peers", nargs="*", choices=PEERS, default=list(PEERS), metavar="PEER", help=f"of {', '.join(PEERS)}"
     )
@@ -81,8 +81,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--growth", type=int, nargs="+", default=(32, 64, 128, 256), metavar="N", help="samples")
     parser.add_argument("--growing", nargs="+", choices=CONTESTANTS, default=GROWING, help="contestants with growth")
     parser.add_argument("--growth-rounds", type=int, default=2, metavar="N", help="rounds of the growth (2)")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("calibration.md"))
     return parser.parse_args()
 
 

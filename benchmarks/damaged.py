@@ -31,9 +31,8 @@ from rich.console import Console
 import calibrant
 from benchmarks.machine import command, description
 from benchmarks.markdown import table
-from benchmarks.models import default_cache
 from benchmarks.subjects import find_subject
-from benchmarks.tasks import add_data_options
+from benchmarks.tasks import add_data_options, add_model_options
 from calibrant import OnnxruntimeExecutor, load_onnx_graph
 from calibrant.analysis import Simulation
 from calibrant.api import quantize
@@ -51,8 +50,7 @@ def main() -> None:
     add_data_options(parser, "photos", "lines")
     parser.add_argument("--samples", type=int, default=32, help="samples to quantize with and to compare on: 32")
     parser.add_argument("--layers", type=int, default=3, help="of each model, one damaged at a time: 3")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="by default all")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
+    add_model_options(parser, MODELS)
     options = parser.parse_args()
     console = Console()
     rows = []

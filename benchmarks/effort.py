@@ -6,16 +6,14 @@ Alone: every scale is found as by default, weights are rounded to the nearest, a
 import argparse
 import time
 from itertools import islice
-from pathlib import Path
 from statistics import median
 
 from rich.console import Console
 
 from benchmarks.machine import command, description
 from benchmarks.markdown import table
-from benchmarks.models import default_cache
 from benchmarks.subjects import SUBJECTS, Subject, find_subject
-from benchmarks.tasks import add_data_options
+from benchmarks.tasks import add_data_options, add_model_options
 from calibrant import QuantizationSetting
 from calibrant.api import quantize
 from calibrant.engines.session import usable_processors
@@ -52,15 +50,11 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.effort", description=__doc__.split("\n")[0])
     add_data_options(parser, "photos", "lines", "text")
-    parser.add_argument("--minilm", type=Path, help="MiniLM-L6 as ONNX, else it is exported")
-    parser.add_argument("--vocab", type=Path, help="its vocabulary, else that of the package")
-    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="MODEL")
+    add_model_options(parser, SUBJECTS, "effort.md")
     parser.add_argument("--samples", type=int, default=128, help="samples to calibrate with, at most (128)")
     parser.add_argument("--rounds", type=int, default=5, help="whose median counts (5)")
     parser.add_argument("--threads", type=int, default=usable_processors(), help="threads of everything (all)")
     parser.add_argument("--high", action="store_true", help="high effort too: minutes for each model")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("effort.md"))
     return parser.parse_args()
 
 

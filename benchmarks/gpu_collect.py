@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.peers import METHODS, observed
-from calibrant import QuantizationSettingFactory, TargetPlatform, TorchExecutor, calibrate, load_onnx_graph
+from benchmarks.peers import observed
+from benchmarks.tasks import PLATFORM
+from calibrant import QuantizationSettingFactory, TorchExecutor, calibrate, load_onnx_graph
 from calibrant.graph import Graph
 from calibrant.quantizers import quantize_graph
 from calibrant.sketches import SketchSpec
-from calibrant.table.collecting import empty_table
+from calibrant.table.collecting import METHODS, empty_table
 
-PLATFORM = TargetPlatform.ONNXRUNTIME
 STEPS, ROUNDS = 24, 3  # of a timing
 TARGETS = {"resnet50": "1.25", "vit_b_16": "1.05"}
 WARM = 4  # steps before anything is measured

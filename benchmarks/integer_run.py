@@ -20,13 +20,12 @@ from rich.table import Table
 
 from benchmarks.machine import command, description
 from benchmarks.models import MODELS, default_cache
-from benchmarks.tasks import IMAGENET, LITE, Array, add_data_options, classifier_input, images, logits, split
+from benchmarks.tasks import IMAGENET, LITE, PLATFORM, Array, add_data_options, classifier_input, images, logits, split
 from calibrant import export_graph
 from calibrant.api import quantize
 from demo.measure import agreement, sqnr_db
 
 CLASSIFIERS = {"EfficientNet-Lite0": LITE, "MobileNetV2": IMAGENET}
-PLATFORM = "ONNXRUNTIME"
 
 
 def main() -> None:

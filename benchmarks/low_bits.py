@@ -15,11 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks.integer_run import CLASSIFIERS, PLATFORM
+from benchmarks.integer_run import CLASSIFIERS
 from benchmarks.machine import command, description
 from benchmarks.markdown import table
-from benchmarks.models import MODELS, default_cache
-from benchmarks.tasks import Array, accepted_labels, add_data_options, classifier_input, images, logits, split
+from benchmarks.models import MODELS
+from benchmarks.tasks import (
+    PLATFORM,
+    Array,
+    accepted_labels,
+    add_data_options,
+    add_model_options,
+    classifier_input,
+    images,
+    logits,
+    split,
+)
 from calibrant import QuantizationSetting, export_graph
 from calibrant.api import quantize
 from demo.measure import sqnr_db
@@ -78,12 +88,10 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.low_bits", description=__doc__.split("\n")[0])
     add_data_options(parser, "photos", "labelled")
-    parser.add_argument("--models", nargs="+", choices=CLASSIFIERS, default=list(CLASSIFIERS), metavar="MODEL")
+    add_model_options(parser, CLASSIFIERS, "low_bits.md")
     parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="only these")
     parser.add_argument("--calibration", type=int, default=128, help="photos to calibrate with: 128, half at most")
     parser.add_argument("--threads", type=int, default=1, help="of calibration and passes: 1")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("low_bits.md"))
     options = parser.parse_args()
     if options.labelled is None:
         parser.error("--labelled is needed: what is lost is told in top-1")

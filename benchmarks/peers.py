@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 
 from calibrant import TensorQuantizationConfig, calibrate, load_onnx_graph
 from calibrant.graph import Graph
+from calibrant.table.collecting import METHODS
 from demo.measure import session
 
 F32 = NDArray[np.float32]
 Samples = Sequence[F32]
 Parts = Mapping[str, float]  # seconds of parts of the call that are told apart
 
-METHODS = ("minmax", "percentile", "mse", "kl", "isotone")
 INPUT = "input"  # of all the models here
 
 

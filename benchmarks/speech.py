@@ -52,18 +52,18 @@ def _vowel(random: np.random.Generator, pitch: float) -> F64:
     sound = np.convolve(pulses, np.exp(-np.arange(64) / 16))[:length]  # the folds close faster than they open
     vowel = VOWELS[random.integers(len(VOWELS))]
     for frequency, bandwidth in zip(vowel, BANDWIDTHS, strict=True):
-        sound = _resonance(sound, frequency * random.uniform(0.9, 1.2), bandwidth)
+        sound = resonance(sound, frequency * random.uniform(0.9, 1.2), bandwidth)
     return np.asarray(sound / np.abs(sound).max() * np.sin(np.pi * np.arange(length) / length) ** 0.5)
 
 
 def _consonant(random: np.random.Generator) -> F64:
     """Hissing of 0.02 to 0.12 s."""
     length = int(random.uniform(0.02, 0.12) * RATE)
-    sound = _resonance(random.normal(size=length), random.uniform(2500, 6000), 1000)
+    sound = resonance(random.normal(size=length), random.uniform(2500, 6000), 1000)
     return np.asarray(sound / np.abs(sound).max() * random.uniform(0.05, 0.3) * np.hanning(length))
 
 
-def _resonance(sound: F64, frequency: float, bandwidth: float) -> F64:
+def resonance(sound: F64, frequency: float, bandwidth: float) -> F64:
     """Through a filter of two poles, cut off where it has died away."""
     times = np.arange(int(4 * RATE / bandwidth))
     ringing = np.exp(-np.pi * bandwidth * times / RATE) * np.sin(2 * np.pi * frequency * (times + 1) / RATE)

@@ -46,7 +46,7 @@ class Subject:
 def find_subject(name: str, options: argparse.Namespace) -> Subject | None:
     """The subject of that name, or None where its data are not given.
 
-    options: photos, lines, text, minilm, vocab, cache; see `benchmarks.auto`.
+    options: of the data and of the models; see `benchmarks.tasks`.
     """
     if name in ("PP-OCRv4 recogniser", "PP-OCR line classifier") and not options.lines:
         return None

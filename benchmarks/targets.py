@@ -21,13 +21,15 @@ from rich.console import Console
 from benchmarks.auto import outputs
 from benchmarks.machine import command, description
 from benchmarks.markdown import table
-from benchmarks.models import MODELS, default_cache
+from benchmarks.models import MODELS
 from benchmarks.subjects import Subject, find_subject
 from benchmarks.tasks import (
     LITE,
+    PLATFORM,
     Sample,
     accepted_labels,
     add_data_options,
+    add_model_options,
     best_path,
     classifier_input,
     line_input,
@@ -36,7 +38,6 @@ from benchmarks.tasks import (
 )
 from calibrant import QuantizationSetting, QuantizationSettingFactory, export_graph, load_onnx_graph
 from calibrant.api import quantize
-from calibrant.core import TargetPlatform
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.samples import Feed, iterate_samples
 from calibrant.graph import Graph
@@ -52,7 +53,6 @@ from calibrant.table import CalibrationTable
 from calibrant.table.collecting import collect_table, empty_table
 from demo.measure import session
 
-PLATFORM = TargetPlatform.ONNXRUNTIME
 SMALLEST = ("Silero VAD", "PP-OCR line classifier")
 SUBJECTS = (*SMALLEST, "EfficientNet-Lite0", "MobileNetV2", "MiniLM-L6", "PP-OCRv4 recogniser")
 GAIN = 3.0  # dB
@@ -105,15 +105,11 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.targets", description=__doc__.split("\n")[0])
     add_data_options(parser, "photos", "labelled", "lines", "text")
-    parser.add_argument("--minilm", type=Path, help="MiniLM-L6 as ONNX, where torch is not there to export it")
-    parser.add_argument("--vocab", type=Path, help="MiniLM's vocab.txt (default: that of its package)")
-    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="MODEL")
+    add_model_options(parser, SUBJECTS, "targets.md")
     sections = [section.__name__ for section in (beside_greedy, with_targets, with_drops)]
     parser.add_argument("--sections", nargs="+", choices=sections, default=sections, metavar="SECTION")
     parser.add_argument("--gains", nargs="+", type=float, default=[1.0, 2.0, 3.0], help="dB, beside the greedy search")
     parser.add_argument("--threads", type=int, help="all that there are")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("targets.md"))
     return parser.parse_args()
 
 

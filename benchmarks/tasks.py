@@ -15,7 +15,7 @@ import math
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ import onnx
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.models import default_cache
 from benchmarks.wordpiece import WordPiece
+from calibrant import TargetPlatform
 from demo.data import PHOTOS
 from demo.measure import agreement, session, sqnr_db
 
 Array = NDArray[Any]
 Sample = Array | dict[str, Array]
+PLATFORM = TargetPlatform.ONNXRUNTIME  # of every benchmark
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -288,7 +291,7 @@ def linear_classifier(embeddings: Array, labels: Array, asked: Array, ridge: flo
 
 
 def add_data_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """The options that say where the data of these names lie."""
+    """The options that say where the data of these names lie; beside texts, what MiniLM needs."""
     if "photos" in names:
         parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of images (default: the demo's few)")
     if "labelled" in names:
@@ -297,3 +300,14 @@ def add_data_options(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument("--lines", type=Path, help="folder of text lines with labels.csv: file, text")
     if "text" in names:
         parser.add_argument("--text", type=Path, help=".csv file with a column named text")
+        parser.add_argument("--minilm", type=Path, help="MiniLM-L6 as ONNX, where torch is not there to export it")
+        parser.add_argument("--vocab", type=Path, help="MiniLM's vocab.txt (default: that of its package)")
+
+
+def add_model_options(parser: argparse.ArgumentParser, models: Iterable[str], page: str | None = None) -> None:
+    """The options that say which of these models are run, where they are kept, and where the page is written."""
+    names = list(models)
+    parser.add_argument("--models", nargs="+", choices=names, default=names, metavar="MODEL", help="only these")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="where built models are kept")
+    if page is not None:
+        parser.add_argument("--output", type=Path, default=Path(__file__).with_name(page), help=f"by default {page}")

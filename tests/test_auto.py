@@ -31,6 +31,7 @@ from calibrant.passes.least_error import least_error
 from calibrant.quantizers import quantize_graph
 from calibrant.sketches import Halves, SketchSpec, TensorSketch
 from calibrant.table.affordable import FEWEST, affordable
+from tests.arrays import softmax
 
 RNG = np.random.default_rng(29)
 SPEC = SketchSpec()
@@ -296,11 +297,6 @@ def test_the_standard_error_is_that_of_leaving_one_out():
     for shift, chosen in ((0.95, "b"), (1.05, "a")):  # a is ahead by so many times SURE standard errors
         level = 10 ** ((shift * SURE * error - ahead) / 10)
         assert best_of({"a": (powers(*a), worse), "b": (powers(*b * level), better)}) == chosen
-
-
-def softmax(x):
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return (e / e.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def test_logarithms_are_what_the_softmax_was_given():

@@ -1,6 +1,7 @@
 """What holds for the project as a whole: who imports whom, what is imported at all, what is in the wheel."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -36,20 +37,22 @@ def room_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """The rooms that a file imports, wherever in it."""
-    rooms = set()
+def imported_modules(path: Path) -> set[str]:
+    """The dotted names of what a file imports, wherever in it; of `from a import b` both a and a.b."""
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        modules = []
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            modules = [node.module or ""]
-            if node.module == "calibrant":
-                modules = [f"calibrant.{alias.name}" for alias in node.names if alias.name in FLOOR]
+            modules |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        rooms |= {module.split(".")[1] for module in modules if module.startswith("calibrant.")}
-    return rooms
+            modules |= {alias.name for alias in node.names}
+    return modules
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The rooms that a file imports."""
+    names = {name.split(".")[1] for name in imported_modules(path) if name.startswith("calibrant.")}
+    return names & FLOOR.keys()
 
 
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
@@ -67,14 +70,29 @@ def test_imports_point_down(room):
             assert not up, f"{path.relative_to(ROOT)} imports {up}"
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/design.md"])
+def test_pages_tell_these_floors(page):
+    (chain,) = [line for line in (ROOT / page).read_text(encoding="utf-8").splitlines() if line.endswith("→ core")]
+    assert [set(floor.split(", ")) for floor in chain.strip().split(" → ")] == list(reversed(FLOORS))
+
+
+def test_the_design_has_a_row_for_every_room():
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(name for cell in cells for name in re.findall(r"`(\w+)`", cell)) == sorted(FLOOR)
+
+
 def test_nothing_imports_the_demo_or_the_benchmarks():
     for path in [*FILES, SOURCE / "__init__.py"]:
-        text = path.read_text(encoding="utf-8")
-        assert "import demo" not in text
-        assert "from demo" not in text
-        assert "benchmarks" not in {
-            n.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import) for n in node.names
-        }
+        first = {name.split(".")[0] for name in imported_modules(path)}
+        assert not first & {"demo", "benchmarks"}, path.relative_to(ROOT)
+
+
+def extras() -> set[str]:
+    """The modules of the extras that users install, as pyproject.toml has them; named as their distributions are."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = [names for extra, names in project["optional-dependencies"].items() if extra not in ("dev", "docs")]
+    return {match[0] for names in groups for name in names if (match := re.match(r"\w+", name))}
 
 
 def modules_after(statement: str) -> set[str]:
@@ -83,14 +101,15 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_importing_is_light():
-    assert not modules_after("import calibrant") & {"torch", "ray", "plotly", "onnxruntime", "numba", "onnx"}
+    assert not modules_after("import calibrant") & {*extras(), "onnxruntime", "numba", "onnx", "PIL"}
 
 
 def test_the_whole_road_needs_no_extra():
     names = ", ".join(sorted(calibrant.__all__))
     loaded = modules_after(f"from calibrant import {names}\nimport calibrant.cli.job")
     assert "onnxruntime" in loaded
-    assert not loaded & {"torch", "ray", "plotly", "matplotlib", "pandas", "openvino", "tensorrt"}
+    assert extras() >= {"bokeh", "matplotlib", "openvino", "pyarrow", "ray", "torch"}
+    assert not loaded & {*extras(), "pandas", "tensorrt"}
 
 
 def test_one_version():

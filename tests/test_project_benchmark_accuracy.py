@@ -12,11 +12,11 @@ from benchmarks.accuracy import (
     LIMITED,
     Failed,
     Row,
-    _numbers,
     by_calibrant,
     by_peer,
     installed,
     interpreter,
+    numbers,
     operations,
     python_of,
 )
@@ -45,9 +45,9 @@ def test_several_labels_may_be_right(tmp_path):
 
 
 def test_of_several_splits_the_ends_are_told():
-    assert _numbers("top-1", [{"top-1": 0.5}, {"top-1": 1.0}]) == "0.750 (0.500 .. 1.000)"
-    assert _numbers("SQNR, dB", [{"SQNR, dB": 17.04}]) == "17.0"
-    assert _numbers("top-1", Row("nobody", [], 0.0, []).measures) == ""
+    assert numbers("top-1", [{"top-1": 0.5}, {"top-1": 1.0}]) == "0.750 (0.500 .. 1.000)"
+    assert numbers("SQNR, dB", [{"SQNR, dB": 17.04}]) == "17.0"
+    assert numbers("top-1", Row("nobody", [], 0.0, []).measures) == ""
 
 
 def test_a_peer_quantizes_in_a_process_of_its_own_or_says_why_not(tmp_path, small_samples):

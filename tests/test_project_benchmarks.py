@@ -17,7 +17,7 @@ from benchmarks.markdown import table
 from benchmarks.once import Failed, Found, Job, measure
 from benchmarks.pages import page, page_input
 from benchmarks.peers import CONTESTANTS, PEERS, Contestant, activations, most_samples
-from benchmarks.speech import RATE, _resonance, utterance
+from benchmarks.speech import RATE, resonance, utterance
 from benchmarks.subjects import Turned, turned_line_input
 from benchmarks.varied import Varied
 from demo.convnet import ConvNet
@@ -165,7 +165,7 @@ def test_speech_is_the_same_again_and_has_pauses():
 def test_a_resonance_rings_at_its_frequency():
     click = np.zeros(RATE)
     click[0] = 1
-    spectrum = np.abs(np.fft.rfft(_resonance(click, 1000, 50)))
+    spectrum = np.abs(np.fft.rfft(resonance(click, 1000, 50)))
     assert abs(int(spectrum.argmax()) - 1000) <= 2  # one bin is 1 Hz
     assert spectrum[1000] > 1.3 * spectrum[1025] > 1.2 * spectrum[1060]
 

@@ -75,13 +75,18 @@ def quantize_onnx_model(
 ) -> Graph:
     """PPQ's entry: load, quantize and calibrate an ONNX model. Returns the quantized graph, for `export_graph`.
 
+    calib_dataloader: samples, or what `collate_fn` makes samples of: see `quantize`. None: where the setting leaves
+        activations in float, or with do_quantize False.
     calib_steps: at most so many items of the loader, which is never cycled; any number from 1.
+    platform: the runtime that the graph is for. setting: what is done; None: the default.
     input_shape, input_dtype, inputs: what PPQ traces with. Here the model says it; they are checked against the model.
     device: None or "cpu"; "cuda" runs onnxruntime's CUDA provider and is an error where there is none.
     verbose: 1 logs the summary. do_quantize False: the graph is loaded and left in float.
     metric: a measure of the user's own, for the setting's `max_drop`: see `quantize`.
 
-    Raises the errors of `calibrant.core.errors`.
+    Raises ModelError for a model that cannot be read or run, DataError for samples or an `input_shape` that do not fit
+    it, SettingError for what is not known (a method, a device, a name in the setting), ObservationError where no scale
+    can be found, TargetError where the setting's target is out of reach; all are `CalibrantError`.
     """
     graph = load_onnx_graph(onnx_import_file)
     if not do_quantize:
@@ -240,12 +245,18 @@ def calibrate(
 ) -> CalibrationTable:
     """Run the model once over the samples; return the sketches of every value the platform quantizes.
 
-    methods: what the table must be able to solve; isotone for the values that carry an order (see `plan`).
+    model: a file, or a graph that `load_onnx_graph` made. samples, platform, collate_fn, threads: as for `quantize`.
+    setting: says which values are quantized, and so are observed; None: the default.
+    steps: at most so many items of the samples; None: all.
+    methods: what the table must be able to solve; isotone for the values that carry an order: outputs of Softmax that
+        are quantized, else outputs of rank 2.
+    executor: what runs the float model, with threads of its own; None: onnxruntime on the CPU.
     checkpoint: a file that is written after `every` samples. Where it is there, the run goes on from it, given the
         same samples in the same order, and ends with the same bytes; it is left when the run is done.
     ray: collect on that cluster. The samples are then files that every node can read, by a path or as
         `calibrant.data.open_samples` opens them, or a ray.data.Dataset with a row for each sample and a column for
         each input. The table is the same.
+    on_step: called with the number of samples done.
     Raises as `quantize` does, and ObservationError for a method that needs raw values.
     """
     platform, setting = TargetPlatform.of(platform), setting or QuantizationSetting()

@@ -106,7 +106,12 @@ def quantize(
 
     samples: any iterable of samples (an array, a tuple or list in input order, a dict by input name), or onnxruntime's
         CalibrationDataReader; read once. Not needed where the setting leaves activations in float.
-    steps: at most so many items of it; None: all.
+    platform: the runtime, or its name. setting: what is done; None: the default.
+    steps: at most so many items of the samples; None: all. collate_fn: makes a sample of an item; None: it is one.
+    executor: what runs the float model, with threads, providers and a budget of its own; None: onnxruntime, with these.
+    threads: that run the model, unless an executor is given, and do the rest, such as rounding weights; None: all.
+    providers: onnxruntime's execution providers; None: the CPU.
+    memory_budget: bytes that observed values may take at a time: see `OnnxruntimeExecutor`.
     table: statistics that were collected before, instead of samples: the model does not run, and the result is what
         it would be with the samples of the table. With the method `auto`, samples beside it are measured on.
     keep: the summary gets the statistics of every method, and at most 256 of the samples, to report on. Without a

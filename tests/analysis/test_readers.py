@@ -78,5 +78,5 @@ def test_the_simulation_is_the_exported_model_with_optimizations_off(platform, s
 
 
 def test_a_graph_without_scales_cannot_be_simulated(planned):
-    with pytest.raises(StateError):
+    with pytest.raises(StateError, match=r"the scale of \d activations is not found yet"):
         Simulation(planned)

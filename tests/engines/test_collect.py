@@ -14,6 +14,7 @@ from calibrant.core import DataError, ModelError, ObservationError, SettingError
 from calibrant.engines import OnnxruntimeExecutor, iterate_samples
 from calibrant.graph import load_onnx_graph
 from calibrant.sketches import Collector, SketchSpec, TensorSketch
+from tests.arrays import rows
 
 PLAIN = SketchSpec()
 SUBGRAPHS = """
@@ -52,10 +53,6 @@ aliases (float[N, 4] x) => (float[N, 4] out, float[N, 4] same) {
 def collect(graph, samples, wanted, raw=None, on_step=None, **settings):
     executor = OnnxruntimeExecutor(graph, threads=2, **settings)
     return executor.collect(samples, wanted, raw, on_step), executor
-
-
-def rows(count, width=4, seed=0):
-    return np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
 
 
 def test_inputs_inner_values_and_outputs(models, elementwise):

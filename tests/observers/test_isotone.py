@@ -9,7 +9,7 @@ import pytest
 from calibrant.core import ConfigError, ObservationError, RoundingPolicy, TensorQuantizationConfig, quantize
 from calibrant.core import QuantizationProperty as P
 from calibrant.observers import build_observer
-from calibrant.observers.isotone import _ROUNDING
+from calibrant.observers.isotone import ROUNDING
 from calibrant.observers.kernels import order
 from calibrant.sketches import SketchSpec, TensorSketch
 
@@ -187,7 +187,7 @@ def test_rounding_is_that_of_the_config(rounding):
     """The kernel's integers are those that `core.quantize` gives, ties and all."""
     c = TensorQuantizationConfig(P.PER_TENSOR | P.LINEAR | P.SYMMETRICAL, rounding, scale=0.5, offset=0)
     x = np.arange(-3, 3.01, 0.125, dtype=np.float32)
-    assert [order.level(float(v), 0.5, _ROUNDING[rounding]) for v in x] == quantize(x, c).tolist()
+    assert [order.level(float(v), 0.5, ROUNDING[rounding]) for v in x] == quantize(x, c).tolist()
 
 
 @pytest.mark.parametrize("rounding", [RoundingPolicy.ROUND_UP, RoundingPolicy.ROUND_HALF_TOWARDS_ZERO])

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
 from calibrant import calibrate, export_graph
 from calibrant.api import quantize
-from calibrant.core import QuantizationStates, SettingError, TargetPlatform
+from calibrant.core import ObservationError, QuantizationStates, SettingError, TargetPlatform
+from calibrant.engines import OnnxruntimeExecutor
 from calibrant.graph import load_onnx_graph
 from calibrant.graph.rescaling import rescale
 from calibrant.graph.streams import Stream, find_streams
@@ -19,6 +19,7 @@ from calibrant.passes.equalization import HEADROOM, LEAST, least_factors
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 from calibrant.sketches import Halves, SketchSpec, TensorSketch
+from tests.arrays import run, sqnr
 
 RNG = np.random.default_rng(3)
 C = 16
@@ -109,15 +110,16 @@ def weights_of(text):
             "w3": skewed(C, C, 1, 1, rows=SKEW) / 4,
             "b3": RNG.normal(0, 1, C),
         }
-    return found | {"wd": skewed(C, 1, 3, 3) / SKEW[:, None, None, None], "bd": RNG.normal(0, 1, C)}
+    return found | {
+        "w4": found["w4"] * SKEW.reshape(1, -1, 1, 1),
+        "wd": skewed(C, 1, 3, 3) / SKEW[:, None, None, None],
+        "bd": RNG.normal(0, 1, C),
+    }
 
 
-def built(text, path):
+def built(text, path, weights=None):
     model = parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g ' + text)
-    used = weights_of(text)
-    if text is DEPTHWISE:
-        used["w4"] = used["w4"] * SKEW.reshape(1, -1, 1, 1)
-    for name, array in used.items():
+    for name, array in (weights or weights_of(text)).items():
         model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
     onnx.save(model, path)
     return path
@@ -131,12 +133,7 @@ def samples_for(text, count=24):
     return [rng.normal(0, 1, shape).astype(np.float32) for _ in range(count)]
 
 
-def run(path, feeds):
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"x": x})[0] for x in feeds])
-
-
-def sqnr(path, feeds, text, folder, **switches):
+def exported_sqnr(path, feeds, text, folder, **switches):
     """dB at the output of the exported model, against the float model."""
     setting = QuantizationSetting()
     per_channel = switches.pop("per_channel", True)
@@ -145,8 +142,7 @@ def sqnr(path, feeds, text, folder, **switches):
         setattr(setting, name, value)
     graph, summary = quantize(path, samples_for(text), setting=setting)
     export_graph(graph, TargetPlatform.ONNXRUNTIME, folder / "int8.onnx")
-    wanted, found = run(path, feeds), run(folder / "int8.onnx", feeds)
-    return 10 * np.log10((wanted**2).sum() / ((wanted - found) ** 2).sum()), summary
+    return sqnr(run(path, feeds), run(folder / "int8.onnx", feeds)), summary
 
 
 @pytest.fixture
@@ -177,8 +173,8 @@ def test_the_integer_model_is_nearer_to_the_float_one(text, switches, gain, fres
     if "quantize_activation_setting" in switches:
         asked.calib_algorithm = switches.pop("quantize_activation_setting")
     switches = {"quantize_activation_setting": asked} | switches
-    before, plain = sqnr(path, fresh(text), text, tmp_path, **(switches | OFF))
-    after, summary = sqnr(path, fresh(text), text, tmp_path, **switches)
+    before, plain = exported_sqnr(path, fresh(text), text, tmp_path, **(switches | OFF))
+    after, summary = exported_sqnr(path, fresh(text), text, tmp_path, **switches)
     assert after > before + gain
     assert any(note.startswith("equalized") for note in summary.notes)
     assert not any("equalized" in note for note in plain.notes)
@@ -275,13 +271,22 @@ def test_ceilings_are_left_alone_where_weights_are_rough(tmp_path):
         assert any("equalized" in note for note in summary.notes) == (bits == 8)
 
 
-def test_like_channels_are_left_alone(small_model, small_samples):
-    setting = QuantizationSetting()
-    setting.equalization = True
-    graph, summary = quantize(small_model, small_samples, setting=setting)
-    plain, _ = quantize(small_model, small_samples)
-    changed = [name for name, config in plain.configs.items() if graph.configs[name].scale != config.scale]
-    assert not changed or any("equalized" in note for note in summary.notes)
+def test_like_channels_are_left_alone(tmp_path):
+    """Every channel of both streams is the same."""
+    rng, bias = np.random.default_rng(6), np.full(C, 0.5)
+    like = {"w1": rng.normal(0, 1, (1, 3, 1, 1)), "wd": rng.normal(0, 1, (1, 1, 3, 3))}
+    weights = {name: np.repeat(one, C, axis=0) for name, one in like.items()}
+    weights |= {"b1": bias, "bd": bias, "w4": np.repeat(rng.normal(0, 1, (5, 1, 1, 1)), C, axis=1)}
+    path = built(DEPTHWISE, tmp_path / "model.onnx", weights)
+    found = []
+    for on in (False, True):
+        setting = QuantizationSetting()
+        setting.equalization = on
+        graph, summary = quantize(path, samples_for(DEPTHWISE), setting=setting)
+        assert graph.rescalings == {}
+        assert not any("equalized" in note for note in summary.notes)
+        found.append({name: float(config.scale) for name, config in graph.configs.items()})
+    assert found[0] == found[1]
 
 
 def test_a_mul_before_a_convolution_has_to_halve_the_noise(tmp_path):
@@ -348,3 +353,17 @@ def test_interested_layers_are_all_that_is_touched(tmp_path):
     setting.smooth_quant_setting.interested_layers = ["MatMul_7"]
     with pytest.raises(SettingError, match="MatMul_7"):
         quantize_graph(graph, TargetPlatform.ONNXRUNTIME, setting)
+
+
+def test_a_later_calibration_that_fails_leaves_what_an_earlier_one_did(tmp_path):
+    path, feeds = built(RESIDUAL, tmp_path / "model.onnx"), samples_for(RESIDUAL)
+    graph = load_onnx_graph(path)
+    quantize_graph(graph, TargetPlatform.ONNXRUNTIME, QuantizationSetting())
+    executor = OnnxruntimeExecutor(graph, threads=1)
+    RuntimeCalibrationPass().optimize(graph, feeds, executor)
+    before = graph.constant("w1"), dict(graph.rescalings), list(graph.report)
+    assert before[1]
+    with pytest.raises(ObservationError):
+        RuntimeCalibrationPass(override=True).optimize(graph, [*feeds, np.full_like(feeds[0], 3e38)], executor)
+    np.testing.assert_array_equal(graph.constant("w1"), before[0])
+    assert (dict(graph.rescalings), list(graph.report)) == before[1:]

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
@@ -22,8 +22,10 @@ from calibrant.passes.exact_simulation import (
     odd_fraction,
     odd_multiples,
 )
+from tests.passes.configs import activation, weight
 
 RNG = np.random.default_rng(5)
+no_deadline = settings(deadline=None)  # the first call compiles
 LARGEST = 4096  # of the denominators looked for; a smaller ratio has its own
 
 
@@ -32,6 +34,7 @@ def fraction_of(number):
     return Fraction(float(number)).limit_denominator(LARGEST)
 
 
+@no_deadline
 @given(st.lists(st.floats(1e-3, 8), min_size=1, max_size=4))
 def test_a_ratio_becomes_a_near_fraction_with_an_odd_denominator(ratios):
     for ratio, found in zip(ratios, odd_fraction(ratios), strict=True):
@@ -41,6 +44,7 @@ def test_a_ratio_becomes_a_near_fraction_with_an_odd_denominator(ratios):
         assert abs(found - ratio) <= WEIGHT_TOLERANCE * ratio * (1 + 1e-12)
 
 
+@no_deadline
 @given(st.floats(1e-9, 4e-4))
 def test_a_tiny_ratio_becomes_one_part_of_an_odd_number(ratio):
     parts = 1 / float(odd_fraction(ratio))
@@ -49,6 +53,7 @@ def test_a_tiny_ratio_becomes_one_part_of_an_odd_number(ratio):
     assert abs(parts * ratio - 1) <= WEIGHT_TOLERANCE * (1 + 1e-12)
 
 
+@no_deadline
 @given(st.floats(1e-3, 2), st.integers(-(10**6), 10**6))
 def test_no_whole_sum_comes_near_a_tie(ratio, whole):
     fraction = fraction_of(odd_fraction(ratio))
@@ -68,6 +73,7 @@ def test_the_fraction_is_the_one_of_least_denominator():
         assert fraction_of(odd_fraction(ratio)).denominator == next(near).denominator
 
 
+@no_deadline
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=5))
 def test_scales_become_odd_multiples_of_one_unit(scales):
     found = odd_multiples(scales)
@@ -134,16 +140,6 @@ def test_simulation_and_integer_run_give_the_same_integers(tmp_path):
         apart[exact] = int((np.abs(simulated - integer) > 0.5 * step).sum())
     assert apart[True] == 0
     assert apart[False] > 0, "ties do occur in this net, so that the pass is seen to do something"
-
-
-def activation(scale=0.37, **more):
-    more = {"quant_min": 0, "quant_max": 255, "scale": scale, "offset": 3, "state": S.ACTIVATED} | more
-    return TensorQuantizationConfig(P.PER_TENSOR | P.LINEAR | P.ASYMMETRICAL, **more)
-
-
-def weight(scale=(0.013, 0.0171), power=False, state=S.BAKED):
-    policy = P.PER_CHANNEL | P.LINEAR | P.SYMMETRICAL | (P.POWER_OF_2 if power else 0)
-    return TensorQuantizationConfig(policy, scale=scale, offset=np.zeros(2), channel_axis=0, state=state)
 
 
 def one_conv(data, kernel, made, readers=1):

@@ -5,12 +5,13 @@ import onnxruntime as ort
 import pytest
 
 from calibrant import QuantizationSetting, export_graph, load_onnx_graph
-from calibrant.analysis import Simulation, sqnr_db
+from calibrant.analysis import Simulation
 from calibrant.api import quantize
 from calibrant.core import SettingError
 from calibrant.core import quantize as integers_of
 from calibrant.passes.linear import linear_layers
 from calibrant.passes.lsq import LearnedStepSizePass, blocks_of
+from tests.passes.simulated import sqnr_of
 
 torch = pytest.importorskip("torch")
 
@@ -25,19 +26,12 @@ def setting(on=True, bits=4, **changes):
     return made
 
 
-def error_of(graph, path, samples):
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    simulation = Simulation(graph, threads=1)
-    feeds = [{"x": sample} for sample in samples]
-    return sqnr_db([session.run(None, feed)[0] for feed in feeds], [simulation.run(feed)[0] for feed in feeds])
-
-
 @pytest.mark.parametrize("changes", [{}, {"block_size": 1}, {"is_scale_trainable": False}, {"gamma": 0.01}])
 def test_it_is_better_on_samples_it_did_not_see(small_model, small_samples, changes):
     found = []
     for on in (False, True):
         graph, _ = quantize(small_model, small_samples[:32], setting=setting(on, **changes), threads=1)
-        found.append(error_of(graph, small_model, small_samples[32:]))
+        found.append(sqnr_of(graph, small_model, small_samples[32:]))
     assert found[1] > found[0] + 1.5
 
 

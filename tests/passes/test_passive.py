@@ -8,24 +8,9 @@ from calibrant import PassiveParameterQuantizePass, load_onnx_graph
 from calibrant.core import ObservationError, QuantizationStates, StateError, TensorQuantizationConfig
 from calibrant.core import QuantizationProperty as P
 from calibrant.passes.passive import BIAS_LIMIT
+from tests.passes.configs import activation, weight
 
 S = QuantizationStates
-
-
-def activation(scale=0.5, state=S.ACTIVATED, **more):
-    policy = P.PER_TENSOR | P.LINEAR | P.ASYMMETRICAL
-    return TensorQuantizationConfig(policy, scale=scale, offset=3, state=state, **more)
-
-
-def weight(scale, state=S.BAKED, power=False):
-    per = P.PER_CHANNEL if np.ndim(scale) else P.PER_TENSOR
-    return TensorQuantizationConfig(
-        per | P.LINEAR | P.SYMMETRICAL | (P.POWER_OF_2 if power else 0),
-        scale=scale,
-        offset=np.zeros_like(scale),
-        channel_axis=0 if np.ndim(scale) else None,
-        state=state,
-    )
 
 
 def waiting(bits=32):

@@ -6,12 +6,10 @@ import signal
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibrant import OnnxruntimeExecutor, QuantizationSetting, TensorQuantizationConfig, export_graph, load_onnx_graph
-from calibrant.analysis import Simulation, sqnr_db
 from calibrant.api import quantize
 from calibrant.core import QuantizationProperty as P
 from calibrant.core import SettingError
@@ -20,6 +18,7 @@ from calibrant.passes import grid_rounding, reconstruction
 from calibrant.passes.grid_rounding import compensated, descended, fitted, rounded
 from calibrant.passes.linear import linear_layers
 from calibrant.passes.moments import Moments
+from tests.passes.simulated import sqnr_of
 
 
 def setting(high=True, **changes):
@@ -251,13 +250,6 @@ def test_layers_that_cannot_change_alone_are_left(tmp_path):
 # --- the whole road
 
 
-def error_of(graph, path, samples):
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    simulation = Simulation(graph, threads=1)
-    feeds = [{"x": sample} for sample in samples]
-    return sqnr_db([session.run(None, feed)[0] for feed in feeds], [simulation.run(feed)[0] for feed in feeds])
-
-
 WAYS = [{"num_of_bits": 4}, {"num_of_bits": 3}, {"num_of_bits": 4, "per_channel": False}, {}]
 
 
@@ -266,7 +258,7 @@ def test_high_effort_on_samples_it_did_not_see(small_model, small_samples, chang
     found = []
     for high in (False, True):
         graph, _ = quantize(small_model, small_samples[:32], setting=setting(high, **changes))
-        found.append(error_of(graph, small_model, small_samples[32:]))
+        found.append(sqnr_of(graph, small_model, small_samples[32:]))
     assert found[1] > found[0] + (3 if changes else 0.5)
 
 
@@ -324,7 +316,7 @@ def test_it_can_be_stopped_and_what_is_done_is_kept(small_model, small_samples, 
     assert {"b1", "b2"} <= set(graph.changed_constants)
     assert not {"b3", "b4"} & set(graph.changed_constants)
     export_graph(graph, "ONNXRUNTIME", tmp_path / "int8.onnx")
-    assert error_of(graph, small_model, small_samples) > 20
+    assert sqnr_of(graph, small_model, small_samples) > 20
 
 
 def test_interested_layers(small_model, small_samples):
@@ -361,7 +353,7 @@ def test_the_residual_is_made_up_for(small_model, small_samples, monkeypatch, tm
         else:
             monkeypatch.undo()
         graph, _ = quantize(tmp_path / "cut.onnx", small_samples[:32], setting=asked)
-        found.append(error_of(graph, tmp_path / "cut.onnx", small_samples[32:]))
+        found.append(sqnr_of(graph, tmp_path / "cut.onnx", small_samples[32:]))
     assert found[1] > found[0] + 0.05
 
 
@@ -370,7 +362,7 @@ def test_one_batch_is_enough(small_model, small_samples):
     found = []
     for high in (False, True):
         graph, _ = quantize(small_model, [batch], setting=setting(high, num_of_bits=4))
-        found.append(error_of(graph, small_model, small_samples[32:]))
+        found.append(sqnr_of(graph, small_model, small_samples[32:]))
     assert found[1] > found[0] + 3
 
 
@@ -393,7 +385,7 @@ def test_one_sample_of_huge_values_does_not_decide(small_model, small_samples):
         asked.quantize_activation_setting.calib_algorithm = "percentile"
         asked.quantize_activation_setting.percentile = 0.95
         graph, _ = quantize(small_model, huge, setting=asked)
-        made.append(error_of(graph, small_model, small_samples[32:]))
+        made.append(sqnr_of(graph, small_model, small_samples[32:]))
     assert made[1] > made[0] + 1
 
 

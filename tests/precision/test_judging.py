@@ -5,11 +5,7 @@ import pytest
 
 from calibrant.precision.judging import least_sqnr
 from calibrant.precision.scoring import mean_sqnr
-
-
-def softmax(x):
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return (e / e.sum(axis=-1, keepdims=True)).astype(np.float32)
+from tests.arrays import softmax
 
 
 def test_probabilities_that_are_sure_hide_an_error_and_their_logarithms_do_not():

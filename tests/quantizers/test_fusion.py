@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from tests.quantizers.placed import floats
+
 F = np.float32
 CONSTANTS = {
     "three": F(3),
@@ -87,7 +89,3 @@ def test_a_user_can_forbid_it_by_naming_any_of_its_nodes(quantized, setting):
 def used(text: str) -> dict[str, np.ndarray]:
     words = set(text.replace("(", " ").replace(")", " ").replace(",", " ").split())
     return {name: value for name, value in CONSTANTS.items() if name in words}
-
-
-def floats(graph) -> set[tuple[str, int]]:
-    return {edge for edge, config in graph.edges.items() if config.state.name == "FP32"}

@@ -8,15 +8,7 @@ from calibrant.core import TargetPlatform
 from calibrant.graph import load_onnx_graph
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
-
-
-def groups(graph) -> list[list[str]]:
-    return [g.values for g in graph.groups]
-
-
-def floats(graph) -> set[tuple[str, int]]:
-    return {edge for edge, config in graph.edges.items() if config.state.name == "FP32"}
-
+from tests.quantizers.placed import floats, groups
 
 CONV = "c = Conv(x, w, b)"
 WEIGHTS = {"w": (3, 3, 1, 1), "b": (3,)}

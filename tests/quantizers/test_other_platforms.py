@@ -3,20 +3,14 @@
 import numpy as np
 import pytest
 
+from tests.quantizers.placed import floats, groups
+
 WEIGHTS = {"w": (3, 3, 1, 1), "b": (3,)}
 X = "(float[N,3,8,8] x) => (float[N,3,8,8] y)"
 RESNET = """(float[N,3,8,8] x) => (float[N,3,8,8] y) {
     a = Conv(x, w, b) r = Relu(a) c = Conv(r, w, b) d = Conv(c, w, b) s = Add(d, r) t = Relu(s) y = Conv(t, w, b)
 }"""
 BOTH = pytest.mark.parametrize("platform", ["TRT_INT8", "OPENVINO_INT8"])
-
-
-def groups(graph) -> list[list[str]]:
-    return [g.values for g in graph.groups]
-
-
-def floats(graph) -> set[tuple[str, int]]:
-    return {edge for edge, config in graph.edges.items() if config.state.name == "FP32"}
 
 
 @BOTH

@@ -55,8 +55,9 @@ class LayerErrors:
     """Of every layer its errors, in the order of the first model.
 
     simulated: of the outputs, with every layer as the second model has it, computed in float between its quantizations.
-    measured: on how many of the samples `alone` and `restored_db` are found, the same ones whatever their order; base:
-        the outputs' SQNR in dB on these. unmatched: operators with weights of the first model that have no counterpart.
+    measured: on how many of the samples `alone` and `restored_db` are found, the same ones whatever their order.
+    base_db: the outputs' SQNR in dB on these. unmatched: operators with weights of the first model that have no
+        counterpart.
     """
 
     layers: list[LayerError] = field(default_factory=list)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -73,11 +72,8 @@ def reading(graph: Graph, name: str) -> list[ir.Node]:
     return found
 
 
-@dataclass(init=False)
 class Reader:
     """A node, with a Relu or Clip behind it, as a model of its own. inputs: the names of what it reads."""
-
-    inputs: list[str]
 
     def __init__(self, graph: Graph, node: ir.Node) -> None:
         nodes = [node]

@@ -103,7 +103,7 @@ class Trials:
             replace(way, config=task.config).commit()
         for step in pipeline(self._setting, None):
             if not isinstance(step, (RuntimeCalibrationPass, OptimizationPass)):
-                step.optimize(self.graph)
+                step.optimize(self.graph, threads=self.executor.threads)
             if isinstance(step, ParameterQuantizePass):
                 self._weights = self._weights or solved_weights(self.graph)
         return Simulation(self.graph, threads=1)

@@ -29,7 +29,8 @@ def foldable(value: ir.Value, config: TensorQuantizationConfig) -> Bounds | None
     """The activation that makes `value`, when quantizing its input by `config` and clipping the integers is the same.
 
     None when: `value` is made by something else, or by a Clip whose ends are not constant or lie in wrong order;
-    the activation's input has other readers or is a graph output; scales are per channel (as would be the bounds).
+    the activation's input has other readers or is a graph output, or is on a grid already, where two roundings would
+    follow each other that a runtime may make one; scales are per channel (as would be the bounds).
     """
     node = value.producer()
     if node is None or config.is_per_channel:
@@ -37,6 +38,9 @@ def foldable(value: ir.Value, config: TensorQuantizationConfig) -> Bounds | None
     ends = ends_of_activation(node)
     before = node.inputs[0]
     if ends is None or before is None or len(before.uses()) != 1 or before.is_graph_output():
+        return None
+    maker = before.producer()
+    if maker is not None and maker.op_type == "DequantizeLinear":
         return None
     low, high = (int(q) for q in quantize(np.asarray(ends, np.float32), config))
     return Bounds(node, low, high)

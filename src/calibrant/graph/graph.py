@@ -96,11 +96,13 @@ class Graph:
         self.calibrated_samples = 0
         self.provenance: dict[str, str] = {}
 
-    def undo_rescaling(self) -> None:
-        """Give the weights what they had before `rescale`, to the last bit; its Muls go."""
-        while self.undoing:
+    def undo_rescaling(self, since: int = 0) -> None:
+        """Give the weights what they had before `rescale`, to the last bit; its Muls go.
+
+        since: the length of `undoing` at that time; 0: before any.
+        """
+        while len(self.undoing) > since:
             self.undoing.pop()()
-        self.rescalings = {}
 
     @property
     def rescaled(self) -> dict[str, list[float]]:

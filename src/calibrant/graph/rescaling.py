@@ -28,6 +28,12 @@ def rescale(graph: Graph, chosen: Mapping[Stream, Factors]) -> None:
     powers of two bit for bit, while nothing becomes subnormal. An inserted stream gets a Mul, whose output takes the
     place of the value in the configs of `graph`. `graph.undo_rescaling` takes all of it back.
     """
+    before = dict(graph.rescalings)
+
+    def undo() -> None:
+        graph.rescalings = before
+
+    graph.undoing.append(undo)
     for stream, factors in chosen.items():
         for name in stream.writers:
             node = graph.node(name)

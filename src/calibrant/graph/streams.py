@@ -64,9 +64,8 @@ def find_streams(graph: ir.Graph) -> list[Stream]:
         for value in values[1:]:
             tied.join(values[0], value)
     members: dict[ir.Value, list[ir.Value]] = defaultdict(list)
-    for node in graph:
-        for value in node.outputs:
-            members[tied.root(value)].append(value)
+    for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
+        members[tied.root(value)].append(value)
     streams = (_stream(values) for values in members.values())
     return [stream for stream in streams if stream is not None]
 
@@ -156,6 +155,8 @@ def _tied_by(node: ir.Node) -> list[ir.Value]:
     out = node.outputs[0]
     inputs = [v for v in node.inputs[: 2 if node.op_type in SUMS else 1] if v is not None and v.const_value is None]
     if not inputs or not all(_alike(value, out, node.op_type) for value in inputs):
+        return []
+    if node.op_type == "Flatten" and node.attributes.get_int("axis", 1) not in (1, 1 - len(inputs[0].shape or ())):
         return []
     constant = [v for v in node.inputs if v is not None and v.const_value is not None and node.op_type in SUMS]
     if constant and not (_own_constant(constant[0], 0, 6) and _is_per_channel(constant[0], out)):

@@ -16,7 +16,7 @@ from calibrant.sketches import Extremes, Histogram, Margins, TensorSketch
 log = logging.getLogger(__name__)
 
 # as kernels.order names them; ROUND_TO_NEAR_INT takes ties away from zero
-_ROUNDING = {
+ROUNDING = {
     RoundingPolicy.ROUND_HALF_EVEN: 0,
     RoundingPolicy.ROUND_HALF_UP: 1,
     RoundingPolicy.ROUND_HALF_DOWN: 2,
@@ -79,7 +79,7 @@ class IsotoneObserver(BaseTensorObserver):
         here = margins.channel == c if self._quant_cfg.is_per_channel else np.ones(len(margins.channel), bool)
         rows = order.Rows(margins.values(margins.top[here]), margins.values(margins.second[here]), margins.counts[here])
         grid = grid_of(self._quant_cfg)
-        rounding = _ROUNDING[self._quant_cfg.rounding]
+        rounding = ROUNDING[self._quant_cfg.rounding]
         pos, neg, _ = pieces.make_sides(cells, c)
         if len(rows.counts):
             found = order.most_kept(rows, pos, neg, grid, rounding, order.scales_to_try(rows, grid))

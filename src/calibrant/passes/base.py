@@ -1,4 +1,4 @@
-"""What every pass is: a name, and `optimize`, which changes the configs of a graph or raises and changes nothing."""
+"""What every pass is: a name, and `optimize`, which changes the configs of a graph, or its constants, or raises."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ SOLVED = (
 class QuantizationPass(ABC):
     """One step on the way from a float graph to a quantized one.
 
-    A pass that finds a state it cannot work with raises StateError, which names the pass that comes first.
+    A pass that finds a state it cannot work with raises StateError, which names the pass that comes first, and changes
+    nothing. Those that optimize (`OptimizationPass`) change constants too, and keep what is done when they are stopped.
     """
 
     name: ClassVar[str]

@@ -51,11 +51,22 @@ ABOUT = 1.2  # times the least noise: closer than that the measure does not tell
 
 @dataclass(frozen=True)
 class Equalized:
-    """tasks: what is to be solved, and sketches: from what, now. factors: by which the streams were divided."""
+    """tasks: what is to be solved, and sketches: from what, now. factors: by which the streams were divided.
+
+    notes: what the graph's report is told.
+    """
 
     tasks: list[Calibration]
     sketches: Halves
     factors: Mapping[Stream, F64]
+    notes: list[str]
+
+    def commit(self, graph: Graph) -> None:
+        """What it means for the graph: weights whose scale was found wait for it again. A graph is equalized once."""
+        _unsettle(graph, self.factors)
+        graph.streams = []
+        for note in self.notes:
+            graph.note(note)
 
 
 def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> Equalized:
@@ -63,7 +74,7 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> Eq
 
     What a Mul makes of a value takes its place in the tasks, and has a sketch beside it. Unless the user asked for a
     method, it is solved by the one that its config names for this case, in `detail["smoothed_method"]`.
-    `graph.streams` is empty afterwards: a graph is equalized once. Weights whose scale was found wait for it again.
+    `graph.undo_rescaling` takes all of it back, until `Equalized.commit`.
     """
     tasks = list(tasks)
     done: dict[Stream, F64] = {}
@@ -85,14 +96,11 @@ def equalize(graph: Graph, tasks: Sequence[Calibration], sketches: Halves) -> Eq
         moved = {id(task.config): _reading(task, names) for task in concerned}
         tasks = [moved.get(id(task.config), task) for task in tasks]
         done[stream] = factors
-    graph.streams = []
-    if done:
-        _unsettle(graph, done)
-        graph.note(f"equalized: the channels of {_counted([*done])}")
+    notes = [f"equalized: the channels of {_counted([*done])}"] if done else []
     if lacking:
         what = _counted(lacking)
-        graph.note(f"not equalized, for want of statistics per channel: {what}; collect them with the same settings")
-    return Equalized(tasks, sketches, done)
+        notes.append(f"not equalized, for want of statistics per channel: {what}; collect them with the same settings")
+    return Equalized(tasks, sketches, done, notes)
 
 
 def equalize_again(graph: Graph, factors: Mapping[Stream, F64]) -> None:
@@ -196,6 +204,8 @@ def _concerned(
             return []
         if any(sketches[root].margins is not None for root in roots):  # they follow the order of the channels
             return []
+        if any(sketches[root].extremes.channels not in (0, stream.channels) for root in roots):
+            return None
         if stream.inserted and "smoothed_method" in config.detail:
             task = Calibration.of(config, roots, config.detail["smoothed_method"])
         if not task.by_extremes and any(sketches[root].channel_histogram is None for root in roots):
@@ -220,9 +230,9 @@ def _alone(graph: Graph, stream: Stream) -> bool:
     value = graph.value(stream.values[0])
     producer = value.producer()
     others = [(use.node.name or "", use.idx) for use in value.uses() if use.node.name not in stream.readers]
-    in_float = (edge in graph.edges and graph.edges[edge].state is QuantizationStates.FP32 for edge in others)
-    placed = graph.config_of(value.name or "") is not None
-    return producer is not None and producer.name in graph.left_in_float and (not placed or all(in_float))
+    read = [graph.edges.get(edge, graph.config_of(value.name or "")) for edge in others]
+    in_float = all(config is None or config.state is QuantizationStates.FP32 for config in read)
+    return producer is not None and producer.name in graph.left_in_float and in_float
 
 
 def _unsettle(graph: Graph, done: Iterable[Stream]) -> None:

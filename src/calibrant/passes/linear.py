@@ -29,7 +29,7 @@ class Linear:
     rows: the weight, (groups, outputs of a group, K). columns: what one output value is made of, (groups, K, places);
     K counts the channels of a group times the elements of the kernel. places: numbers of output positions, each of one
     image, or row of a matrix.
-    bias: whether it has one of its own, which may change. config: of the weight.
+    bias_name: of its bias, if it has one of its own, which may change. config: of the weight.
     """
 
     node: ir.Node

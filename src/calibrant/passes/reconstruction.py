@@ -182,7 +182,8 @@ class Seen:
         if len(self._data) >= HOLD_OUT:
             return [(self.held if is_held(number, len(self._data)) else self.train, places)]
         cut = places.size - places.size // HOLD_OUT
-        return [(self.train, places[:cut]), (self.held, places[cut:])]
+        parts = [(self.train, places[:cut]), (self.held, places[cut:])]
+        return [(moments, some) for moments, some in parts if some.size]
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,10 @@ def wanted_by(tasks: Sequence[Calibration], graph: Graph) -> dict[str, SketchSpe
                 spec = task.spec(graph.channel_axis_of(root))
                 wanted[root] = wanted[root].union(spec) if root in wanted else spec
     for name in (name for stream in graph.streams if stream.sketched for name in stream.values):
-        if name in wanted and wanted[name].histogram and wanted[name].isotone_axis is None:
-            wanted[name] = replace(wanted[name], per_channel=True, channel_mantissa_bits=STREAM_BITS)
+        known = wanted.get(name)
+        # Under a mask, an axis as long as its sequences is no axis of channels.
+        if known and known.histogram and known.channel_axis is not None and known.isotone_axis is None:
+            wanted[name] = replace(known, per_channel=True, channel_mantissa_bits=STREAM_BITS)
     return wanted
 
 
@@ -161,7 +163,7 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
 
     Returns the sketches that they are solved from: of equalized values, as these are now.
     """
-    streams = graph.streams
+    before = len(graph.undoing)
     equalized = equalize(graph, tasks, sketches)
     tasks, sketches = equalized.tasks, equalized.sketches
 
@@ -175,10 +177,10 @@ def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads
     with ThreadPoolExecutor(threads, thread_name_prefix="calibrant-solve") as pool:
         errors = [error for error in pool.map(error_of, tasks) if error is not None]
     if errors:
-        graph.undo_rescaling()
-        graph.streams = streams
+        graph.undo_rescaling(before)
         more = f" (and {len(errors) - 1} more values)" if len(errors) > 1 else ""
         raise type(errors[0])(f"{errors[0]}{more}")
+    equalized.commit(graph)
     for task in tasks:
         task.commit()
         if task.output is not None:

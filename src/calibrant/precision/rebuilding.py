@@ -95,7 +95,7 @@ class Models:
             if isinstance(step, RuntimeCalibrationPass) and self._table is not None:
                 self._table.apply(self.graph, step.method, self._threads)
             elif not isinstance(step, OptimizationPass):
-                step.optimize(self.graph)
+                step.optimize(self.graph, threads=self._threads)
 
     def tell_again(self) -> None:
         """Put back into the report what was told when the scales were found."""

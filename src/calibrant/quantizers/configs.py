@@ -129,7 +129,8 @@ def weight_axis(node: ir.Node, index: int) -> int | None:
     """The axis of a weight that holds the output channels; None where one scale for each is not possible.
 
     None for the weight of a grouped ConvTranspose, (in, out / group, ...), in which an output channel has no index of
-    its own; for a weight on the left of a MatMul, whose rows come out as rows; and for a vector.
+    its own; for a weight on the left of a MatMul, whose rows come out as rows; for a vector, and for a stack of
+    matrices, which no runtime's integer product takes with scales of channels.
     """
     weight = node.inputs[index]
     rank = len(weight.shape) if weight is not None and weight.shape is not None else 0
@@ -142,7 +143,7 @@ def weight_axis(node: ir.Node, index: int) -> int | None:
     if node.op_type == "Gemm":
         return 0 if transposed else 1
     if node.op_type == "MatMul":
-        return rank - 1 if rank >= 2 else None
+        return 1 if rank == 2 else None
     return 0
 
 

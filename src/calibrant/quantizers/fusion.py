@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 MOST_NODES = 9
 PROBES: F64 = np.concatenate([np.linspace(-8, 8, 65), [-30.0, 30.0]])
+PROBES.flags.writeable = False
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -56,8 +57,8 @@ _ELEMENTWISE: dict[str, Callable[..., F64]] = {
     "Sigmoid": _sigmoid,
     "Relu": lambda x: np.maximum(x, 0),
     "Softplus": lambda x: np.log1p(np.exp(-np.abs(x))) + np.maximum(x, 0),
-    "Min": np.minimum,
-    "Max": np.maximum,
+    "Min": lambda *xs: reduce(np.minimum, xs),
+    "Max": lambda *xs: reduce(np.maximum, xs),
     "Identity": lambda x: x,
     "Clip": lambda x, low=None, high=None: np.clip(x, low, high),
 }

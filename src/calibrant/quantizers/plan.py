@@ -165,7 +165,7 @@ class _Walk:
             self._own(node, row)
             return
         for output in node.outputs:
-            if output.name and output.dtype != ir.DataType.BOOL and output not in self._not_numbers:
+            if output.name and output.dtype in (None, *FLOATS) and output not in self._not_numbers:
                 scale.values.append(output)
                 self.plan.home[output] = scale
 

@@ -106,6 +106,7 @@ class CalibrationTable:
     ) -> Any:
         """Draw the histogram of one value, and the range that each method chooses on that grid.
 
+        num_of_bits, symmetric: the grid, signed if symmetric, else from 0.
         Returns the two matplotlib axes, in a figure of their own: `table.plot("x")[0].figure.savefig("x.png")`. What a
         method cannot serve is left out. Raises SettingError for an unknown value and without the extra
         `calibrant[report]`, ObservationError where the table holds no histogram of the value.

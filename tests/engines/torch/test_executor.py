@@ -10,6 +10,7 @@ import torch
 from calibrant import OnnxruntimeExecutor, TorchExecutor, load_onnx_graph
 from calibrant.core import DataError, ModelError, ObservationError, SettingError
 from calibrant.sketches import SketchSpec, TensorSketch
+from tests.arrays import rows
 
 PLAIN = SketchSpec()
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
@@ -17,10 +18,6 @@ HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 
 def on_cpu(graph, **settings):
     return TorchExecutor(graph, "cpu", threads=1, **settings)
-
-
-def rows(count, width=4, seed=0):
-    return np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
 
 
 def test_values_anywhere_are_those_of_onnxruntime(small_model, small_samples):
