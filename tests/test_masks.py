@@ -16,7 +16,7 @@ from calibrant import (
 )
 from calibrant.analysis import analyse
 from calibrant.api import calibrate, quantize
-from calibrant.core import IncompatibleSketches, SettingError
+from calibrant.core import IncompatibleSketches, ObservationError, SettingError
 from calibrant.passes import BiasCorrectionPass
 from calibrant.quantizers import quantize_graph
 from tests.engines.transformers import encoder, padded
@@ -162,6 +162,22 @@ def test_positions_of_fixed_length_are_no_channels():
     table = calibrate(load_onnx_graph(net), samples, setting=setting_of())
     assert {name: sketch.extremes.size for name, sketch in table.sketches.items()} == {"x": 88, "t": 88}
     assert table.sketches["t"].spec.channel_axis is None
+
+
+def test_channels_as_many_as_a_fixed_sequence_is_long_are_refused_for_what_they_are():
+    """What a LayerNormalization makes is equalized, for which its channels would have to be told from positions."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[N, 8, 8] x, bool[N, 8] mask) => (float[N, 8, 4] y) {
+        n = LayerNormalization(x, gamma) y = MatMul(n, w)
+    }"""
+    net = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(8)
+    for name, array in {"gamma": np.exp2(np.arange(8)), "w": rng.normal(size=(8, 4))}.items():
+        net.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+    mask = np.arange(8) < np.array([[2], [8], [3]])
+    samples = [{"x": rng.normal(size=(3, 8, 8)).astype(np.float32), "mask": mask}]
+    with pytest.raises(ObservationError, match="its sequences are always 8 long, and so is something else"):
+        quantize(load_onnx_graph(net), samples, setting=setting_of())
 
 
 def test_auto_and_high_effort_with_a_mask(model):

@@ -9,7 +9,8 @@ from onnx import numpy_helper, parser
 
 from calibrant import calibrate, export_graph
 from calibrant.api import quantize
-from calibrant.core import QuantizationStates, SettingError, TargetPlatform
+from calibrant.core import ObservationError, QuantizationStates, SettingError, TargetPlatform
+from calibrant.engines import OnnxruntimeExecutor
 from calibrant.graph import load_onnx_graph
 from calibrant.graph.rescaling import rescale
 from calibrant.graph.streams import Stream, find_streams
@@ -352,3 +353,17 @@ def test_interested_layers_are_all_that_is_touched(tmp_path):
     setting.smooth_quant_setting.interested_layers = ["MatMul_7"]
     with pytest.raises(SettingError, match="MatMul_7"):
         quantize_graph(graph, TargetPlatform.ONNXRUNTIME, setting)
+
+
+def test_a_later_calibration_that_fails_leaves_what_an_earlier_one_did(tmp_path):
+    path, feeds = built(RESIDUAL, tmp_path / "model.onnx"), samples_for(RESIDUAL)
+    graph = load_onnx_graph(path)
+    quantize_graph(graph, TargetPlatform.ONNXRUNTIME, QuantizationSetting())
+    executor = OnnxruntimeExecutor(graph, threads=1)
+    RuntimeCalibrationPass().optimize(graph, feeds, executor)
+    before = graph.constant("w1"), dict(graph.rescalings), list(graph.report)
+    assert before[1]
+    with pytest.raises(ObservationError):
+        RuntimeCalibrationPass(override=True).optimize(graph, [*feeds, np.full_like(feeds[0], 3e38)], executor)
+    np.testing.assert_array_equal(graph.constant("w1"), before[0])
+    assert (dict(graph.rescalings), list(graph.report)) == before[1:]

@@ -283,6 +283,29 @@ def test_twice_the_same(small_model, small_samples):
     assert all((one == other).all() for one, other in zip(*weights, strict=True))
 
 
+def test_the_order_in_which_samples_are_through_changes_nothing(small_model, small_samples):
+    """Which thread is first is chance, and sums of floats depend on it."""
+    graph, _ = quantize(small_model, small_samples, setting=setting(high=False), threads=1)
+    layer = linear_layers(graph)[0]
+    rng = np.random.default_rng(3)
+    outputs = [rng.normal(size=(1, 8, 16, 16)).astype(np.float32) for _ in small_samples]
+    naive = [Moments.zero(1, 8, 27) for _ in range(2)]
+    sums = []
+    for moments, step in zip(naive, (1, -1), strict=True):
+        seen = reconstruction.Seen(graph, layer, small_samples, None)
+        for number in range(len(outputs))[::step]:
+            seen.look(number, outputs[number])
+            places = np.arange(256)
+            columns = layer.columns(small_samples[number], outputs[number], places)
+            moments.add(columns, layer.values(outputs[number], places), 1 + 1 / (1 + number))
+        sums.append((seen.train, seen.held))
+    assert (naive[0].gram != naive[1].gram).any()  # the trap is real
+    for one, other in zip(*sums, strict=True):
+        assert one.count > 0
+        assert (one.count, one.independent) == (other.count, other.independent)
+        assert all((getattr(one, each) == getattr(other, each)).all() for each in ("gram", "cross", "power"))
+
+
 def test_it_can_be_stopped_and_what_is_done_is_kept(small_model, small_samples, tmp_path):
     def stop(name, done, total):
         if done == 2:

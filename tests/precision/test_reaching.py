@@ -4,16 +4,19 @@ import json
 from itertools import combinations, pairwise
 
 import numpy as np
+import onnx
 import pytest
 
 from calibrant.analysis import Simulation, sqnr_db
 from calibrant.api import calibrate, export_graph, quantize, quantize_onnx_model
 from calibrant.core import DataError, SettingError, TargetError
-from calibrant.engines import OnnxruntimeExecutor
+from calibrant.engines import OnnxruntimeExecutor, iterate_samples
 from calibrant.graph import load_onnx_graph
+from calibrant.precision.judging import Judge
+from calibrant.precision.scoring import Score, Targets
 from calibrant.settings import QuantizationSetting
 
-from .conftest import PLATFORM, models_of
+from .conftest import PLATFORM, models_of, residual_net
 
 
 def exhaustive_greedy(built, judge, target):
@@ -191,6 +194,29 @@ def test_high_effort_and_a_target(residual, photos):
     feeds = [{"x": photo} for photo in photos]
     found = sqnr_db([exact.forward(feed)[0] for feed in feeds], [simulation.run(feed)[0] for feed in feeds])
     assert found >= 40
+
+
+def test_where_all_that_is_in_float_costs_accuracy_nothing_is(residual, photos, monkeypatch):
+    plain = len(quantize(residual, photos, threads=1)[0].operations)
+    monkeypatch.setattr(Judge, "score", lambda judge, graph: Score(20.0 - (plain - len(graph.operations))))
+    graph, summary = quantize(residual, photos, setting=with_target(most_in_float=2), threads=1)
+    assert summary.target.runs > 4
+    assert (summary.target.left, summary.target.score.sqnr_db) == ([], 20.0)
+    assert len(graph.operations) == plain
+
+
+@pytest.mark.parametrize("seed", [6, pytest.param(7, marks=pytest.mark.long), pytest.param(8, marks=pytest.mark.long)])
+def test_high_effort_with_some_in_float_is_no_worse_than_with_none(seed, photos, tmp_path):
+    """By the score, which is that of the graph that comes back."""
+    path = tmp_path / "residual.onnx"
+    onnx.save(residual_net(seed=seed), path)
+    graph, summary = quantize(path, photos, setting=with_target(effort="high", most_in_float=2), threads=1)
+    reached = summary.target
+    assert reached.curve[0].in_float == 0
+    assert reached.score.sqnr_db >= reached.curve[0].score.sqnr_db
+    executor = OnnxruntimeExecutor(load_onnx_graph(path), threads=1)
+    judge = Judge(Targets(), list(iterate_samples(photos, executor.input_specs)), executor)
+    assert judge.score(graph).sqnr_db == pytest.approx(reached.score.sqnr_db, abs=0.01)
 
 
 def test_a_table_and_samples(residual, photos, tmp_path):

@@ -1,14 +1,15 @@
 """Models that differ in what is in float: each is what its operations in float and its found scales say."""
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from calibrant.analysis import Simulation
-from calibrant.api import quantize
+from calibrant.api import export_graph, quantize
 from calibrant.precision import reaching
 from calibrant.settings import QuantizationSetting
 
-from .conftest import models_of
+from .conftest import PLATFORM, models_of
 
 
 def equalizing():
@@ -42,3 +43,17 @@ def test_what_is_in_float_computes_what_it_did_before_it_was_equalized(equalized
     assert not built.graph.operations
     found = [Simulation(built.graph, 1).run(feed) for feed in judge.choosing]
     np.testing.assert_allclose(np.array(found), np.array(exact), rtol=1e-4, atol=1e-4)
+
+
+def test_in_the_runtime_each_model_is_what_was_scored(models, tmp_path):
+    """Each operation alone in float: onnxruntime, all its optimizations on, against the simulation."""
+    built, judge, _ = models
+    everything = list(built.graph.operations)
+    for left in [frozenset(), *(frozenset({name}) for name in everything)]:
+        built.build(left)
+        export_graph(built.graph, PLATFORM, tmp_path / "q.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "q.onnx", providers=["CPUExecutionProvider"])
+        simulation = Simulation(built.graph, 1)
+        for feed in judge.choosing[:8]:
+            found, wanted = session.run(None, feed)[0], simulation.run(feed)[0]
+            np.testing.assert_allclose(found, wanted, atol=0.005 * np.abs(wanted).max(), err_msg=str(set(left)))

@@ -78,11 +78,8 @@ class Stepping:
 
     def known(self, names: Iterable[str]) -> list[dict[str, Array]]:
         """Those of the values that are there, of each sample: as they are if somebody reads them so, else on a grid."""
-        wanted = [(name, sorted(self._wanted.get(name, {}))) for name in names]
-        return [
-            {name: kept[name, keys[0]] for name, keys in wanted if keys and (name, keys[0]) in kept}
-            for kept in self._kept
-        ]
+        wanted = [(name, min(self._wanted.get(name, {0: None}), key=bool)) for name in names]  # 0, else the first
+        return [{slot[0]: kept[slot] for slot in wanted if slot in kept} for kept in self._kept]
 
     def step(self, node: ir.Node, look: Callable[[int, Array], None] | None = None) -> None:
         """Run the node over all samples, and forget what nobody reads any more.

@@ -145,11 +145,14 @@ class Seen:
     """The moments of a layer, of the samples to choose by and of those held out.
 
     data: what the layer reads in the quantized model, of each sample. missing: what its output is to make up for.
+    Sums of floats depend on their order: they are made in that of the samples, whichever comes first.
     """
 
     def __init__(self, graph: Graph, layer: Linear, data: Sequence[Array], missing: Sequence[Array] | None) -> None:
         self._layer, self._data, self._missing = layer, data, missing
         self._lock = threading.Lock()
+        self._waiting: dict[int, list[tuple[Moments, Array, Array, float]]] = {}  # for samples before them
+        self._added = 0
         weight = fake_quantize(graph.constant(layer.weight_name), layer.config)
         self._rows = layer.rows(weight)
         groups, outputs, size = self._rows.shape
@@ -157,19 +160,24 @@ class Seen:
         self.train, self.held = (Moments.zero(groups, outputs, size) for _ in range(2))
 
     def look(self, number: int, output: Array) -> None:
-        """Take in the float output of that sample, at PLACES that are drawn."""
+        """Take in the float output of that sample, at PLACES that are drawn. Several at a time, each sample once."""
         if self._missing is not None and self._missing[number].shape == output.shape:
             output = output + self._missing[number]
         count = self._layer.count(output)
         places = np.arange(count)
         if count > PLACES:
             places = np.sort(np.random.default_rng(number).choice(count, PLACES, replace=False))
+        found = []
         for moments, some in self._parts(number, places):
             columns = self._layer.columns(self._data[number], output, some)
             values = self._layer.values(output, some)
-            weight = 1 / self._error(columns, values)
-            with self._lock:
-                moments.add(columns, values, weight)
+            found.append((moments, columns, values, 1 / self._error(columns, values)))
+        with self._lock:
+            self._waiting[number] = found
+            while self._added in self._waiting:
+                for moments, columns, values, weight in self._waiting.pop(self._added):
+                    moments.add(columns, values, weight)
+                self._added += 1
 
     def _error(self, columns: Array, values: Array) -> float:
         """The mean squared error as it is. Samples weigh by its inverse: not one, of huge values, for all others."""
