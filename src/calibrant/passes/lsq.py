@@ -15,7 +15,7 @@ from calibrant.passes.activations import unsettle_dependents
 from calibrant.passes.blocks import ends_of, in_blocks, made_by
 from calibrant.passes.linear import Linear, linear_layers
 from calibrant.passes.optimization import OptimizationPass
-from calibrant.passes.reconstruction import affordable, is_held
+from calibrant.passes.reconstruction import affordable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -73,9 +73,6 @@ class LearnedStepSizePass(OptimizationPass):
         self.steps, self.block_size, self.lr, self.gamma = steps, block_size, lr, gamma
         self.is_scale_trainable = is_scale_trainable
         self.collecting_device = collecting_device
-
-    def held_out(self, samples: Sequence[Feed]) -> Sequence[Feed]:
-        return [feed for number, feed in enumerate(samples) if is_held(number, len(samples))] or samples
 
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         from calibrant.engines.torch import TorchExecutor

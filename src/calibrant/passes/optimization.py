@@ -23,6 +23,9 @@ OnLayer = Callable[[str, int, int], bool | None]
 """Called with the name of the pass, how many of its layers are done, and how many it has; False: stop there."""
 
 
+HOLD_OUT = 4  # every so manieth sample is for the check
+
+
 class OptimizationPass(QuantizationPass):
     """A pass that improves a calibrated graph layer by layer, measured on samples.
 
@@ -33,8 +36,8 @@ class OptimizationPass(QuantizationPass):
     """
 
     def held_out(self, samples: Sequence[Feed]) -> Sequence[Feed]:
-        """Of these samples, those that the pass does not choose by; where it chooses by all of them, the last."""
-        return samples[-max(1, len(samples) // 4) :]
+        """Of these samples, those that the pass does not choose by; all, where they are too few to be held out."""
+        return [feed for number, feed in enumerate(samples) if is_held(number, len(samples))] or samples
 
     @abstractmethod
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
@@ -62,6 +65,11 @@ class OptimizationPass(QuantizationPass):
                 return
         if before.restore_if_worse():
             graph.note(f"{self.name} made the outputs worse on held-out samples: all is as it was before")
+
+
+def is_held(number: int, count: int) -> bool:
+    """Whether that one of so many samples is held out: every fourth, of less than four none."""
+    return count >= HOLD_OUT and number % HOLD_OUT == HOLD_OUT - 1
 
 
 class StopsBetweenLayers:

@@ -21,7 +21,7 @@ from calibrant.passes.base import parameter_of
 from calibrant.passes.grid_rounding import fitted
 from calibrant.passes.linear import Linear, linear_layers
 from calibrant.passes.moments import Moments
-from calibrant.passes.optimization import OptimizationPass
+from calibrant.passes.optimization import HOLD_OUT, OptimizationPass, is_held
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,7 +40,6 @@ MEMORY = 1 << 30  # bytes that the values of all samples may take
 RIDGES = (10.0, 1.0, 1e-1, 1e-2)  # of the mean diagonal element of H
 LEAST_DAMPING = 1e-3  # likewise
 EXACT = 1e-6  # of the power of an output: an error that needs no lessening
-HOLD_OUT = 4  # every so manieth sample is for the check
 
 
 class BlockwiseReconstructionPass(OptimizationPass):
@@ -81,9 +80,6 @@ class BlockwiseReconstructionPass(OptimizationPass):
     def __init__(self, interested_layers: Sequence[str] = ()) -> None:
         self.interested_layers = list(interested_layers)
 
-    def held_out(self, samples: Sequence[Feed]) -> Sequence[Feed]:
-        return [feed for number, feed in enumerate(samples) if is_held(number, len(samples))] or samples
-
     def layers(self, graph: Graph, samples: Sequence[Feed], executor: Executor) -> Iterator[tuple[int, int]]:
         layers = {layer.node: layer for layer in linear_layers(graph, self.interested_layers)}
         feeds = samples[: affordable(graph, samples[0])]
@@ -118,11 +114,6 @@ class BlockwiseReconstructionPass(OptimizationPass):
                 done += 1
                 yield done, len(layers)
             rough.step(node)
-
-
-def is_held(number: int, count: int) -> bool:
-    """Whether that sample is held out: every fourth, of less than four none."""
-    return count >= HOLD_OUT and number % HOLD_OUT == HOLD_OUT - 1
 
 
 def affordable(graph: Graph, feed: Feed) -> int:

@@ -16,12 +16,12 @@ from calibrant.engines.torch import TorchExecutor
 from calibrant.passes.base import written_config
 from calibrant.passes.linear import Linear
 from calibrant.passes.lsq import Block
+from calibrant.passes.optimization import is_held
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 Tensors = dict[str, torch.Tensor]
-HOLD_OUT = 4  # every so manieth sample is for the check
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Trainer:
         power = {
             name: max(float(np.mean([float((y[name] ** 2).mean()) for _, y in pairs])), 1e-30) for name in targets[0]
         }
-        held = [pair for i, pair in enumerate(pairs) if i % HOLD_OUT == HOLD_OUT - 1] or pairs
-        train = [pair for i, pair in enumerate(pairs) if i % HOLD_OUT != HOLD_OUT - 1] or pairs
+        held = [pair for i, pair in enumerate(pairs) if is_held(i, len(pairs))] or pairs
+        train = [pair for i, pair in enumerate(pairs) if not is_held(i, len(pairs))]
         learned = Learned(self._executor, block, self._scales)
         before = self._error(learned, held, power)
         optimizer = torch.optim.Adam(learned.leaves(), lr=self._lr)
