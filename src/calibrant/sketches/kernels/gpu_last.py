@@ -30,6 +30,7 @@ REDUCTIONS = 64  # bytes for each channel that Triton needs for them
 
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
 _SIZE, _ZEROS, _NAN = (gl.constexpr(getattr(portable, name)) for name in ("SIZE", "ZEROS", "NAN"))
+_EARLY = gl.constexpr(6)  # tiles before the last
 _VECTOR, _ROW = gl.constexpr(gpu_last_layout.VECTOR), gl.constexpr(gpu_last_layout.MISC_ROW)
 _LOWS, _NOT_FINITE, _FOUND = (gl.constexpr(getattr(gpu_last_layout, n)) for n in ("LOWS", "NOT_FINITE", "FOUND"))
 
@@ -48,6 +49,7 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
     fetch_first: gl.constexpr = K.fetch_first
     begin: gl.constexpr = K.begin
     check: gl.constexpr = K.check
+    expect: gl.constexpr = K.expect
     flush: gl.constexpr = K.flush
     place: gl.constexpr = K.place
     park: gl.constexpr = K.park
@@ -86,6 +88,8 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
     while tile < full:
         stop = gl.minimum(tile + room * parts, full)
         for t in range(tile, stop, parts):
+            if (t + _EARLY * parts >= full) & (t + (_EARLY - 1) * parts < full):
+                gl.inline_asm_elementwise(expect, "=r,r,r", [each, channels - first], gl.int32, is_pure=False, pack=1)
             if ALIGNED:
                 once(count_next, each)
             else:
@@ -105,11 +109,12 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
     if (full * K.rows < rows) & (full % parts == part):
         _asm(_load(where, row, full * K.rows, True, K), count_asm, K)
         padding = (full + 1) * K.rows - rows
+    known = _heads(own, part, heads, channels - first, K)
     barrier()
     _flush(flush, each, table, pitch, part)
     once(park, each)
     barrier()
-    _keep(address, own, part, heads, rows, channels - first, padding, K)
+    _keep(address, known, gl.where(part == 0, rows, 0), padding, K)
 
 
 @gluon.jit
@@ -152,27 +157,40 @@ def _flush(ASM: gl.constexpr, each, table, pitch, part):
 
 
 @gluon.jit
-def _keep(address, own, part, heads, rows, known, padding, K: gl.constexpr):
-    """Bring together what the warps found, and add it to the program's heads."""
-    low, n_low = _of_all(address, 1, True, K)
-    high, n_high = _of_all(address, 0, False, K)
-    zeros = gl.sum(_found(address, 4, K), 0).to(gl.int64)
-    column = gl.arange(0, K.channels, layout=low.type.layout)
+def _heads(own, part, heads, known, K: gl.constexpr):
+    """Where the program's head of each channel is, which are there, and what is in them."""
+    layout: gl.constexpr = gl.BlockedLayout([K.warps, 1], [1, 32], [1, K.warps], [1, 0])
+    column = gl.arange(0, K.channels, layout=gl.SliceLayout(0, layout))
     head = own + column.to(gl.int64) * (heads * _FIELDS + K.table) + part * _FIELDS
     there = column < known
-    _further(head, -low.to(gl.int64), n_low, there)
-    _further(head + 1, high.to(gl.int64), n_high, there)
-    _more(head + _ZEROS, zeros, there)
-    _more(head + _SIZE, gl.where(part == 0, rows, 0).to(gl.int64) + column * 0, there)
+    low, n_low = gl.load(head, mask=there, other=0), gl.load(head + _ENDS, mask=there, other=0)
+    high, n_high = gl.load(head + 1, mask=there, other=0), gl.load(head + 1 + _ENDS, mask=there, other=0)
+    zeros, size = gl.load(head + _ZEROS, mask=there, other=0), gl.load(head + _SIZE, mask=there, other=0)
+    nan, pos_inf = gl.load(head + _NAN, mask=there, other=0), gl.load(head + _NAN + 1, mask=there, other=0)
+    neg_inf = gl.load(head + _NAN + 2, mask=there, other=0)
+    return head, there, ((low, n_low), (high, n_high)), (zeros, size), (nan, pos_inf, neg_inf)
+
+
+@gluon.jit
+def _keep(address, known, rows, padding, K: gl.constexpr):
+    """Bring together what the warps found, and add it to the program's heads, known from `_heads`."""
+    head, there, ends, others, not_finite = known
+    low, n_low = _of_all(address, 1, True, K)
+    high, n_high = _of_all(address, 0, False, K)
+    _further(head, -low.to(gl.int64), n_low, ends[0], there)
+    _further(head + 1, high.to(gl.int64), n_high, ends[1], there)
+    gl.store(head + _ZEROS, others[0] + gl.sum(_found(address, 4, K), 0).to(gl.int64), mask=there)
+    gl.store(head + _SIZE, others[1] + rows, mask=there)
+    column = gl.arange(0, K.channels, layout=head.type.layout)
     for kind in gl.static_range(3):
         counts = word(address + (kind * K.channels + column) * 4, _NOT_FINITE, K).to(gl.int64)
-        _more(head + _NAN + kind, counts - (padding if kind == 0 else 0), there)
+        gl.store(head + _NAN + kind, not_finite[kind] + counts - (padding if kind == 0 else 0), mask=there)
 
 
 @gluon.jit
 def _found(address, FIELD: gl.constexpr, K: gl.constexpr):
-    """What `park` left of a field (warps, channels)."""
-    layout: gl.constexpr = gl.BlockedLayout([1, 1], [1, 32], [K.warps, 1], [1, 0])
+    """What `park` left of a field (warps, channels): all warps of a channel in one thread."""
+    layout: gl.constexpr = gl.BlockedLayout([K.warps, 1], [1, 32], [1, K.warps], [1, 0])
     warp = gl.arange(0, K.warps, layout=gl.SliceLayout(1, layout))
     column = gl.arange(0, K.channels, layout=gl.SliceLayout(0, layout))
     place = (FIELD * K.warps + warp)[:, None] * K.channels + column[None, :]
@@ -188,17 +206,11 @@ def _of_all(address, FIELD: gl.constexpr, LEAST: gl.constexpr, K: gl.constexpr):
 
 
 @gluon.jit
-def _further(head, end, hits, there):
-    old, old_hits = gl.load(head, mask=there, other=0), gl.load(head + _ENDS, mask=there, other=0)
-    furthest = gl.maximum(old, end)
-    hits = gl.where(end == furthest, hits, 0) + gl.where(old == furthest, old_hits, 0)
+def _further(head, end, hits, known, there):
+    furthest = gl.maximum(known[0], end)
+    hits = gl.where(end == furthest, hits, 0) + gl.where(known[0] == furthest, known[1], 0)
     gl.store(head, furthest, mask=there)
     gl.store(head + _ENDS, hits, mask=there)
-
-
-@gluon.jit
-def _more(place, number, there):
-    gl.store(place, gl.load(place, mask=there, other=0) + number, mask=there)
 
 
 @dataclass(frozen=True)
@@ -223,6 +235,7 @@ class Kernel:
     asm: str
     constraints: str
     check: str
+    expect: str
     flush: str
     park: str
 
@@ -267,6 +280,7 @@ def kernel(kind: int, bits: int, shared_bytes: int) -> Any:
             asm,
             constraints,
             ptx.check(shared),
+            ptx.expect(shared),
             ptx.flush(shared),
             ptx.park(shared),
         )

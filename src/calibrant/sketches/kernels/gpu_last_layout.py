@@ -68,6 +68,11 @@ class Shared:
         return self.elements // (1 if self.kind == "f32" else 2)
 
     @property
+    def row(self) -> int:
+        """Registers of a thread's elements of one row."""
+        return VECTOR * self.registers // self.elements
+
+    @property
     def slot(self) -> int:
         """Bytes of a tile that a warp looks at."""
         return 32 * 4 * self.registers
@@ -98,6 +103,16 @@ class Shared:
     def finer(self) -> int:
         """Bits of a mantissa that are no cell's."""
         return max(self.own_bits - self.mantissa_bits, 0)
+
+    @property
+    def coarser(self) -> int:
+        """By how many bits a cell of the table may be finer than a word: then not all are used."""
+        return max(self.mantissa_bits - self.own_bits, 0)
+
+    @property
+    def bias(self) -> int:
+        """What makes the bits of an exponent those of float32's."""
+        return (127 - 15) << self.own_bits if self.kind == "f16" else 0
 
     @property
     def position_bits(self) -> int:

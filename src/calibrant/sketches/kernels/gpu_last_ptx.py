@@ -10,6 +10,7 @@ from calibrant.sketches.kernels.gpu_last_layout import (
     NEAR_ZERO,
     NO_BOTTOM,
     NO_TOP,
+    NOT_FINITE,
     ONES,
     PITCH,
     STRIP,
@@ -22,6 +23,7 @@ from calibrant.sketches.kernels.gpu_ptx import LEAVE_IF_NONE, block
 
 _FETCH = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
 _LEAST = {"f32": 0, "bf16": 0xFF80FF80, "f16": 0xFC00FC00}  # of 16 bits: -Inf, twice
+NEVER_SEEN = 0xFFFFFFFF  # bits of NaN, of which there are no extremes to be known
 _MOST = {"f32": 0, "bf16": 0x7F807F80, "f16": 0x7C007C00}
 
 
@@ -34,6 +36,8 @@ def begin(shared: Shared) -> str:
         f"mad.lo.u32 unread, unread, 4, $1; add.u32 unread, unread, {4 * (shared.misc + UNREAD)};",
         f".reg .b32 one, ends, below<2>, above<2>; mov.b32 one, {1 << shared.sum_bits};",
         *(f"mov.b32 below{n}, {_LEAST[shared.kind]:#x}; mov.b32 above{n}, {_MOST[shared.kind]:#x};" for n in range(2)),
+        f".reg .b32 same<{shared.row}>, repeats; mov.b32 repeats, 0;",
+        *(f"mov.b32 same{n}, {NEVER_SEEN};" for n in range(shared.row)),
         *(f"mov.b32 {name}, {start.get(name.rstrip('0123456789'), 0)};" for name in names),
     ]
     words = shared.misc + FOUND
@@ -103,6 +107,49 @@ def fetch(shared: Shared, barrier: str, place: str) -> list[str]:
     ]
 
 
+def settle(shared: Shared) -> list[str]:
+    """Count the tiles that repeated what was in one before, which the warp's first lanes do: `repeats` is 0 then."""
+    lines = [
+        "setp.eq.u32 p, repeats, 0; mov.u32 t, %laneid;",
+        f"setp.ge.or.u32 p, t, {shared.across}, p; @p bra SETTLED;",
+        f"mul.lo.u32 repeats, repeats, {shared.rows * 32 // shared.threads};",
+    ]
+    for j in range(VECTOR):
+        lines += [
+            f"mov.b32 x, same{j};" if shared.kind == "f32" else widened(shared.kind, f"same{j // 2}", j % 2 == 1),
+            f"and.b32 a, x, 0x7fffffff; setp.eq.u32 p, a, 0; @p add.u32 zeros{j}, zeros{j}, repeats;",
+            f"@p bra SETTLED{j};",
+            *(f"setp.eq.f32 p, x, {end}{j}; @p add.u32 n_{end}{j}, n_{end}{j}, repeats;" for end in ("top", "bottom")),
+            *elsewhere(shared, "x", j, "repeats", f"SETTLED{j}"),
+            f"SETTLED{j}:",
+        ]
+    return [*lines, "SETTLED:", f"mov.b32 repeats, 0; bar.warp.sync {EVERY};"]
+
+
+def elsewhere(shared: Shared, x: str, j: int, many: str, done: str) -> list[str]:
+    """Count a value of a thread's channel j, not 0, so many times without its word: in the table, or if it is not
+    finite, beside the words; then go to `done`. x: its float32 bits, a: these of its magnitude."""
+    shift, sums, misc = 23 - shared.mantissa_bits, 8 << (9 + shared.mantissa_bits), 4 * shared.misc
+    return [
+        f"mov.u32 t, %laneid; and.b32 t, t, {shared.across - 1}; mad.lo.u32 t, t, {VECTOR}, {j};",
+        "mov.u32 q, global_smem; setp.ge.u32 r, a, 0x7f800000;",
+        f"shr.u32 s, {x}, 31; add.u32 s, s, 1; setp.gt.u32 p, a, 0x7f800000; @p mov.b32 s, 0;",
+        f"mad.lo.u32 s, s, {shared.channels}, t; mad.lo.u32 s, s, 4, q;",
+        f"@r red.shared.add.u32 [s + {misc + 4 * NOT_FINITE}], {many}; @r bra {done};",
+        f"ld.shared.b64 to, [q + {misc + 4 * TABLE}]; ld.shared.b32 s, [q + {misc + 4 * PITCH}];",
+        f"mad.wide.u32 to, t, s, to; shr.u32 t, {x}, {shift}; mul.wide.u32 wide, t, 8; add.u64 to, to, wide;",
+        f"cvt.u64.u32 wide, {many}; red.global.add.u64 [to], wide; shr.u32 t, {x}, {shift - 8}; and.b32 t, t, 255;",
+        f"setp.ne.u32 p, t, 0; mul.wide.u32 wide, t, {many}; @p red.global.add.u64 [to + {sums}], wide;",
+    ]
+
+
+def widened(kind: str, word: str, upper: bool) -> str:
+    """Float32 bits x of the lower or upper 16 bits."""
+    if kind == "bf16":
+        return f"and.b32 x, {word}, 0xffff0000;" if upper else f"shl.b32 x, {word}, 16;"
+    return f"mov.b32 {{h, g}}, {word}; cvt.f32.f16 x, {'g' if upper else 'h'};"
+
+
 def check(shared: Shared) -> str:
     """For each thread once: leave the greatest count of a word. $1: the address of shared memory."""
     lines = [
@@ -118,14 +165,34 @@ def check(shared: Shared) -> str:
     return block(lines)
 
 
+def expect(shared: Shared) -> str:
+    """For each thread once: have the tables' cells of all windows come to the second cache, where `flush` will add to
+    them. $1: the address of shared memory, $2: how many of its channels there are."""
+    coarser, bias = shared.coarser, shared.bias
+    positions, stretch = 8 << (9 + shared.mantissa_bits), (shared.span >> shared.finer << coarser) * 8
+    lines = [
+        ".reg .b32 i, channel, key, t; .reg .pred p; .reg .b64 to, wide; mov.u32 i, %tid.x;",
+        f"and.b32 channel, i, {shared.channels - 1}; setp.ge.u32 p, i, {4 * shared.channels};",
+        "setp.ge.or.s32 p, channel, $2, p; @p bra NONE;",
+        f"mad.lo.u32 t, channel, 4, $1; ld.shared.b32 key, [t + {4 * (shared.misc + LOWS)}];",
+        f"add.u32 key, key, {bias}; shr.u32 key, key, {shared.finer}; shl.b32 key, key, {coarser};",
+        f"shr.u32 i, i, {shared.channels.bit_length() - 1}; and.b32 t, i, 1; shr.u32 i, i, 1;",
+        f"mad.lo.u32 key, t, {1 << (8 + shared.mantissa_bits)}, key; mul.lo.u32 i, i, {positions}; mad.lo.u32 key, key, 8, i;",
+        f"ld.shared.b64 to, [$1 + {4 * (shared.misc + TABLE)}]; ld.shared.b32 t, [$1 + {4 * (shared.misc + PITCH)}];",
+        "mad.wide.u32 to, channel, t, to; cvt.u64.u32 wide, key; add.u64 to, to, wide;",
+        f"cp.async.bulk.prefetch.L2.global [to], {stretch};",
+        "NONE:",
+    ]
+    return block(lines)
+
+
 def flush(shared: Shared) -> str:
     """For each thread once: add the words to the tables, and empty them. A warp adds cells that lie side by side.
 
     $1: the address of shared memory, $2: of the first channel's table, $3: bytes from one to the next, $4: the strip to
     begin with, or any number more."""
     positions, across, strips = 8 << (9 + shared.mantissa_bits), shared.across, shared.misc // STRIP
-    coarser = max(shared.mantissa_bits - shared.own_bits, 0)  # cells of the table for each word, of which one is used
-    bias = (127 - 15) << shared.own_bits if shared.kind == "f16" else 0
+    coarser, bias = shared.coarser, shared.bias
     lines = [
         ".reg .b32 lane, i, stop, at, strip, sign, j, cell, key, t, channel, zero, word<4>, sum;",
         ".reg .pred p, inside, any; .reg .b64 to, wide; mov.b32 zero, 0; mov.u32 lane, %laneid;",
@@ -168,7 +235,9 @@ def park(shared: Shared) -> str:
     """For each thread once: leave what the warp knows of its channels. $1: the address of shared memory."""
     row, warps = shared.channels, shared.threads // 32
     lines = [
-        ".reg .b32 lane, at, t, s; .reg .pred p, first; mov.u32 lane, %laneid;",
+        ".reg .b32 lane, at, t, s, x, a, q; .reg .pred p, r, first; .reg .b64 to, wide; .reg .b16 h, g;",
+        *settle(shared),
+        "mov.u32 lane, %laneid;",
         f"setp.lt.u32 first, lane, {shared.across}; mov.u32 at, %tid.x; shr.u32 at, at, 5;",
         f"mul.lo.u32 at, at, {row}; mad.lo.u32 at, lane, {VECTOR}, at; mad.lo.u32 at, at, 4, $1;",
     ]
