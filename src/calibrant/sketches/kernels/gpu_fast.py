@@ -315,7 +315,7 @@ def _window(largest, K: gl.constexpr):
     one_octave: gl.constexpr = 23 if K.kind == 0 else 7 if K.kind == 1 else 10
     highest = largest >> one_octave
     if K.kind == _FLOAT16:
-        return gl.maximum(gl.minimum(gl.maximum(highest + 3 - K.octaves, 0), 31 - K.octaves) << 10, 4)
+        return gl.maximum(gl.minimum(gl.maximum(highest + 3 - K.octaves, 0), 31 - K.octaves) << 10, K.least)
     usual: gl.constexpr = 127 + 16 - K.octaves
     moved = gl.minimum(gl.maximum(highest + 9 - K.octaves, 1), 255 - K.octaves)
     elsewhere = (highest > 0) & ((highest < usual + K.octaves // 2) | (highest >= usual + K.octaves))
@@ -337,6 +337,7 @@ class Kernel:
     table: int
     may_pack: bool
     most_pairs: int
+    least: int
     begin: str
     empty: str
     empty_sums: str
@@ -387,6 +388,7 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
             2 << (9 + bits),
             kind == portable.FLOAT32,
             int(looking * 31 * (min(0.024 * 2 ** (8 - bits), 0.08) if kind == portable.FLOAT32 else 0.5)),
+            ptx.least(bits),
             ptx.begin(shared),
             ptx.empty(shared, counts=True),
             ptx.empty(shared, counts=False),

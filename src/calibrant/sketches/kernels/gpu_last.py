@@ -30,7 +30,6 @@ REDUCTIONS = 64  # bytes for each channel that Triton needs for them
 
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
 _SIZE, _ZEROS, _NAN = (gl.constexpr(getattr(portable, name)) for name in ("SIZE", "ZEROS", "NAN"))
-_EARLY = gl.constexpr(6)  # tiles before the last
 _VECTOR, _ROW = gl.constexpr(gpu_last_layout.VECTOR), gl.constexpr(gpu_last_layout.MISC_ROW)
 _LOWS, _NOT_FINITE, _FOUND = (gl.constexpr(getattr(gpu_last_layout, n)) for n in ("LOWS", "NOT_FINITE", "FOUND"))
 
@@ -49,7 +48,6 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
     fetch_first: gl.constexpr = K.fetch_first
     begin: gl.constexpr = K.begin
     check: gl.constexpr = K.check
-    expect: gl.constexpr = K.expect
     flush: gl.constexpr = K.flush
     place: gl.constexpr = K.place
     park: gl.constexpr = K.park
@@ -88,8 +86,6 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
     while tile < full:
         stop = gl.minimum(tile + room * parts, full)
         for t in range(tile, stop, parts):
-            if (t + _EARLY * parts >= full) & (t + (_EARLY - 1) * parts < full):
-                gl.inline_asm_elementwise(expect, "=r,r,r", [each, channels - first], gl.int32, is_pure=False, pack=1)
             if ALIGNED:
                 once(count_next, each)
             else:
@@ -235,7 +231,6 @@ class Kernel:
     asm: str
     constraints: str
     check: str
-    expect: str
     flush: str
     park: str
 
@@ -280,7 +275,6 @@ def kernel(kind: int, bits: int, shared_bytes: int) -> Any:
             asm,
             constraints,
             ptx.check(shared),
-            ptx.expect(shared),
             ptx.flush(shared),
             ptx.park(shared),
         )

@@ -165,27 +165,6 @@ def check(shared: Shared) -> str:
     return block(lines)
 
 
-def expect(shared: Shared) -> str:
-    """For each thread once: have the tables' cells of all windows come to the second cache, where `flush` will add to
-    them. $1: the address of shared memory, $2: how many of its channels there are."""
-    coarser, bias = shared.coarser, shared.bias
-    positions, stretch = 8 << (9 + shared.mantissa_bits), (shared.span >> shared.finer << coarser) * 8
-    lines = [
-        ".reg .b32 i, channel, key, t; .reg .pred p; .reg .b64 to, wide; mov.u32 i, %tid.x;",
-        f"and.b32 channel, i, {shared.channels - 1}; setp.ge.u32 p, i, {4 * shared.channels};",
-        "setp.ge.or.s32 p, channel, $2, p; @p bra NONE;",
-        f"mad.lo.u32 t, channel, 4, $1; ld.shared.b32 key, [t + {4 * (shared.misc + LOWS)}];",
-        f"add.u32 key, key, {bias}; shr.u32 key, key, {shared.finer}; shl.b32 key, key, {coarser};",
-        f"shr.u32 i, i, {shared.channels.bit_length() - 1}; and.b32 t, i, 1; shr.u32 i, i, 1;",
-        f"mad.lo.u32 key, t, {1 << (8 + shared.mantissa_bits)}, key; mul.lo.u32 i, i, {positions}; mad.lo.u32 key, key, 8, i;",
-        f"ld.shared.b64 to, [$1 + {4 * (shared.misc + TABLE)}]; ld.shared.b32 t, [$1 + {4 * (shared.misc + PITCH)}];",
-        "mad.wide.u32 to, channel, t, to; cvt.u64.u32 wide, key; add.u64 to, to, wide;",
-        f"cp.async.bulk.prefetch.L2.global [to], {stretch};",
-        "NONE:",
-    ]
-    return block(lines)
-
-
 def flush(shared: Shared) -> str:
     """For each thread once: add the words to the tables, and empty them. A warp adds cells that lie side by side.
 

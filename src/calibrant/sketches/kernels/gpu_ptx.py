@@ -166,7 +166,7 @@ def flush(shared: Shared, packed: bool, back: bool = False) -> str:
     trash = [4 * shared.cells, 4 * (shared.stride + shared.cells)]
     return block(
         [
-            ".reg .b32 i, at, sign, cell, key, stop, t; .reg .b64 to, wide; .reg .pred p, inside, any; .reg .b16 h;",
+            ".reg .b32 i, at, sign, cell, key, stop, t; .reg .b64 to, wide, sums; .reg .pred p, inside, any; .reg .b16 h;",
             ".reg .b32 j<4>, word<4>, sum<4>, counted; mov.b32 counted, 0;",
             # A warp looks at words side by side: most of them are zeros, and those of the others are neighbours.
             "mov.u32 t, %tid.x; shr.u32 i, t, 5; and.b32 t, t, 31;" + ("shl.b32 t, t, 2;" if fours else ""),
@@ -189,6 +189,12 @@ def flush(shared: Shared, packed: bool, back: bool = False) -> str:
     )
 
 
+def least(bits: int) -> int:
+    """The lowest bits that a window of float16 may begin with: those of one cell of a table of so many mantissa bits
+    come together."""
+    return 1 << max(10 - bits, 2)
+
+
 # Of a warp whose four words are all empty.
 LEAVE_IF_NONE = """or.b32 t, word0, word1; or.b32 key, word2, word3; or.b32 t, t, key; setp.ne.u32 p, t, 0;
 vote.sync.any.pred p, p, 0xffffffff; @!p bra EMPTY;"""
@@ -207,8 +213,9 @@ def _flush_lines(shared: Shared, packed: bool, back: bool) -> list[str]:
 
 def _flush_fours(shared: Shared) -> list[str]:
     """Four words side by side, of float16: they are one cell of a table whose keys are no longer than its mantissa
-    less two bits, but where values are subnormal."""
+    less two bits, but where values are subnormal; and of coarser tables so are those of lanes side by side."""
     bits, table = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
+    masks = [1 << n for n in range(max(min(8 - bits, 5), 0))]
     lines = [
         "ld.shared.v4.b32 {word0, word1, word2, word3}, [at];",
         LEAVE_IF_NONE,
@@ -216,24 +223,32 @@ def _flush_fours(shared: Shared) -> list[str]:
         f"mov.b32 cell, i; @p sub.u32 cell, i, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
         "add.u32 cell, cell, $3; setp.ge.and.u32 inside, cell, 0x400, inside;",
         *(f"add.u32 j{n}, i, {n};" for n in range(4)),
-        "@!inside bra ONE_BY_ONE;" if bits <= 8 else "bra ONE_BY_ONE;",
-        "shl.b32 sign, sign, 15; or.b32 cell, cell, sign;",
-        *widen("f16", "key", "cell"),
-        "add.u32 t, word0, word1; add.u32 t, t, word2; add.u32 t, t, word3; mov.b32 at, 0;",
     ]
-    for n in range(4):
-        lines.append(
-            f"add.u32 sum{n}, key, {n << 13}; shr.u32 sum{n}, sum{n}, {15 - bits}; and.b32 sum{n}, sum{n}, 255; "
-            f"mad.lo.u32 at, sum{n}, word{n}, at;"
-        )
-    return [
-        *lines,
-        f"shr.u32 key, key, {23 - bits}; mad.wide.u32 to, key, 8, $2; setp.ne.u32 any, t, 0; setp.ne.u32 p, at, 0;",
-        "cvt.u64.u32 wide, t; @any red.global.add.u64 [to], wide;",
-        f"cvt.u64.u32 wide, at; @p red.global.add.u64 [to + {table}], wide; bra EMPTY;",
-        "ONE_BY_ONE:",
-        *(line for n in range(4) for line in _add_to_table(shared, False, f"j{n}", f"word{n}", f"sum{n}")),
-    ]
+    if bits <= 8:
+        lines += [
+            "shl.b32 sign, sign, 15; or.b32 cell, cell, sign;",
+            *widen("f16", "key", "cell"),
+            "add.u32 t, word0, word1; add.u32 t, t, word2; add.u32 t, t, word3; mov.b64 sums, 0;",
+        ]
+        for n in range(4):
+            lines.append(
+                f"add.u32 sum{n}, key, {n << 13}; shr.u32 sum{n}, sum{n}, {15 - bits}; and.b32 sum{n}, sum{n}, 255; "
+                f"mad.wide.u32 sums, sum{n}, word{n}, sums;"
+            )
+        for mask in masks:
+            lines += [
+                f"shfl.sync.bfly.b32 at, t, {mask}, 31, 0xffffffff; add.u32 t, t, at; mov.b64 {{sum0, sum1}}, sums;",
+                *(f"shfl.sync.bfly.b32 sum{n}, sum{n}, {mask}, 31, 0xffffffff;" for n in range(2)),
+                "mov.b64 wide, {sum0, sum1}; add.u64 sums, sums, wide;",
+            ]
+        lines += [
+            f"@!inside bra ONE_BY_ONE; mov.u32 at, %laneid; and.b32 at, at, {(1 << len(masks)) - 1};",
+            f"setp.eq.u32 inside, at, 0; setp.ne.and.u32 any, t, 0, inside; setp.ne.and.u64 p, sums, 0, inside;",
+            f"shr.u32 key, key, {23 - bits}; mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, t;",
+            f"@any red.global.add.u64 [to], wide; @p red.global.add.u64 [to + {table}], sums; bra EMPTY;",
+            "ONE_BY_ONE:",
+        ]
+    return [*lines, *(line for n in range(4) for line in _add_to_table(shared, False, f"j{n}", f"word{n}", f"sum{n}"))]
 
 
 def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str, back: bool = False) -> list[str]:
@@ -259,14 +274,14 @@ def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str
         lines += [
             "add.u32 key, $3, cell; shl.b32 sign, sign, 15; or.b32 key, key, sign;",
             *widen(shared.kind, "key", "key"),
-            f"shr.u32 t, key, {15 - bits}; and.b32 t, t, 255; shr.u32 key, key, {23 - bits};",
-            f"mul.lo.u32 {sums}, t, {word};",
+            f"shr.u32 {sums}, key, {15 - bits}; and.b32 {sums}, {sums}, 255; shr.u32 key, key, {23 - bits};",
         ]
     return [
         *lines,
-        f"setp.ne.and.u32 any, {word}, 0, inside; setp.ne.and.u32 p, {sums}, 0, inside;",
+        f"setp.ne.and.u32 any, {word}, 0, inside; setp.ne.and.u32 p, {sums}, 0, any;",
         f"mad.wide.u32 to, key, 8, $2; {wide} wide, {word}; @any red.global.add.u64 [to], wide;",
-        f"{wide} wide, {sums}; @p red.global.add.u64 [to + {positions}], wide;",
+        f"{wide} wide, {sums};" if shared.kind == "f32" else f"mul.wide.u32 wide, {sums}, {word};",
+        f"@p red.global.add.u64 [to + {positions}], wide;",
     ]
 
 
