@@ -31,7 +31,10 @@ REDUCTIONS = 64  # bytes for each channel that Triton needs for them
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
 _SIZE, _ZEROS, _NAN = (gl.constexpr(getattr(portable, name)) for name in ("SIZE", "ZEROS", "NAN"))
 _VECTOR, _ROW = gl.constexpr(gpu_last_layout.VECTOR), gl.constexpr(gpu_last_layout.MISC_ROW)
-_LOWS, _NOT_FINITE, _FOUND = (gl.constexpr(getattr(gpu_last_layout, n)) for n in ("LOWS", "NOT_FINITE", "FOUND"))
+_LOWS, _NOT_FINITE, _FOUND, _COUNTED = (
+    gl.constexpr(getattr(gpu_last_layout, name)) for name in ("LOWS", "NOT_FINITE", "FOUND", "COUNTED")
+)
+_MOST_TILES = gl.constexpr(32 * gpu_last_layout.SKIPPED_WORDS)  # that words may hold
 
 
 @gluon.jit(do_not_specialize=["rows", "parts"])
@@ -48,6 +51,7 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
     fetch_first: gl.constexpr = K.fetch_first
     begin: gl.constexpr = K.begin
     check: gl.constexpr = K.check
+    start_anew: gl.constexpr = K.start_anew
     flush: gl.constexpr = K.flush
     place: gl.constexpr = K.place
     park: gl.constexpr = K.park
@@ -81,8 +85,11 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
 
     gl.inline_asm_elementwise(place, "=r,r,l,r", [each, table, pitch], gl.int32, is_pure=False, pack=1)
     barrier()
+    # Words have room for so many tiles for sure; for more if those to come are like those held, which `check` tells
+    # afterwards. Whoever was wrong once does not guess again.
     ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
-    room = tile * 0 + ROOM
+    sure, room, held_from, seen = tile * 0 + ROOM, tile * 0 + ROOM, tile, tile * 0
+    wrong = tile < 0 if ALIGNED else tile >= 0
     while tile < full:
         stop = gl.minimum(tile + room * parts, full)
         for t in range(tile, stop, parts):
@@ -91,16 +98,26 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
             else:
                 _asm(_load(where, row, t * K.rows, False, K), count_asm, K)
         tile += (stop - tile + parts - 1) // parts * parts
-        if tile < full:
+        if (tile < full) | (room > sure):
             barrier()
             once(check, each)
             barrier()
-            room = (K.limit - K.rows + 1 - word(address, 0, K)) // K.rows
-            if room < (ROOM + 3) // 4:
+            most, counted = word(address, 0, K), word(address, _COUNTED, K)
+            held = (tile - held_from) // parts
+            if (room > sure) & (counted - seen != (tile - part) // parts * (K.rows * K.channels)):
+                _count_again(where, first, each, table, pitch, part, parts, held_from, tile, K)
+                most, held, held_from, wrong = most * 0, held * 0, tile, tile >= 0
+            seen = counted
+            like_those = held * (K.limit // 10 * 9) // (most + 1)
+            sure = (K.limit - K.rows + 1 - most) // K.rows
+            room = gl.where(wrong, sure, gl.minimum(gl.maximum(like_those - held, sure), _MOST_TILES - held))
+            if ((tile < full) & (room < (ROOM + 3) // 4)) | (most > K.limit - K.rows):
                 barrier()
                 _flush(flush, each, table, pitch, part)
+                once(start_anew, each)
                 barrier()
-                room = room * 0 + ROOM
+                sure, held_from = sure * 0 + ROOM, tile
+                room = gl.where(wrong, ROOM, gl.minimum(gl.maximum(like_those, ROOM), _MOST_TILES))
     padding = rows * 0
     if (full * K.rows < rows) & (full % parts == part):
         _asm(_load(where, row, full * K.rows, True, K), count_asm, K)
@@ -111,6 +128,32 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
     once(park, each)
     barrier()
     _keep(address, known, gl.where(part == 0, rows, 0), padding, K)
+
+
+@gluon.jit
+def _count_again(where, first, each, table, pitch, part, parts, tile, stop, K: gl.constexpr):
+    """Add the elements of tiles to words that have room for them: those before did not."""
+    ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
+    ACROSS: gl.constexpr = K.channels // _VECTOR
+    # The rows of a warp are those that the tensor memory accelerator brings it.
+    layout: gl.constexpr = gl.BlockedLayout(
+        [K.rows * ACROSS // (32 * K.warps), _VECTOR], [32 // ACROSS, ACROSS], [K.warps, 1], [1, 0]
+    )
+    again: gl.constexpr = K.again
+    forget: gl.constexpr = K.forget
+    flush: gl.constexpr = K.flush
+    x, rows, channels, _, _ = where
+    column = gl.arange(0, K.channels, layout=gl.SliceLayout(0, layout))
+    row = gl.arange(0, K.rows, layout=gl.SliceLayout(1, layout))
+    there = x, rows, channels, column, (first + column) < channels
+    gl.inline_asm_elementwise(forget, "=r,r,r", [each, (tile - part) // parts], gl.int32, is_pure=False, pack=1)
+    barrier()
+    for start in range(tile, stop, ROOM * parts):
+        for t in range(start, gl.minimum(start + ROOM * parts, stop), parts):
+            _asm(_load(there, row, t * K.rows, False, K), again, K)
+        barrier()
+        _flush(flush, each, table, pitch, part)
+        barrier()
 
 
 @gluon.jit
@@ -230,7 +273,10 @@ class Kernel:
     count_next: str
     asm: str
     constraints: str
+    again: str
     check: str
+    forget: str
+    start_anew: str
     flush: str
     park: str
 
@@ -274,7 +320,10 @@ def kernel(kind: int, bits: int, shared_bytes: int) -> Any:
             gpu_last_count.count_next(shared),
             asm,
             constraints,
+            gpu_last_count.again(shared)[0],
             ptx.check(shared),
+            ptx.forget(shared),
+            ptx.start_anew(shared),
             ptx.flush(shared),
             ptx.park(shared),
         )

@@ -12,6 +12,8 @@ from calibrant.sketches.kernels.gpu_last_layout import (
     EVERY,
     NEAR_ZERO,
     ONES,
+    SKIPPED,
+    SKIPPED_WORDS,
     VECTOR,
     Shared,
 )
@@ -29,10 +31,35 @@ def count(shared: Shared) -> tuple[str, str]:
     return "\n".join(["{", *lines, "}"]), ",".join(["=r"] * words + ["r"] * words)
 
 
+def again(shared: Shared) -> tuple[str, str]:
+    """Add to their words the elements of a tile all else of which is counted already: the assembly and its
+    constraints."""
+    words, narrow = shared.registers, shared.kind != "f32"
+    inputs = [f"${words + k}" for k in range(words)]
+    lines = [
+        ".reg .b32 x, a, u, s, t, q, far; .reg .pred p, any; .reg .b16 h, g;",
+        *_bit(shared, "nth"),
+        "ld.shared.b32 s, [q]; and.b32 s, s, t; setp.ne.u32 p, s, 0; add.u32 nth, nth, 1; @p bra SKIPPED;",
+        *(_sixteen_bits(shared, inputs) if narrow else _float32(shared, inputs)),
+        "SKIPPED:",
+        *(f"mov.b32 ${k}, 0;" for k in range(words)),
+    ]
+    return "\n".join(["{", *lines, "}"]), ",".join(["=r"] * words + ["r"] * words)
+
+
+def _bit(shared: Shared, nth: str) -> list[str]:
+    """Where the warp has a bit for its nth tile: q, and that bit: t."""
+    return [
+        f"mov.u32 q, %tid.x; shr.u32 q, q, 5; shr.u32 t, {nth}, 5; and.b32 t, t, {SKIPPED_WORDS - 1};",
+        f"mad.lo.u32 t, q, {SKIPPED_WORDS}, t; mov.u32 q, global_smem; mad.lo.u32 q, t, 4, q;",
+        f"add.u32 q, q, {4 * (shared.misc + SKIPPED)}; and.b32 s, {nth}, 31; mov.b32 t, 1; shl.b32 t, t, s;",
+    ]
+
+
 def count_next(shared: Shared) -> str:
     """For each thread: the same for its elements of the next slot, which then is for another tile.
 
-    What is in registers for sure has left the slot, so the first vote comes before the slot is given away."""
+    A slot is given away in either branch after the first vote: once it is known how that ends, all has been read."""
     words, each = shared.registers, shared.row
     lines = [
         f".reg .b32 in<{words}>, at, mine, bar, odd; .reg .pred there;",
@@ -84,11 +111,15 @@ def _repeated(shared: Shared, inputs: list[str], then: Sequence[str]) -> list[st
     row = shared.row
     lines = [
         f"setp.eq.b32 p, {inputs[0]}, {inputs[-row]}; setp.eq.and.b32 p, {inputs[row - 1]}, {inputs[-1]}, p;",
-        f"vote.sync.all.pred p, p, {EVERY}; bar.warp.sync {EVERY};",
+        f"vote.sync.all.pred p, p, {EVERY}; @p bra ALIKE;",
         *then,
-        "@!p bra DIFFERENT; setp.eq.u32 p, 0, 0;",
+        "bra DIFFERENT; ALIKE:",
+        *then,
+        "setp.eq.u32 p, 0, 0;",
         *(f"setp.eq.and.b32 p, {x}, same{k % row}, p;" for k, x in enumerate(inputs)),
-        f"vote.sync.all.pred p, p, {EVERY}; @p add.u32 repeats, repeats, 1; @p bra COUNTED;",
+        f"vote.sync.all.pred p, p, {EVERY}; @!p bra ANOTHER; add.u32 repeats, repeats, 1;",
+        *(["add.u32 u, taken, -1;", *_bit(shared, "u"), "@leads red.shared.or.b32 [q], t;"] if then else []),
+        "bra COUNTED; ANOTHER:",
         *settle(shared),
         f"mov.u32 t, %laneid; and.b32 t, t, {shared.across - 1};",
         *(f"shfl.sync.idx.b32 same{n}, {inputs[n]}, t, 31, {EVERY};" for n in range(row)),

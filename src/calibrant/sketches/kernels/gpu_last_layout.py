@@ -24,13 +24,15 @@ from dataclasses import dataclass
 VECTOR = 4  # channels of a thread
 STRIP = 128  # words that a warp looks at together
 
-# From word `misc` on, which is the count of the fullest word: where the first channel's table is, and the bytes from
-# one to the next; the lowest bits of each channel's window; of each channel how many were NaN, of each how many +Inf,
-# and -Inf; a word for each lane that nobody reads; then the warps' barriers and, a row further on, their slots, or, in
-# the end, what `park` found, a field after the other, each (warps, channels).
-TABLE, PITCH = 2, 4
+# From word `misc` on, which is the count of the fullest word: how many elements there were by all counts, which grows;
+# where the first channel's table is, and the bytes from one to the next; the lowest bits of each channel's window; of
+# each channel how many were NaN, of each how many +Inf, and -Inf; a word for each lane that nobody reads; a bit for
+# each of the last tiles of each warp, of which no element was added to a word; then the warps' barriers and, a row
+# further on, their slots, or, in the end, what `park` found, a field after the other, each (warps, channels).
+COUNTED, TABLE, PITCH = 1, 2, 4
 MISC_ROW = 128  # words, of which each of these begins one
-LOWS, NOT_FINITE, UNREAD, FOUND, FIELDS_FOUND = MISC_ROW, 2 * MISC_ROW, 3 * MISC_ROW, 4 * MISC_ROW, 5
+LOWS, NOT_FINITE, UNREAD, SKIPPED, FOUND, FIELDS_FOUND = *(MISC_ROW * n for n in (1, 2, 3, 4, 8)), 5
+SKIPPED_WORDS = 32  # of a warp: bits for as many tiles as words may hold
 
 NO_TOP, NO_BOTTOM = 0xFF7FFFFF, 0x7F7FFFFF  # the lowest and the highest finite value
 NEAR_ZERO = 1  # bits of the least positive value
