@@ -22,9 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # From word `misc` on: counters; and for each warp a word at each of the last four, of which TOP and BOTTOM are float32
-# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; PAIRS: in it, lanes of a warp that hit
-# one cell; COUNTED and MOST: what `check` found; FOUND: what `end` found.
-NAN, POS_INF, NEG_INF, ZEROS, OUTSIDE, LARGEST, PAIRS, COUNTED, MOST, FOUND = *range(9), 32
+# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; BELOW: how far the least one that is not 0
+# is below infinity; PAIRS: in the sample, lanes of a warp that hit one cell; COUNTED and MOST: what `check` found;
+# FOUND: what `end` found.
+NAN, POS_INF, NEG_INF, ZEROS, OUTSIDE, LARGEST, BELOW, PAIRS, COUNTED, MOST, FOUND = *range(10), 32
 TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 64, 96, 128, 160, 256
 PACKED_COUNT = 20  # bits below it
 LOOKING = 256  # threads whose lanes are compared
@@ -94,18 +95,26 @@ def _emptied(shared: Shared, start: int, stop: int) -> list[str]:
 
 
 def look(shared: Shared, vector: int) -> tuple[str, str]:
-    """At a sample, `vector` elements of each thread, as int32: leave LARGEST, and of their first ones PAIRS. The last
+    """At a sample, `vector` elements of each thread, as int32: leave LARGEST and BELOW, and of their first ones PAIRS. The last
     input is the address of shared memory. The assembly and its constraints."""
     infinite = {"f32": 0x7F800000, "bf16": 0x7F80, "f16": 0x7C00}[shared.kind]
     magnitude, own = 0x7FFFFFFF if shared.kind == "f32" else 0x7FFF, f"${2 * vector}"
-    lines = [".reg .b32 a, t, largest, lanes; .reg .pred p; mov.b32 largest, 0; mov.u32 lanes, %laneid;"]
+    lines = [
+        ".reg .b32 a, t, largest, below, lanes; .reg .pred p; mov.b32 largest, 0; mov.b32 below, 0;",
+        "mov.u32 lanes, %laneid;",
+    ]
     for k in range(vector):
         lines += [
             f"and.b32 a, ${vector + k}, {magnitude}; setp.lt.u32 p, a, {infinite}; @p max.u32 largest, largest, a;",
+            f"setp.ne.and.u32 p, a, 0, p; sub.u32 a, {infinite}, a; @p max.u32 below, below, a;",
         ]
     lines += [
-        "redux.sync.max.u32 largest, largest, 0xffffffff; setp.eq.u32 p, lanes, 0;",
-        f"@p red.shared.max.u32 [{own} + {4 * (shared.misc + LARGEST)}], largest;",
+        "setp.eq.u32 p, lanes, 0;",
+        *(
+            f"redux.sync.max.u32 {name}, {name}, 0xffffffff; "
+            f"@p red.shared.max.u32 [{own} + {4 * (shared.misc + word)}], {name};"
+            for name, word in (("largest", LARGEST), ("below", BELOW))
+        ),
     ]
     lines += [
         f"shr.u32 t, ${vector}, {23 - shared.mantissa_bits if shared.kind == 'f32' else 0};",
