@@ -312,8 +312,8 @@ def _asm(x_bits, address, table, low, ASM: gl.constexpr, K: gl.constexpr):
 
 @gluon.jit
 def _window(largest, below, K: gl.constexpr):
-    """The lowest bits of a window: the usual ones, unless the largest of a sample is elsewhere or low in it. Of float16,
-    whose window has not room for all octaves, as many above the largest as there are below the least."""
+    """The lowest bits of a window: the usual ones, unless the largest of a sample is elsewhere or low in it. Of
+    float16, whose window has not room for all octaves, as many above the largest as there are below the least."""
     one_octave: gl.constexpr = 23 if K.kind == 0 else 7 if K.kind == 1 else 10
     highest = largest >> one_octave
     if K.kind == _FLOAT16:

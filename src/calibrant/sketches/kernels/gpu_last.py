@@ -2,7 +2,8 @@
 
 A program counts some channels that lie side by side, at least a sector of the cache, each in a window of its own of
 its multiprocessor's shared memory: see `gpu_last_layout`. Where the windows lie follows from a few rows; a badly placed
-one costs time, never a count. All else is as in `gpu_fast`.
+one costs time, never a count. So does a word that overflows: how many tiles fit is foreseen from those that were
+counted, and where that was wrong, which `check` sees, their words are counted again. All else is as in `gpu_fast`.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
@@ -108,16 +109,13 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
                 _count_again(where, first, each, table, pitch, part, parts, held_from, tile, K)
                 most, held, held_from, wrong = most * 0, held * 0, tile, tile >= 0
             seen = counted
-            like_those = held * (K.limit // 10 * 9) // (most + 1)
-            sure = (K.limit - K.rows + 1 - most) // K.rows
-            room = gl.where(wrong, sure, gl.minimum(gl.maximum(like_those - held, sure), _MOST_TILES - held))
+            sure, room, room_anew = _room_for(held, most, wrong, K)
             if ((tile < full) & (room < (ROOM + 3) // 4)) | (most > K.limit - K.rows):
                 barrier()
                 _flush(flush, each, table, pitch, part)
                 once(start_anew, each)
                 barrier()
-                sure, held_from = sure * 0 + ROOM, tile
-                room = gl.where(wrong, ROOM, gl.minimum(gl.maximum(like_those, ROOM), _MOST_TILES))
+                sure, room, held_from = sure * 0 + ROOM, room_anew, tile
     padding = rows * 0
     if (full * K.rows < rows) & (full % parts == part):
         _asm(_load(where, row, full * K.rows, True, K), count_asm, K)
@@ -128,6 +126,17 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
     once(park, each)
     barrier()
     _keep(address, known, gl.where(part == 0, rows, 0), padding, K)
+
+
+@gluon.jit
+def _room_for(held, most, wrong, K: gl.constexpr):
+    """How many tiles words have room for that hold some, of which a word has `most` elements: for sure; if those to
+    come are alike, unless that was wrong; and once the words are empty."""
+    ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
+    alike = held * (K.limit // 10 * 9) // (most + 1)
+    sure = (K.limit - K.rows + 1 - most) // K.rows
+    room = gl.where(wrong, sure, gl.minimum(gl.maximum(alike - held, sure), _MOST_TILES - held))
+    return sure, room, gl.where(wrong, ROOM, gl.minimum(gl.maximum(alike, ROOM), _MOST_TILES))
 
 
 @gluon.jit

@@ -128,14 +128,15 @@ def _repeated(shared: Shared, inputs: list[str], then: Sequence[str]) -> list[st
 
 
 def _float32(shared: Shared, inputs: list[str]) -> list[str]:
-    """Add each to its word, and find whether `any` has none, and how many: `far`. Then the address is where nobody reads: that is faster
-    than to leave it out."""
+    """Add each to its word, and find whether `any` has none, and how many: `far`. Then the address is where nobody
+    reads: that is faster than to leave it out."""
     finer, position = shared.finer, shared.position_bits
     lines = ["mov.b32 far, 0;"]
     for k, x in enumerate(inputs):
         j = k % VECTOR
         lines += [
-            f"and.b32 a, {x}, 0x7fffffff; sub.u32 u, a, low{j}; setp.ge.u32 p, u, {shared.span}; @p add.u32 far, far, 1;",
+            f"and.b32 a, {x}, 0x7fffffff; sub.u32 u, a, low{j};",
+            f"setp.ge.u32 p, u, {shared.span}; @p add.u32 far, far, 1;",
             f"shr.u32 s, {x}, 31; mad.lo.u32 s, s, {4 * shared.sign}, own{j}; shr.u32 t, u, {finer};",
             f"mad.lo.u32 t, t, {4 * shared.across}, s; selp.b32 t, unread, t, p;",
             f"shr.u32 q, u, {finer - position}; lop3.b32 q, q, {2**position - 1}, one, {_AND_OR};",
@@ -145,8 +146,8 @@ def _float32(shared: Shared, inputs: list[str]) -> list[str]:
 
 
 def _sixteen_bits(shared: Shared, inputs: list[str]) -> list[str]:
-    """The same, two at once as long as may be. Dot products take them apart, each with one factor that is not 0: they
-    leave the pipe of logic and shifts alone, which has most to do."""
+    """The same, two at once as long as may be. Dot products take them apart, each with one factor that is not 0: the
+    pipe of logic and shifts has most to do, and that is another one."""
     finer, factor, signs = shared.finer, 4 * shared.across, 4 * shared.sign // 128
     lines = ["mov.b32 far, 0;"]
     for n, pair in enumerate(inputs):

@@ -5,7 +5,8 @@ that lies elsewhere on the number line for each channel. The words of one cell o
 read, of every fourth channel, lie side by side: so these lanes are never in each other's way. Count and sum of
 positions share a word, as count << sum_bits | sum; a word has room for `limit` elements. What is outside the window,
 as zeros are, goes to a word that nobody adds to a table, another one for each row that a warp reads at once: zeros are
-counted in a register, finite values go straight to the table in global memory.
+counted in a register, finite values go straight to the table in global memory. Where each channel of a warp has one
+value for long, tiles are counted instead: `repeats` of what is in `same`.
 
 Each warp has slots of its own, a ring, to which the tensor memory accelerator brings what the warp counts next: so no
 warp waits for another.
@@ -14,7 +15,8 @@ A thread reads four channels, always the same. In registers that `begin`, `place
 assembly after them knows, it has of each where its words and its window begin, how many zeros there were, and the
 extremes of all lanes that read this channel, with its own hits of them: NO_TOP with no hits stands for no value yet,
 and NEAR_ZERO with no hits for zero, whose hits are the zeros. Of 16 bits, two in a register, it has what is next
-`below` each top and next `above` each bottom too.
+`below` each top and next `above` each bottom too. `away` is how many elements are in no word, or no longer, zeros
+aside.
 """
 
 from __future__ import annotations

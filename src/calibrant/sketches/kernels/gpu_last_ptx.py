@@ -193,7 +193,8 @@ def check(shared: Shared) -> str:
     if shared.kind != "f32":  # of 16 bits the words of what is outside are among the others: a warp for each sign
         lines += [
             f"setp.lt.u32 p, a, {2 * VECTOR}; mad.lo.u32 a, a, {4 * shared.sign}, $1; mad.lo.u32 a, b, 4, a;",
-            f"mov.b32 c, 0; @p ld.shared.b32 c, [a + {trash}]; shr.u32 c, c, {shared.sum_bits}; sub.u32 count, count, c;",
+            f"mov.b32 c, 0; @p ld.shared.b32 c, [a + {trash}];",
+            f"shr.u32 c, c, {shared.sum_bits}; sub.u32 count, count, c;",
         ]
     lines += [
         f"redux.sync.max.u32 most, most, {EVERY}; redux.sync.add.u32 count, count, {EVERY}; setp.eq.u32 p, b, 0;",

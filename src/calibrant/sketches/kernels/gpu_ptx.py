@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # From word `misc` on: counters; and for each warp a word at each of the last four, of which TOP and BOTTOM are float32
-# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; BELOW: how far the least one that is not 0
-# is below infinity; PAIRS: in the sample, lanes of a warp that hit one cell; COUNTED and MOST: what `check` found;
+# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; BELOW: how far the least one that is not
+# 0 is below infinity; PAIRS: in the sample, lanes of a warp that hit one cell; COUNTED and MOST: what `check` found;
 # FOUND: what `end` found.
 NAN, POS_INF, NEG_INF, ZEROS, OUTSIDE, LARGEST, BELOW, PAIRS, COUNTED, MOST, FOUND = *range(10), 32
 TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 64, 96, 128, 160, 256
@@ -95,8 +95,8 @@ def _emptied(shared: Shared, start: int, stop: int) -> list[str]:
 
 
 def look(shared: Shared, vector: int) -> tuple[str, str]:
-    """At a sample, `vector` elements of each thread, as int32: leave LARGEST and BELOW, and of their first ones PAIRS. The last
-    input is the address of shared memory. The assembly and its constraints."""
+    """At a sample, `vector` elements of each thread, as int32: leave LARGEST and BELOW, and of their first ones PAIRS.
+    The last input is the address of shared memory. The assembly and its constraints."""
     infinite = {"f32": 0x7F800000, "bf16": 0x7F80, "f16": 0x7C00}[shared.kind]
     magnitude, own = 0x7FFFFFFF if shared.kind == "f32" else 0x7FFF, f"${2 * vector}"
     lines = [
@@ -175,8 +175,8 @@ def flush(shared: Shared, packed: bool, back: bool = False) -> str:
     trash = [4 * shared.cells, 4 * (shared.stride + shared.cells)]
     return block(
         [
-            ".reg .b32 i, at, sign, cell, key, stop, t; .reg .b64 to, wide, sums; .reg .pred p, inside, any; .reg .b16 h;",
-            ".reg .b32 j<4>, word<4>, sum<4>, counted; mov.b32 counted, 0;",
+            ".reg .b32 i, at, sign, cell, key, stop, t; .reg .pred p, inside, any; .reg .b16 h;",
+            ".reg .b32 j<4>, word<4>, sum<4>, counted; .reg .b64 to, wide, sums; mov.b32 counted, 0;",
             # A warp looks at words side by side: most of them are zeros, and those of the others are neighbours.
             "mov.u32 t, %tid.x; shr.u32 i, t, 5; and.b32 t, t, 31;" + ("shl.b32 t, t, 2;" if fours else ""),
             f"mad.lo.u32 i, i, 128, t; rem.u32 t, $4, {words // 128}; mad.lo.u32 i, t, 128, i; mov.b32 stop, 0;",
@@ -252,7 +252,7 @@ def _flush_fours(shared: Shared) -> list[str]:
             ]
         lines += [
             f"@!inside bra ONE_BY_ONE; mov.u32 at, %laneid; and.b32 at, at, {(1 << len(masks)) - 1};",
-            f"setp.eq.u32 inside, at, 0; setp.ne.and.u32 any, t, 0, inside; setp.ne.and.u64 p, sums, 0, inside;",
+            "setp.eq.u32 inside, at, 0; setp.ne.and.u32 any, t, 0, inside; setp.ne.and.u64 p, sums, 0, inside;",
             f"shr.u32 key, key, {23 - bits}; mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, t;",
             f"@any red.global.add.u64 [to], wide; @p red.global.add.u64 [to + {table}], sums; bra EMPTY;",
             "ONE_BY_ONE:",
