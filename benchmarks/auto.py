@@ -26,7 +26,7 @@ from benchmarks.subjects import SUBJECTS, Subject, find_subject
 from benchmarks.tasks import Array, Sample, add_data_options, split
 from calibrant import QuantizationSettingFactory, calibrate, export_graph, load_onnx_graph
 from calibrant.api import quantize
-from calibrant.auto.judging import mean_sqnr, signal_and_noise, standard_error
+from calibrant.auto.judging import signal_and_noise, sqnr_of_powers, standard_error
 from calibrant.passes.activations import order_carrying
 from demo.measure import session
 
@@ -99,7 +99,7 @@ class Split:
     @property
     def db(self) -> dict[str, float]:
         """The SQNR of each method."""
-        return {method: float(mean_sqnr(powers.sum(axis=0))) for method, powers in self.powers.items()}
+        return {method: float(sqnr_of_powers(powers.sum(axis=0))) for method, powers in self.powers.items()}
 
 
 def best_single(db: Mapping[str, float]) -> str:

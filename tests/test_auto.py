@@ -12,7 +12,7 @@ from calibrant.analysis import Simulation, sqnr_db
 from calibrant.analysis.probabilities import logs_of
 from calibrant.api import calibrate, export_graph, quantize
 from calibrant.auto.choosing import choose
-from calibrant.auto.judging import SURE, best_of, mean_sqnr, signal_and_noise
+from calibrant.auto.judging import SURE, best_of, signal_and_noise, sqnr_of_powers
 from calibrant.core import (
     ObservationError,
     QuantizationStates,
@@ -281,7 +281,7 @@ def test_what_a_single_sample_decides_is_left_to_the_logarithms():
     steady = RNG.uniform(0.9, 1.1, 20) / 100
     tipped = steady * 0.9
     tipped[3] = 0.2
-    assert mean_sqnr(powers(*steady).sum(axis=0)) - mean_sqnr(powers(*tipped).sum(axis=0)) > 1
+    assert sqnr_of_powers(powers(*steady).sum(axis=0)) - sqnr_of_powers(powers(*tipped).sum(axis=0)) > 1
     worse, better = powers(*np.full(20, 0.02)), powers(*np.full(20, 0.01))
     assert best_of({"steady": (powers(*steady), worse), "tipped": (powers(*tipped), better)}) == "tipped"
     assert best_of({"steady": (powers(*steady), worse), "all": (powers(*steady * 1.1), better)}) == "steady"
@@ -346,9 +346,9 @@ def test_sqnr_of_several_outputs_is_the_mean():
     exact = [np.array([3.0, 4.0], np.float32), np.array([7], np.int64), np.zeros((0, 2), np.float32)]
     found = [np.array([3.0, 4.5], np.float32), np.array([8], np.int64), np.zeros((0, 2), np.float32)]
     assert signal_and_noise(exact, found) == [(25.0, 0.25), (0.0, 0.0)]
-    assert mean_sqnr(np.array([[25.0, 0.25], [1.0, 0.1]])) == pytest.approx(15)
-    assert mean_sqnr(np.array([[1.0, 0.0], [np.nan, 1.0]])) == pytest.approx(0)
-    assert mean_sqnr(np.zeros((0, 2))) == 0
+    assert sqnr_of_powers(np.array([[25.0, 0.25], [1.0, 0.1]])) == pytest.approx(15)
+    assert sqnr_of_powers(np.array([[1.0, 0.0], [np.nan, 1.0]])) == pytest.approx(0)
+    assert sqnr_of_powers(np.zeros((0, 2))) == 0
 
 
 def test_a_value_that_no_method_serves_is_told_of(tmp_path):

@@ -24,6 +24,7 @@ from calibrant.passes import ExactSimulationPass, PassiveParameterQuantizePass, 
 from calibrant.passes.activations import activation_configs
 from calibrant.passes.auto import AUTO
 from calibrant.passes.base import QuantizationPass
+from calibrant.passes.calibration import MOVES
 from calibrant.passes.optimization import OnLayer, OptimizationPass, StopsBetweenLayers
 from calibrant.passes.runtime import warn_of_few
 from calibrant.precision import Metric, OnSearch, Reached, Targets, reach
@@ -33,8 +34,6 @@ from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import METHODS, collect_table, empty_table
-
-MOVES = 0.1  # of a scale: less is no more than another choice of samples does
 
 LAST = (ExactSimulationPass, PassiveParameterQuantizePass)  # what depends on every scale and every weight
 
@@ -221,9 +220,8 @@ class _Road:
                     if self.executor is not None:
                         self.executor.load_graph(self.graph)  # as it is equalized
                 else:
-                    step.optimize(
-                        self.graph, self.samples, self.executor, collate_fn=self.collate_fn, on_step=self.on_step
-                    )
+                    options = {"collate_fn": self.collate_fn, "on_step": self.on_step, "threads": threads}
+                    step.optimize(self.graph, self.samples, self.executor, **options)
 
     def _optimize(self, step: OptimizationPass) -> None:
         if self.interrupted or not isinstance(self.samples, Kept):

@@ -11,6 +11,7 @@ from numba.core.errors import TypingError
 
 from calibrant.sketches.kernels import cpu, jit, reference
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
+from calibrant.sketches.kernels.spread import spread
 from calibrant.sketches.layout import Layout
 from tests.sketches.devices import DEVICES, interpreted, on_gpu, torch
 
@@ -335,6 +336,27 @@ def test_cells_are_joined_as_the_reference_does():
         for found, expected in zip(cpu.join(*cells), reference.join(*cells), strict=True):
             assert found.dtype == expected.dtype
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("mantissa_bits", [2, 8])
+def test_cells_are_spread_as_the_reference_does(mantissa_bits):
+    rng = np.random.default_rng(4)
+    lower = np.array([-2.0, -1e-40, 0.0, 1.0, -3e38, *rng.normal(0, 5, 200)])
+    upper = np.array([-1.0, 0.0, 0.0, 1.0, -2e38, *lower[5:] + rng.exponential(1, 200)])
+    mean = lower + rng.uniform(0, 1, len(lower)) * (upper - lower)
+    counts = np.array([0, 7, 2**40, 1, 3, *rng.integers(1, 1000, 200)])
+    factors = np.array([3.0, 7.0, 0.1, 2.0, 1e-6, *np.exp2(rng.uniform(-3, 3, 200))])
+    arguments = (lower, upper), mean, counts, factors, 32, mantissa_bits
+    for found, expected in zip(spread(*arguments), reference.spread(*arguments), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_cell_is_spread_over_finer_ones_and_its_mean_stays():
+    one = np.ones(1)
+    sizes, sums = reference.spread((one, 2 * one), 1.25 * one, np.array([800]), one, 4, 2)
+    assert np.flatnonzero(sizes).tolist() == [508, 509, 511]  # [1, 1.25), [1.25, 1.5) and [1.75, 2)
+    assert sizes[[508, 509, 511]].tolist() == [600, 100, 100]
+    assert sums[[508, 509, 511]].tolist() == [300 * 64 + 300 * 192, 100 * 192, 100 * 64]
 
 
 @pytest.mark.parametrize("kernels", [reference, cpu])

@@ -117,8 +117,7 @@ def found_of(
     for method in methods:
         try:
             task = Calibration.of(config, [name], method)
-            if task.needs_raw_values:
-                raise ObservationError(f"method '{method}' looks at raw values, which a table does not hold")
+            task.observer.refuse_without_raw_values()
             if method in moving:
                 task.solve(halves)
             else:

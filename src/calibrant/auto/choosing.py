@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from calibrant.analysis.probabilities import logs_of
-from calibrant.auto.judging import Powers, best_of, mean_sqnr, signal_and_noise
+from calibrant.auto.judging import Powers, best_of, signal_and_noise, sqnr_of_powers
 from calibrant.auto.trials import Choice, Trials
 from calibrant.core import TargetPlatform
 from calibrant.engines import Executor
@@ -95,6 +95,6 @@ def choose(
                     on_run(runs, len(different) * len(samples))
             powers[choice] = tuple(np.array(kind).reshape(len(samples), -1, 2) for kind in zip(*each, strict=True))
     name = best_of({name: powers[choice] for name, choice in choices.items()})
-    found = {name: float(mean_sqnr(powers[choice][0].sum(axis=0))) for name, choice in choices.items()}
+    found = {name: float(sqnr_of_powers(powers[choice][0].sum(axis=0))) for name, choice in choices.items()}
     log.info("auto: %s", ", ".join(f"{name} {db:.2f} dB" for name, db in found.items()))
     return name, choices[name], found

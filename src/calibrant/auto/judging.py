@@ -26,12 +26,12 @@ def best_of(models: Mapping[str, Powers]) -> str:
     ahead by luck with these samples. The logarithms are what the last Softmax is given: there nothing tips, and every
     sample tells something.
     """
-    sqnr = {name: mean_sqnr(plain.sum(axis=0)) for name, (plain, _) in models.items()}
+    sqnr = {name: sqnr_of_powers(plain.sum(axis=0)) for name, (plain, _) in models.items()}
     best = max(sqnr, key=lambda name: float(sqnr[name]))
     level = [
         name for name in models if sqnr[best] - sqnr[name] <= SURE * standard_error(models[best][0], models[name][0])
     ]
-    return max(level, key=lambda name: float(mean_sqnr(models[name][1].sum(axis=0))))
+    return max(level, key=lambda name: float(sqnr_of_powers(models[name][1].sum(axis=0))))
 
 
 def standard_error(one: F64, other: F64) -> float:
@@ -39,7 +39,7 @@ def standard_error(one: F64, other: F64) -> float:
 
     By the jackknife (Tukey, 1958): the SQNR, a ratio of sums, is computed anew without each sample.
     """
-    without = mean_sqnr(one.sum(axis=0) - one) - mean_sqnr(other.sum(axis=0) - other)
+    without = sqnr_of_powers(one.sum(axis=0) - one) - sqnr_of_powers(other.sum(axis=0) - other)
     return float(np.sqrt((len(one) - 1) * np.var(without)))
 
 
@@ -49,7 +49,7 @@ def signal_and_noise(reference: Outputs, found: Outputs) -> list[tuple[float, fl
     return [(float((r**2).sum()), float(((r - f) ** 2).sum())) for r, f in floats]
 
 
-def mean_sqnr(powers: F64) -> F64:
+def sqnr_of_powers(powers: F64) -> F64:
     """SQNR in dB, the mean over outputs. powers: (..., outputs, 2), signal and noise; the result: (...).
 
     Each output counts for -200 to 200 dB, which is exact for float32; NaN and Inf are -200. Without outputs: 0.

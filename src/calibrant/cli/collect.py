@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.text import Text
-
 from calibrant.api import calibrate, load_onnx_graph
 from calibrant.cli.choices import Choices
-from calibrant.cli.console import Console, Stages, shortened
+from calibrant.cli.console import Console, Stages
 from calibrant.cli.output import check_model, check_output, check_writable
 from calibrant.cli.reading import Reading, Running, naming_the_file
-from calibrant.cli.summary import LABEL, alike, samples_in_words
+from calibrant.cli.summary import alike, samples_in_words
 from calibrant.cli.words import calibrating, left_in_float, masked_rows, megabytes
 from calibrant.core import ModelError, SettingError, TargetPlatform
 from calibrant.data import Samples
@@ -171,16 +169,9 @@ class Collected:
 
 def show_collected(console: Console, done: Collected) -> None:
     """Print the summary on stdout, warnings included. Nothing if quiet."""
-    if console.quiet:
-        return
-    console.out.print(Text(f"{done.model.name}, statistics for {done.platform.name}", style="bold"))
-    for label, text in rows(done, verbose=console.live):
-        console.out.print(Text.assemble((f"  {label:<{LABEL}}", "dim"), text), soft_wrap=True)
-    for text in shortened([] if console.live else console.warnings):
-        console.out.print(Text.assemble((f"  {'warning':<{LABEL}}", "yellow"), text), soft_wrap=True)
     hint = f"calibrant quantize {done.model} --table {done.output} --output {done.model.stem}.int8.onnx"
-    for label, text in (("written to", str(done.output)), ("next", hint)):
-        console.out.print(Text.assemble((f"  {label:<{LABEL}}", "bold green"), text), soft_wrap=True)
+    title = f"{done.model.name}, statistics for {done.platform.name}"
+    console.summary(title, rows(done, verbose=console.live), [("written to", str(done.output)), ("next", hint)])
 
 
 def rows(done: Collected, verbose: bool = False) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,11 @@ from rich.text import Text
 LOGGERS = ("calibrant", "py.warnings")
 WIDE = 10_000  # columns
 COMPARING = "comparing methods"
+LABEL = 13  # columns of the labels of a summary
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
+
+
+Row = tuple[str, str]  # label and text
 
 
 class Console:
@@ -52,6 +56,20 @@ class Console:
             for line in shortened(self.warnings):
                 self.say(f"warning: {line}", "yellow")
         error_line(message, self.err)
+
+    def summary(self, title: str, rows: Iterable[Row], ends: Iterable[Row]) -> None:
+        """On stdout, unless quiet: a title, labels with their texts, the warnings so far, and what comes after."""
+        if self.quiet:
+            return
+        self.out.print(Text(title, style="bold"))
+        warnings = [("warning", text) for text in shortened([] if self.live else self.warnings)]
+        for style, some in (("dim", rows), ("yellow", warnings), ("bold green", ends)):
+            for label, text in some:
+                self.labelled(label, text, style)
+
+    def labelled(self, label: str, text: str, style: str = "dim", width: int = LABEL) -> None:
+        """A line of a summary. style: of the label."""
+        self.out.print(Text.assemble((f"  {label:<{width}}", style), text), soft_wrap=True)
 
     @contextmanager
     def logging(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ from calibrant.data.functions import load_module
 from calibrant.data.paths import count
 from calibrant.engines.session import usable_processors
 from calibrant.observers.registry import known
-from calibrant.quantization import MOVES
+from calibrant.passes.calibration import MOVES
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import METHODS
 
@@ -197,7 +197,7 @@ def show_value(console: Console, table: CalibrationTable, finding: Finding, grid
         ("scales", f"for {grid}"),
     ]
     for label, text in rows:
-        console.out.print(Text.assemble((f"  {label:<{LABEL}}", "dim"), text), soft_wrap=True)
+        console.labelled(label, text, width=LABEL)
     if finding.choices:
         console.out.print()
         chosen = list(finding.choices.items())

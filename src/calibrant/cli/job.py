@@ -83,8 +83,8 @@ class Job:
         if setting.quantize_activation and self.reading.data is None and source is None:
             raise SettingError("--data is missing: calibration needs samples (or a --table, or --weights-only)")
         metric = None if self.metric is None else load_function(self.metric, "of a model")
-        targeted = Targets.of(setting, metric, platform if self.measure_latency else None) is not None
-        measures = runs_again(setting) or targeted or self.analyse
+        Targets.of(setting, metric, platform if self.measure_latency else None)  # refused here what cannot be reached
+        measures = runs_again(setting) or setting.has_target or self.analyse
         if measures and self.reading.data is None:
             raise SettingError("--data is missing: what is done after calibration is measured on samples")
         with Stages(console) as stages:
@@ -161,8 +161,7 @@ class Job:
         """The table that stands in for samples. SettingError for options that contradict it."""
         if self.table is None:
             return None
-        targeted = {setting.target_sqnr, setting.max_drop, setting.most_in_float} != {None}
-        again = runs_again(setting) or targeted or self.analyse
+        again = runs_again(setting) or setting.has_target or self.analyse
         measuring = setting.quantize_activation_setting.calib_algorithm == AUTO or again
         if not (measuring and self.reading.data is not None):
             self.reading.refuse_beside(str(self.table))

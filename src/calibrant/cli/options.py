@@ -70,13 +70,14 @@ Mask = Annotated[
         "padded positions do not count in the statistics.",
     ),
 ]
+IMPORT_HELP = "Import this Python module first; it may register calibration methods of your own. Repeatable."
 Import = Annotated[
     list[str] | None,
     option(
         "--import",
         panel=METHOD,
         metavar="MODULE",
-        help="Import this Python module first; it may register calibration methods of your own. Repeatable.",
+        help=IMPORT_HELP,
     ),
 ]
 

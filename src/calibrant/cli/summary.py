@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.text import Text
-
 from calibrant.api import QuantizationSummary
 from calibrant.cli.command_line import compare_command
-from calibrant.cli.console import Console, shortened
+from calibrant.cli.console import Console
 from calibrant.cli.output import beside
 from calibrant.cli.reading import Reading
 from calibrant.cli.tables import TableFile
@@ -22,8 +20,6 @@ from calibrant.data.images import Images
 from calibrant.data.paths import count
 from calibrant.graph import Graph
 from calibrant.settings import QuantizationSetting
-
-LABEL = 13  # columns of the labels
 
 
 @dataclass(frozen=True)
@@ -46,18 +42,11 @@ class Finished:
 
 def show_summary(console: Console, done: Finished) -> None:
     """Print it on stdout; warnings and notes included. Nothing if quiet."""
-    if console.quiet:
-        return
-    console.out.print(Text(f"{done.model.name}, quantized for {done.summary.platform.name}", style="bold"))
-    for label, text in rows(done, verbose=console.live):
-        console.out.print(Text.assemble((f"  {label:<{LABEL}}", "dim"), text), soft_wrap=True)
-    warnings = shortened([] if console.live else console.warnings)
-    for text in warnings:
-        console.out.print(Text.assemble((f"  {'warning':<{LABEL}}", "yellow"), text), soft_wrap=True)
     files = [done.output, *(path for path in beside(done.output, done.summary.platform) if path.exists())]
     files += [done.report] if done.report is not None else []
-    for label, text in (("written to", ", ".join(map(str, files))), ("next", next_step(done))):
-        console.out.print(Text.assemble((f"  {label:<{LABEL}}", "bold green"), text), soft_wrap=True)
+    title = f"{done.model.name}, quantized for {done.summary.platform.name}"
+    ends = [("written to", ", ".join(map(str, files))), ("next", next_step(done))]
+    console.summary(title, rows(done, verbose=console.live), ends)
 
 
 def rows(done: Finished, verbose: bool = False) -> Iterator[tuple[str, str]]:

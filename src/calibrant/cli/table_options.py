@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from calibrant.cli import parse
-from calibrant.cli.options import ACTIVATIONS, DATA, OUTPUT, RUNNING, flag, option, whole
+from calibrant.cli.options import ACTIVATIONS, DATA, IMPORT_HELP, OUTPUT, RUNNING, flag, option, whole
 
 SHOWN, GRID, CLUSTER = "What is shown", "What it is solved for", "Cluster"
 SORT_KEYS = ("name", "elements", "range", "zeros", "nonfinite", "scale", "sqnr", "move")
@@ -118,6 +118,6 @@ ImportForMethod = Annotated[
         "--import",
         panel=GRID,
         metavar="MODULE",
-        help="Import this Python module first; it may register calibration methods of your own. Repeatable.",
+        help=IMPORT_HELP,
     ),
 ]

@@ -121,7 +121,12 @@ class Executor(ABC):
         dtypes = {spec.name: spec.dtype for spec in self.input_specs}
         for name in wanted:
             if name in dtypes and dtypes[name] not in OBSERVABLE:
-                raise ObservationError(f"value '{name}' is {dtypes[name]}: only floating values can be observed")
+                raise not_floating(name, dtypes[name])
+
+
+def not_floating(name: str, kind: object) -> ObservationError:
+    """The error for a value of that kind, which cannot be observed."""
+    return ObservationError(f"value '{name}' is {kind}: only floating values can be observed")
 
 
 def check_names(graph: Graph, names: Iterable[str]) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from calibrant.core import ObservationError, SettingError
-from calibrant.engines.executor import Executor, OnStep, RawCallback, check_names
+from calibrant.core import SettingError
+from calibrant.engines.executor import Executor, OnStep, RawCallback, check_names, not_floating
 from calibrant.engines.masking import Masking
 from calibrant.engines.pump import Pump
 from calibrant.engines.samples import Feed
@@ -131,7 +131,7 @@ class OnnxruntimeExecutor(Executor):
         maker = TapMaker(WorkingModel(self.graph, folder), self._runtime, names, blockable, folder)
         for name, kind in maker.output_types.items():
             if name in wanted and kind not in OBSERVABLE:
-                raise ObservationError(f"value '{name}' is {kind}: only floating values can be observed")
+                raise not_floating(name, kind)
         return maker
 
 

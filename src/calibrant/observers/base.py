@@ -99,6 +99,12 @@ class BaseTensorObserver:
             or cls.render_quantization_config is not BaseTensorObserver.render_quantization_config
         )
 
+    def refuse_without_raw_values(self, advice: str = "calibrate with samples instead") -> None:
+        """Raise ObservationError for an observer of the raw form, where there are sketches alone."""
+        if self.needs_raw_values():
+            method = self._quant_cfg.observer_algorithm
+            raise ObservationError(f"method '{method}' looks at raw values, which a table does not hold: {advice}")
+
     @classmethod
     def spec_for(cls, config: TensorQuantizationConfig, channel_axis: int | None = None) -> SketchSpec:
         """What to collect of a value that has this config.

@@ -20,6 +20,7 @@ from calibrant.passes.blocks import ends_of, in_blocks
 from calibrant.passes.fused import activation_ends
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.quantizers.choice import nodes_of
+from calibrant.settings import BiasCorrectSetting
 
 if TYPE_CHECKING:
     from calibrant.engines import Executor
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 F64 = NDArray[np.float64]
 Array = NDArray[Any]
 _BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
-STEPS = 64
 TRIM = 3.0  # root mean squares: errors beyond are left out of a trimmed mean
 
 
@@ -62,7 +62,10 @@ class BiasCorrectionPass(OptimizationPass):
     name: ClassVar[str] = "BiasCorrectionPass"
 
     def __init__(
-        self, interested_layers: Sequence[str] = (), steps: int = STEPS, block_size: int | None = None
+        self,
+        interested_layers: Sequence[str] = (),
+        steps: int = BiasCorrectSetting.steps,
+        block_size: int | None = None,
     ) -> None:
         if block_size is not None and block_size < 1:
             raise SettingError(f"bias_correct_setting.block_size must be at least 1, or None; got {block_size}")

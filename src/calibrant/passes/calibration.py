@@ -12,6 +12,8 @@ from calibrant.graph import ScaleGroup
 from calibrant.observers import BaseTensorObserver, build_observer
 from calibrant.sketches import Extremes, Halves, SketchSpec, TensorSketch
 
+MOVES = 0.1  # of a scale, between two halves of the samples: less is no more than another choice of samples does
+
 
 @dataclass
 class Calibration:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from calibrant.core import TensorQuantizationConfig
@@ -112,13 +113,22 @@ def odd_fraction(ratio: ArrayLike) -> F64:
     >>> float(odd_fraction(0.3334)) * 3
     1.0
     """
-    flat = np.asarray(ratio, np.float64).reshape(-1, 1)
-    denominator: F64 = np.arange(1.0, 2 / WEIGHT_TOLERANCE, 2)
-    fraction = np.maximum(np.rint(flat * denominator), 1) / denominator
-    near = np.abs(fraction - flat) <= WEIGHT_TOLERANCE * flat
-    found = np.take_along_axis(fraction, near.argmax(axis=1, keepdims=True), axis=1)
-    found = np.where(near.any(axis=1, keepdims=True), found, 1 / _odd(1 / flat))
-    return np.asarray(found.reshape(np.shape(ratio)))
+    flat = np.asarray(ratio, np.float64).reshape(-1)
+    found = _near_fraction(flat, WEIGHT_TOLERANCE)
+    return np.asarray(np.where(found > 0, found, 1 / _odd(1 / flat)).reshape(np.shape(ratio)))
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _near_fraction(ratios: F64, tolerance: float) -> F64:
+    """Of each ratio the fraction with the smallest odd denominator below 2 / tolerance that is so near; 0: none is."""
+    found = np.zeros_like(ratios)
+    for i, ratio in enumerate(ratios):
+        for denominator in range(1, int(2 / tolerance), 2):
+            fraction = max(np.rint(ratio * denominator), 1.0) / denominator
+            if abs(fraction - ratio) <= tolerance * ratio:
+                found[i] = fraction
+                break
+    return found
 
 
 def odd_multiples(scales: Sequence[float]) -> F64:

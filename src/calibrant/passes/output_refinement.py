@@ -21,6 +21,7 @@ from calibrant.passes.auto import candidates_for
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.passes.runtime import wanted_by
 from calibrant.quantizers.choice import nodes_of
+from calibrant.settings import OutputRefinementSetting
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 Config = Any
 F64 = NDArray[np.float64]
 Array = NDArray[Any]
-STEPS = 32
 FACTORS = (1.25, 1.1)  # of the ends of a range, from step to step
 WIDEST = 8  # bits beyond which rounding is so fine that there is nothing to choose
 
@@ -62,7 +62,7 @@ class OutputRefinementPass(OptimizationPass):
 
     name: ClassVar[str] = "OutputRefinementPass"
 
-    def __init__(self, interested_layers: Sequence[str] = (), steps: int = STEPS) -> None:
+    def __init__(self, interested_layers: Sequence[str] = (), steps: int = OutputRefinementSetting.steps) -> None:
         self.interested_layers = list(interested_layers)
         self.steps = steps
 

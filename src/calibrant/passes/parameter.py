@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from calibrant.core import (
     TensorQuantizationConfig,
     affine,
 )
+from calibrant.engines.session import usable_processors
 from calibrant.observers import build_observer
 from calibrant.passes.base import QuantizationPass, nodes_by_name, parameter_of
 from calibrant.passes.least_error import least_error, rows_of
@@ -53,12 +55,13 @@ class ParameterQuantizePass(QuantizationPass):
         self.method = method
         self.baking_parameter = baking_parameter
 
-    def optimize(self, graph: Graph, dataloader: Any = None, executor: Any = None, **_: Any) -> None:
-        solved: dict[int, Weight] = {}
-        for weight in waiting(graph):
-            if id(weight.config) not in solved:
-                solved[id(weight.config)] = weight.solved(self.method)
-        for weight in solved.values():
+    def optimize(
+        self, graph: Graph, dataloader: Any = None, executor: Any = None, threads: int | None = None, **_: Any
+    ) -> None:
+        weights = {id(weight.config): weight for weight in waiting(graph)}.values()
+        with ThreadPoolExecutor(threads or usable_processors(), thread_name_prefix="calibrant-weights") as pool:
+            solved = list(pool.map(lambda weight: weight.solved(self.method), weights))
+        for weight in solved:
             weight.config.scale, weight.config.offset = weight.scale, weight.offset
             weight.config.observer_algorithm = weight.method
             baked = QuantizationStates.BAKED if self.baking_parameter else QuantizationStates.ACTIVATED

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from calibrant.core import QuantizationStates, RoundingPolicy, quantize
+from calibrant.engines.session import usable_processors
 from calibrant.passes.base import QuantizationPass
 from calibrant.passes.linear import Linear, linear_layers
 
@@ -41,20 +44,28 @@ class BalancedRoundingPass(QuantizationPass):
 
     name = "BalancedRoundingPass"
 
-    def optimize(self, graph: Graph, dataloader: Any = None, executor: Any = None, **_: Any) -> None:
-        moved = total = 0
-        for layer in linear_layers(graph):
-            if layer.config.state is QuantizationStates.BAKED and layer.config.rounding not in ONE_WAY:
-                flips = balance(graph, layer)
-                moved, total = moved + flips, total + int(np.prod(layer.shape))
-        log.info("%s: %d of %d weights", self.name, moved, total)
+    def optimize(
+        self, graph: Graph, dataloader: Any = None, executor: Any = None, threads: int | None = None, **_: Any
+    ) -> None:
+        layers = [
+            layer
+            for layer in linear_layers(graph)
+            if layer.config.state is QuantizationStates.BAKED and layer.config.rounding not in ONE_WAY
+        ]
+        with ThreadPoolExecutor(threads or usable_processors(), thread_name_prefix="calibrant-rounding") as pool:
+            found = list(pool.map(partial(balance, graph), layers))
+        for layer, (weight, moves) in zip(layers, found, strict=True):
+            if moves:
+                graph.change_constant(layer.weight_name, weight)
+        total = sum(int(np.prod(layer.shape)) for layer in layers)
+        log.info("%s: %d of %d weights", self.name, sum(moves for _, moves in found), total)
 
 
 ONE_WAY = (RoundingPolicy.ROUND_UP,)
 
 
-def balance(graph: Graph, layer: Linear) -> int:
-    """Round the layer's weight so. Returns how many values are not the nearest ones."""
+def balance(graph: Graph, layer: Linear) -> tuple[NDArray[Any], int]:
+    """The layer's weight, rounded so, and how many of its values are not the nearest ones."""
     config, value = layer.config, graph.value(layer.weight_name)
     floats = np.asarray(value.const_value.numpy())  # type: ignore[union-attr]
     rows = layer.rows(floats).astype(np.float64)
@@ -62,16 +73,14 @@ def balance(graph: Graph, layer: Linear) -> int:
     shape = rows.shape[:2] if config.is_per_channel else (1, 1)
     scale = np.broadcast_to(np.asarray(config.scale, np.float64).reshape(shape), rows.shape[:2])
     errors = rows / scale[..., None] - integers
-    flips = balanced(
+    moves = balanced(
         errors.reshape(-1, rows.shape[-1]),
         integers.reshape(-1, rows.shape[-1]),
         layer.kernel,
         float(config.quant_min),
         float(config.quant_max),
     )
-    if flips:
-        graph.change_constant(layer.weight_name, layer.weight(integers * scale[..., None]))
-    return int(flips)
+    return layer.weight(integers * scale[..., None]), int(moves)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

@@ -59,7 +59,7 @@ class Targets:
         if timed_for not in (None, TargetPlatform.ONNXRUNTIME):
             name = timed_for.name
             raise SettingError(f"latency is measured in onnxruntime, which does not run a model made for {name}")
-        if {setting.target_sqnr, setting.max_drop, setting.most_in_float} != {None}:
+        if setting.has_target:
             return cls(setting.target_sqnr, setting.max_drop, metric, setting.most_in_float, timed_for is not None)
         if timed_for is not None:
             raise SettingError("latency is measured of the models on the way to a target: give one (--target-sqnr)")
@@ -75,7 +75,7 @@ class Score:
 
 
 def mean_sqnr(references: Sequence[Sequence[NDArray[Any]]], outputs: Sequence[Sequence[NDArray[Any]]]) -> float:
-    """SQNR in dB over all samples, the mean over the floating outputs, each counted for -200 to 200 dB."""
+    """SQNR in dB over all samples, the mean over the floating outputs, each counted for -200 to 200; without: 200."""
     found: dict[int, Difference] = {}
     for reference, made in zip(references, outputs, strict=True):
         for number, (one, other) in enumerate(zip(reference, made, strict=True)):

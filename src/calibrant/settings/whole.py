@@ -90,6 +90,11 @@ class QuantizationSetting(Setting):
                 check_override(pattern, changes)
         super().__setattr__(name, value)
 
+    @property
+    def has_target(self) -> bool:
+        """Whether operations are to be left in float: as many as a target takes, or for more dB."""
+        return any(asked is not None for asked in (self.target_sqnr, self.max_drop, self.most_in_float))
+
     def wants(self, optimization: str) -> bool:
         """Whether that optional pass, by the name of its field, is to run."""
         said: bool | None = getattr(self, optimization)

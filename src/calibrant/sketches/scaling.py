@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrant.core import ObservationError
-from calibrant.sketches.bins import LogBins
-from calibrant.sketches.cells import fold_cells
+from calibrant.sketches.bins import LogBins, split_index
 from calibrant.sketches.extremes import Extremes
 from calibrant.sketches.halves import Halves
 from calibrant.sketches.histogram import Histogram
+from calibrant.sketches.kernels.spread import spread
 from calibrant.sketches.sketch import TensorSketch
 
 F64 = NDArray[np.float64]
@@ -52,37 +52,22 @@ def divided_halves(halves: Halves, factors: F64, names: Mapping[str, str]) -> Ha
 
 
 def _moved(histogram: Histogram, extremes: Extremes, factors: F64) -> Histogram:
-    """The whole tensor's histogram of the divided values, `FINE` mantissa bits."""
+    """The whole tensor's histogram of the divided values, `FINE` mantissa bits.
+
+    Each cell is spread over PARTS values, none beyond the extremes of its channel.
+    """
     bins = LogBins(FINE)
     if not histogram.channels:
         return Histogram.empty(bins)
-    limit = float(np.finfo(np.float32).max)
-    x, counts = _spread(histogram, extremes)
-    seen = counts > 0
-    values, counts = np.clip(x / factors[histogram.channel], -limit, limit).astype(np.float32)[seen], counts[seen]
-    keys, sub = bins.keys(values), bins.sub(values)
-    cells = fold_cells([np.zeros_like(keys), keys], [counts, counts * sub])
-    return Histogram.from_cells(bins, 1, cells)
-
-
-def _spread(histogram: Histogram, extremes: Extremes) -> tuple[F64, NDArray[np.int64]]:
-    """Values (parts, cells) and how many of each there are: the values of each cell, PARTS of them.
-
-    Half of the parts lie evenly between the cell's end towards -inf and its mean, half between that and the other end;
-    so many of the values are on either side that the mean stays. No part lies beyond the extremes of its channel.
-    """
-    mean = middles(histogram)
     ends = [extremes.lo.astype(np.float64)[histogram.channel], extremes.hi.astype(np.float64)[histogram.channel]]
     lower, upper = np.clip([histogram.bins.lower(histogram.keys), histogram.bins.upper(histogram.keys)], *ends)
-    mean = np.clip(mean, lower, upper)
-    width = np.maximum(upper - lower, np.finfo(np.float64).tiny)
-    half = PARTS // 2
-    place = (np.arange(half) + 0.5)[:, None] / half
-    x = np.concatenate([lower + place * (mean - lower), mean + place * (upper - mean)])
-    below = np.repeat([(upper - mean) / width, (mean - lower) / width], half, axis=0) / half  # shares of the parts
-    whole = np.rint(np.cumsum(below, axis=0) * histogram.counts).astype(np.int64)
-    whole[-1] = histogram.counts
-    return x, np.diff(whole, axis=0, prepend=0)
+    mean = np.clip(middles(histogram), lower, upper)
+    sizes, sums = spread((lower, upper), mean, histogram.counts, factors[histogram.channel], PARTS, FINE)
+    found = np.flatnonzero(sizes)
+    keys = split_index(found, FINE)
+    order = keys.argsort()
+    cells = [np.zeros_like(keys), keys[order]], [sizes[found[order]], sums[found[order]]]
+    return Histogram.from_cells(bins, 1, cells)
 
 
 def middles(histogram: Histogram) -> F64:

@@ -18,7 +18,6 @@ from calibrant.core import (
     DataError,
     ExportError,
     IncompatibleSketches,
-    ObservationError,
     SettingError,
     TargetPlatform,
 )
@@ -66,11 +65,7 @@ def empty_table(graph: Graph, platform: TargetPlatform, methods: Sequence[str], 
     if refused and not tasks:
         raise refused[0]
     for task in tasks:
-        if task.needs_raw_values:
-            raise ObservationError(
-                f"method '{task.draft.observer_algorithm}' looks at raw values, which a table does not hold: leave it "
-                "out, and quantize with samples for it"
-            )
+        task.observer.refuse_without_raw_values("leave it out, and quantize with samples for it")
     settings = {
         "calibrant": __version__,
         "platform": platform.name,

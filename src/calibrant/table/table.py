@@ -30,7 +30,6 @@ from calibrant.table.packing import pack, spec_of, unpack
 
 _SYMMETRIC = QuantizationProperty.PER_TENSOR | QuantizationProperty.LINEAR | QuantizationProperty.SYMMETRICAL
 NO_MASK = "(none)"
-_RAW = "method '{method}' looks at raw values, which a table does not hold: calibrate with samples instead"
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,7 @@ class CalibrationTable:
             )
         tasks = plan(graph, method)
         for task in tasks:
-            if task.needs_raw_values:
-                raise ObservationError(_RAW.format(method=task.draft.observer_algorithm))
+            task.observer.refuse_without_raw_values()
         lacking = [root for task in tasks for root in task.roots if root not in self.sketches]
         if lacking:
             more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
@@ -233,8 +231,7 @@ class CalibrationTable:
 def solved(draft: TensorQuantizationConfig, name: str, sketch: TensorSketch) -> tuple[F32, F32]:
     """Scale and offset that the method of `draft` finds in the sketch. ObservationError where it finds none."""
     observer = build_observer(draft, watch_on=name)
-    if observer.needs_raw_values():
-        raise ObservationError(_RAW.format(method=draft.observer_algorithm))
+    observer.refuse_without_raw_values()
     observer.render_from(sketch)
     if draft.scale is None or draft.offset is None:
         raise ObservationError(f"method '{draft.observer_algorithm}' found no scale for '{name}'")

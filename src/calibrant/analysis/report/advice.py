@@ -9,10 +9,10 @@ import numpy as np
 
 from calibrant.analysis.report.in_use import reach_of
 from calibrant.analysis.report.model import ReportedOperation, ReportedValue, Step, Suspect
+from calibrant.passes.calibration import MOVES
 
 WORST = 10
 GAINS = 1.0  # dB that another method must promise to be worth a try
-MOVES = 0.1  # of a scale, between halves of the samples
 UNEVEN = 8.0  # times the range of the middle channel: one scale serves such channels badly
 MOST_TYPED = 200  # characters of a name
 ALIKE = 0.5  # dB between two operations

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrant.core.arithmetic import SMALLEST_SCALE
 from calibrant.observers import Distribution
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ FINEST, COARSEST = 8, 2  # mantissa bits of the cells
 LEAST_ATOM = 1e-5  # of all the values: lighter ones go into the cells
 LEVELS = 1024  # of the finest grid whose errors are told level by level
 BULK = 0.99  # of the values that are not zero; with a range below half of theirs, clipping is all of the error
-SMALLEST = float(np.finfo(np.float32).tiny)
 CODES = 65534  # of masses, in equal ratios from 1 to the number of values: 4e-4 apart for a trillion of them
 
 
@@ -124,9 +124,9 @@ def _nearest(distribution: Distribution) -> float:
     """
     size, zeros = distribution.size, distribution.zeros
     if size <= zeros:
-        return SMALLEST
+        return SMALLEST_SCALE
     bulk = distribution.quantile_of_magnitude((zeros + BULK * (size - zeros)) / size) / 2
-    return float(np.float32(max(bulk, distribution.quantile_of_magnitude(0.5)) / LEVELS / 2)) + SMALLEST
+    return float(np.float32(max(bulk, distribution.quantile_of_magnitude(0.5)) / LEVELS / 2)) + SMALLEST_SCALE
 
 
 def _atoms(side: Side, nearest: float, size: int) -> NDArray[np.bool_]:

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from calibrant.core import ObservationError
-from calibrant.engines.executor import RawCallback
+from calibrant.engines.executor import RawCallback, not_floating
 from calibrant.engines.statistics import named
 from calibrant.engines.torch.capture import Inputs
 from calibrant.engines.torch.interpreter import Interpreter
@@ -73,8 +72,7 @@ class Counting:
         def look(x: torch.Tensor) -> None:
             if is_wanted:
                 if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-                    kind = getattr(x, "dtype", type(x).__name__)
-                    raise ObservationError(f"value '{name}' is {kind}: only floating values can be observed")
+                    raise not_floating(name, getattr(x, "dtype", type(x).__name__))
                 self._waiting[name] = x
                 self._bytes += x.nbytes
                 if self._bytes >= enough or not x.is_cuda:

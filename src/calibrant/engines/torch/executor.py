@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from calibrant.core import ObservationError, SettingError, TensorQuantizationConfig
-from calibrant.engines.executor import Collect, Executor, OnStep, RawCallback, check_names
+from calibrant.core import SettingError, TensorQuantizationConfig
+from calibrant.engines.executor import Collect, Executor, OnStep, RawCallback, check_names, not_floating
 from calibrant.engines.masking import Masking
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import usable_processors
@@ -141,7 +141,7 @@ class TorchExecutor(Executor):
         for name in wanted:
             kind = self.graph.dtype_of(name)
             if kind is not None and not kind.is_floating_point():
-                raise ObservationError(f"value '{name}' is {kind.name}: only floating values can be observed")
+                raise not_floating(name, kind.name)
         session = self._opened()
         session.tell_again()
         mask = self.graph.mask

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calibrant.sketches.bins import split_index
 from calibrant.sketches.cells import I32, I64, join_cells
 
+F64 = NDArray[np.float64]
 U64 = NDArray[np.uint64]
 ZEROS, NAN, POS_INF, NEG_INF = range(4)  # the places in `totals`
 HIGHEST, LOWEST = 0x7F7FFFFF, -0x7F800000  # ordered bits of the largest and the smallest finite float32
@@ -124,6 +125,30 @@ def top_two(bits: I32) -> tuple[I32, I32, NDArray[np.bool_]]:
     finite = (keys[:, 0] >= LOWEST) & (keys[:, -1] <= HIGHEST)
     second = keys[:, -2] if bits.shape[1] > 1 else keys[:, -1]
     return keys[:, -1].reshape(-1), second.reshape(-1), finite.reshape(-1)
+
+
+def spread(
+    ends: tuple[F64, F64], mean: F64, counts: I64, factors: F64, parts: int, mantissa_bits: int
+) -> tuple[I64, I64]:
+    """A table's counts and sums of positions, both (cells,), of cells that are spread and divided by their factors.
+
+    Each cell's values become `parts` of them, an even number: half lie evenly between its end towards -inf and its
+    mean, half between that and the other end; so many are on either side that the mean stays.
+    """
+    (lower, upper), half = ends, parts // 2
+    width = np.maximum(upper - lower, np.finfo(np.float64).tiny)
+    place = (np.arange(half) + 0.5)[:, None] / half
+    x = np.concatenate([lower + place * (mean - lower), mean + place * (upper - mean)])
+    shares = np.repeat([(upper - mean) / width, (mean - lower) / width], half, axis=0) / half
+    whole = np.rint(np.cumsum(shares, axis=0) * counts).astype(np.int64)
+    whole[-1] = counts
+    here = np.diff(whole, axis=0, prepend=0).reshape(-1)
+    limit = np.finfo(np.float32).max
+    bits = (np.clip(x / factors, -limit, limit).astype(np.float32) + np.float32(0)).view(np.int32).reshape(-1)
+    sizes, sums = np.zeros((2, 1 << (9 + mantissa_bits)), np.int64)
+    np.add.at(sizes, _index(bits, mantissa_bits), here)
+    np.add.at(sums, _index(bits, mantissa_bits), here * ((bits >> (15 - mantissa_bits)) & 255))
+    return sizes, sums
 
 
 def _index(bits: I32, mantissa_bits: int) -> I64:
