@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # From word `misc` on: counters; and for each warp a word at each of the last four, of which TOP and BOTTOM are float32
-# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; BELOW: how far the least one that is not
-# 0 is below infinity; PAIRS: in the sample, lanes of a warp that hit one cell; COUNTED and MOST: what `check` found;
-# FOUND: what `end` found.
+# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; BELOW, of float16: how far the least
+# one that is not 0 is below infinity; PAIRS: in the sample, lanes of a warp that hit one cell; COUNTED and MOST: what
+# `check` found; FOUND: what `end` found.
 NAN, POS_INF, NEG_INF, ZEROS, OUTSIDE, LARGEST, BELOW, PAIRS, COUNTED, MOST, FOUND = *range(10), 32
 TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 64, 96, 128, 160, 256
 PACKED_COUNT = 20  # bits below it
@@ -106,14 +106,15 @@ def look(shared: Shared, vector: int) -> tuple[str, str]:
     for k in range(vector):
         lines += [
             f"and.b32 a, ${vector + k}, {magnitude}; setp.lt.u32 p, a, {infinite}; @p max.u32 largest, largest, a;",
-            f"setp.ne.and.u32 p, a, 0, p; sub.u32 a, {infinite}, a; @p max.u32 below, below, a;",
         ]
+        if shared.kind == "f16":
+            lines.append(f"setp.ne.and.u32 p, a, 0, p; sub.u32 a, {infinite}, a; @p max.u32 below, below, a;")
     lines += [
         "setp.eq.u32 p, lanes, 0;",
         *(
             f"redux.sync.max.u32 {name}, {name}, 0xffffffff; "
             f"@p red.shared.max.u32 [{own} + {4 * (shared.misc + word)}], {name};"
-            for name, word in (("largest", LARGEST), ("below", BELOW))
+            for name, word in (("largest", LARGEST), ("below", BELOW))[: 2 if shared.kind == "f16" else 1]
         ),
     ]
     lines += [
@@ -287,7 +288,7 @@ def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str
         ]
     return [
         *lines,
-        f"setp.ne.and.u32 any, {word}, 0, inside; setp.ne.and.u32 p, {sums}, 0, any;",
+        f"setp.ne.and.u32 any, {word}, 0, inside; setp.ne.and.u32 p, {sums}, 0, inside;",
         f"mad.wide.u32 to, key, 8, $2; {wide} wide, {word}; @any red.global.add.u64 [to], wide;",
         f"{wide} wide, {sums};" if shared.kind == "f32" else f"mul.wide.u32 wide, {sums}, {word};",
         f"@p red.global.add.u64 [to + {positions}], wide;",
