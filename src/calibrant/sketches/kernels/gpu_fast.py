@@ -108,7 +108,7 @@ def _count(group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.constexpr
         K.look, K.look_constraints, [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=V
     )
     barrier()
-    low = _window(word(address, _LARGEST, K), word(address, _BELOW, K), K)
+    low = _window(address, PLANES, K)
 
     table = (own + heads * _FIELDS).to(gl.int64)
     into = each, address, table, low
@@ -311,14 +311,17 @@ def _asm(x_bits, address, table, low, ASM: gl.constexpr, K: gl.constexpr):
 
 
 @gluon.jit
-def _window(largest, below, K: gl.constexpr):
+def _window(address, PLANES: gl.constexpr, K: gl.constexpr):
     """The lowest bits of a window: the usual ones, unless the largest of a sample is elsewhere or low in it. Of
-    float16, whose window has not room for all octaves, as many above the largest as there are below the least."""
+    float16 it has not room for all octaves, and where each program has a channel, those that it suits least are waited
+    for: there as many are above the sample as below it."""
     one_octave: gl.constexpr = 23 if K.kind == 0 else 7 if K.kind == 1 else 10
-    highest = largest >> one_octave
+    highest = word(address, _LARGEST, K) >> one_octave
     if K.kind == _FLOAT16:
-        lowest = (0x7C00 - below) >> one_octave
-        low = gl.minimum(highest + 3 - K.octaves, gl.maximum(highest + lowest + 1 - K.octaves, 0) // 2)
+        low = highest + 3 - K.octaves
+        if PLANES:
+            lowest = (0x7C00 - word(address, _BELOW, K)) >> one_octave
+            low = gl.minimum(low, gl.maximum(highest + lowest + 1 - K.octaves, 0) // 2)
         return gl.maximum(gl.minimum(gl.maximum(low, 0), 31 - K.octaves) << 10, K.least)
     usual: gl.constexpr = 127 + 16 - K.octaves
     moved = gl.minimum(gl.maximum(highest + 9 - K.octaves, 1), 255 - K.octaves)
