@@ -27,7 +27,8 @@ from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, wor
 _FLOAT16 = gl.constexpr(portable.FLOAT16)
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
 _SIZE, _NAN = gl.constexpr(portable.SIZE - portable.ENDS), gl.constexpr(portable.NAN - portable.ENDS)
-_MISC_WORDS, _LARGEST, _PAIRS = gl.constexpr(ptx.MISC_WORDS), gl.constexpr(ptx.LARGEST), gl.constexpr(ptx.PAIRS)
+_MISC_WORDS, _PAIRS = gl.constexpr(ptx.MISC_WORDS), gl.constexpr(ptx.PAIRS)
+_LARGEST, _BELOW = gl.constexpr(ptx.LARGEST), gl.constexpr(ptx.BELOW)
 _COUNTED, _OUTSIDE, _MOST = gl.constexpr(ptx.COUNTED), gl.constexpr(ptx.OUTSIDE), gl.constexpr(ptx.MOST)
 _FIRST_STRETCH = gl.constexpr(20)  # tiles that are counted in packed words before it is known how they fill up
 _ROOM = gl.constexpr(3700)  # how full they may become: of 4095, for what comes may differ from what was seen
@@ -107,7 +108,7 @@ def _count(group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.constexpr
         K.look, K.look_constraints, [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=V
     )
     barrier()
-    low = _window(word(address, _LARGEST, K), K)
+    low = _window(address, PLANES, K)
 
     table = (own + heads * _FIELDS).to(gl.int64)
     into = each, address, table, low
@@ -310,12 +311,18 @@ def _asm(x_bits, address, table, low, ASM: gl.constexpr, K: gl.constexpr):
 
 
 @gluon.jit
-def _window(largest, K: gl.constexpr):
-    """The lowest bits of a window: the usual ones, unless the largest of a sample is elsewhere or low in it."""
+def _window(address, PLANES: gl.constexpr, K: gl.constexpr):
+    """The lowest bits of a window: the usual ones, unless the largest of a sample is elsewhere or low in it. Of
+    float16 it has not room for all octaves, and where each program has a channel, those that it suits least are waited
+    for: there as many are above the sample as below it."""
     one_octave: gl.constexpr = 23 if K.kind == 0 else 7 if K.kind == 1 else 10
-    highest = largest >> one_octave
+    highest = word(address, _LARGEST, K) >> one_octave
     if K.kind == _FLOAT16:
-        return gl.maximum(gl.minimum(gl.maximum(highest + 3 - K.octaves, 0), 31 - K.octaves) << 10, 4)
+        low = highest + 3 - K.octaves
+        if PLANES:
+            lowest = (0x7C00 - word(address, _BELOW, K)) >> one_octave
+            low = gl.minimum(low, gl.maximum(highest + lowest + 1 - K.octaves, 0) // 2)
+        return gl.maximum(gl.minimum(gl.maximum(low, 0), 31 - K.octaves) << 10, K.least)
     usual: gl.constexpr = 127 + 16 - K.octaves
     moved = gl.minimum(gl.maximum(highest + 9 - K.octaves, 1), 255 - K.octaves)
     elsewhere = (highest > 0) & ((highest < usual + K.octaves // 2) | (highest >= usual + K.octaves))
@@ -337,6 +344,7 @@ class Kernel:
     table: int
     may_pack: bool
     most_pairs: int
+    least: int
     begin: str
     empty: str
     empty_sums: str
@@ -387,6 +395,7 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
             2 << (9 + bits),
             kind == portable.FLOAT32,
             int(looking * 31 * (min(0.024 * 2 ** (8 - bits), 0.08) if kind == portable.FLOAT32 else 0.5)),
+            ptx.least(bits),
             ptx.begin(shared),
             ptx.empty(shared, counts=True),
             ptx.empty(shared, counts=False),

@@ -2,7 +2,8 @@
 
 A program counts some channels that lie side by side, at least a sector of the cache, each in a window of its own of
 its multiprocessor's shared memory: see `gpu_last_layout`. Where the windows lie follows from a few rows; a badly placed
-one costs time, never a count. All else is as in `gpu_fast`.
+one costs time, never a count. So does a word that overflows: how many tiles fit is foreseen from those that were
+counted, and where that was wrong, which `check` sees, their words are counted again. All else is as in `gpu_fast`.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
@@ -31,7 +32,10 @@ REDUCTIONS = 64  # bytes for each channel that Triton needs for them
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
 _SIZE, _ZEROS, _NAN = (gl.constexpr(getattr(portable, name)) for name in ("SIZE", "ZEROS", "NAN"))
 _VECTOR, _ROW = gl.constexpr(gpu_last_layout.VECTOR), gl.constexpr(gpu_last_layout.MISC_ROW)
-_LOWS, _NOT_FINITE, _FOUND = (gl.constexpr(getattr(gpu_last_layout, n)) for n in ("LOWS", "NOT_FINITE", "FOUND"))
+_LOWS, _NOT_FINITE, _FOUND, _COUNTED = (
+    gl.constexpr(getattr(gpu_last_layout, name)) for name in ("LOWS", "NOT_FINITE", "FOUND", "COUNTED")
+)
+_MOST_TILES = gl.constexpr(32 * gpu_last_layout.SKIPPED_WORDS)  # that words may hold
 
 
 @gluon.jit(do_not_specialize=["rows", "parts"])
@@ -48,6 +52,7 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
     fetch_first: gl.constexpr = K.fetch_first
     begin: gl.constexpr = K.begin
     check: gl.constexpr = K.check
+    start_anew: gl.constexpr = K.start_anew
     flush: gl.constexpr = K.flush
     place: gl.constexpr = K.place
     park: gl.constexpr = K.park
@@ -81,8 +86,11 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
 
     gl.inline_asm_elementwise(place, "=r,r,l,r", [each, table, pitch], gl.int32, is_pure=False, pack=1)
     barrier()
+    # Words have room for so many tiles for sure; for more if those to come are like those held, which `check` tells
+    # afterwards. Whoever was wrong once does not guess again.
     ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
-    room = tile * 0 + ROOM
+    sure, room, held_from, seen = tile * 0 + ROOM, tile * 0 + ROOM, tile, tile * 0
+    wrong = tile < 0 if ALIGNED else tile >= 0
     while tile < full:
         stop = gl.minimum(tile + room * parts, full)
         for t in range(tile, stop, parts):
@@ -91,25 +99,70 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
             else:
                 _asm(_load(where, row, t * K.rows, False, K), count_asm, K)
         tile += (stop - tile + parts - 1) // parts * parts
-        if tile < full:
+        if (tile < full) | (room > sure):
             barrier()
             once(check, each)
             barrier()
-            room = (K.limit - K.rows + 1 - word(address, 0, K)) // K.rows
-            if room < (ROOM + 3) // 4:
+            most, counted = word(address, 0, K), word(address, _COUNTED, K)
+            held = (tile - held_from) // parts
+            if (room > sure) & (counted - seen != (tile - part) // parts * (K.rows * K.channels)):
+                _count_again(where, first, each, table, pitch, part, parts, held_from, tile, K)
+                most, held, held_from, wrong = most * 0, held * 0, tile, tile >= 0
+            seen = counted
+            sure, room, room_anew = _room_for(held, most, wrong, K)
+            if ((tile < full) & (room < (ROOM + 3) // 4)) | (most > K.limit - K.rows):
                 barrier()
                 _flush(flush, each, table, pitch, part)
+                once(start_anew, each)
                 barrier()
-                room = room * 0 + ROOM
+                sure, room, held_from = sure * 0 + ROOM, room_anew, tile
     padding = rows * 0
     if (full * K.rows < rows) & (full % parts == part):
         _asm(_load(where, row, full * K.rows, True, K), count_asm, K)
         padding = (full + 1) * K.rows - rows
+    known = _heads(own, part, heads, channels - first, K)
     barrier()
     _flush(flush, each, table, pitch, part)
     once(park, each)
     barrier()
-    _keep(address, own, part, heads, rows, channels - first, padding, K)
+    _keep(address, known, gl.where(part == 0, rows, 0), padding, K)
+
+
+@gluon.jit
+def _room_for(held, most, wrong, K: gl.constexpr):
+    """How many tiles words have room for that hold some, of which a word has `most` elements: for sure; if those to
+    come are alike, unless that was wrong; and once the words are empty."""
+    ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
+    alike = held * (K.limit // 10 * 9) // (most + 1)
+    sure = (K.limit - K.rows + 1 - most) // K.rows
+    room = gl.where(wrong, sure, gl.minimum(gl.maximum(alike - held, sure), _MOST_TILES - held))
+    return sure, room, gl.where(wrong, ROOM, gl.minimum(gl.maximum(alike, ROOM), _MOST_TILES))
+
+
+@gluon.jit
+def _count_again(where, first, each, table, pitch, part, parts, tile, stop, K: gl.constexpr):
+    """Add the elements of tiles to words that have room for them: those before did not."""
+    ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
+    ACROSS: gl.constexpr = K.channels // _VECTOR
+    # The rows of a warp are those that the tensor memory accelerator brings it.
+    layout: gl.constexpr = gl.BlockedLayout(
+        [K.rows * ACROSS // (32 * K.warps), _VECTOR], [32 // ACROSS, ACROSS], [K.warps, 1], [1, 0]
+    )
+    again: gl.constexpr = K.again
+    forget: gl.constexpr = K.forget
+    flush: gl.constexpr = K.flush
+    x, rows, channels, _, _ = where
+    column = gl.arange(0, K.channels, layout=gl.SliceLayout(0, layout))
+    row = gl.arange(0, K.rows, layout=gl.SliceLayout(1, layout))
+    there = x, rows, channels, column, (first + column) < channels
+    gl.inline_asm_elementwise(forget, "=r,r,r", [each, (tile - part) // parts], gl.int32, is_pure=False, pack=1)
+    barrier()
+    for start in range(tile, stop, ROOM * parts):
+        for t in range(start, gl.minimum(start + ROOM * parts, stop), parts):
+            _asm(_load(there, row, t * K.rows, False, K), again, K)
+        barrier()
+        _flush(flush, each, table, pitch, part)
+        barrier()
 
 
 @gluon.jit
@@ -152,27 +205,40 @@ def _flush(ASM: gl.constexpr, each, table, pitch, part):
 
 
 @gluon.jit
-def _keep(address, own, part, heads, rows, known, padding, K: gl.constexpr):
-    """Bring together what the warps found, and add it to the program's heads."""
-    low, n_low = _of_all(address, 1, True, K)
-    high, n_high = _of_all(address, 0, False, K)
-    zeros = gl.sum(_found(address, 4, K), 0).to(gl.int64)
-    column = gl.arange(0, K.channels, layout=low.type.layout)
+def _heads(own, part, heads, known, K: gl.constexpr):
+    """Where the program's head of each channel is, which are there, and what is in them."""
+    layout: gl.constexpr = gl.BlockedLayout([K.warps, 1], [1, 32], [1, K.warps], [1, 0])
+    column = gl.arange(0, K.channels, layout=gl.SliceLayout(0, layout))
     head = own + column.to(gl.int64) * (heads * _FIELDS + K.table) + part * _FIELDS
     there = column < known
-    _further(head, -low.to(gl.int64), n_low, there)
-    _further(head + 1, high.to(gl.int64), n_high, there)
-    _more(head + _ZEROS, zeros, there)
-    _more(head + _SIZE, gl.where(part == 0, rows, 0).to(gl.int64) + column * 0, there)
+    low, n_low = gl.load(head, mask=there, other=0), gl.load(head + _ENDS, mask=there, other=0)
+    high, n_high = gl.load(head + 1, mask=there, other=0), gl.load(head + 1 + _ENDS, mask=there, other=0)
+    zeros, size = gl.load(head + _ZEROS, mask=there, other=0), gl.load(head + _SIZE, mask=there, other=0)
+    nan, pos_inf = gl.load(head + _NAN, mask=there, other=0), gl.load(head + _NAN + 1, mask=there, other=0)
+    neg_inf = gl.load(head + _NAN + 2, mask=there, other=0)
+    return head, there, ((low, n_low), (high, n_high)), (zeros, size), (nan, pos_inf, neg_inf)
+
+
+@gluon.jit
+def _keep(address, known, rows, padding, K: gl.constexpr):
+    """Bring together what the warps found, and add it to the program's heads, known from `_heads`."""
+    head, there, ends, others, not_finite = known
+    low, n_low = _of_all(address, 1, True, K)
+    high, n_high = _of_all(address, 0, False, K)
+    _further(head, -low.to(gl.int64), n_low, ends[0], there)
+    _further(head + 1, high.to(gl.int64), n_high, ends[1], there)
+    gl.store(head + _ZEROS, others[0] + gl.sum(_found(address, 4, K), 0).to(gl.int64), mask=there)
+    gl.store(head + _SIZE, others[1] + rows, mask=there)
+    column = gl.arange(0, K.channels, layout=head.type.layout)
     for kind in gl.static_range(3):
         counts = word(address + (kind * K.channels + column) * 4, _NOT_FINITE, K).to(gl.int64)
-        _more(head + _NAN + kind, counts - (padding if kind == 0 else 0), there)
+        gl.store(head + _NAN + kind, not_finite[kind] + counts - (padding if kind == 0 else 0), mask=there)
 
 
 @gluon.jit
 def _found(address, FIELD: gl.constexpr, K: gl.constexpr):
-    """What `park` left of a field (warps, channels)."""
-    layout: gl.constexpr = gl.BlockedLayout([1, 1], [1, 32], [K.warps, 1], [1, 0])
+    """What `park` left of a field (warps, channels): all warps of a channel in one thread."""
+    layout: gl.constexpr = gl.BlockedLayout([K.warps, 1], [1, 32], [1, K.warps], [1, 0])
     warp = gl.arange(0, K.warps, layout=gl.SliceLayout(1, layout))
     column = gl.arange(0, K.channels, layout=gl.SliceLayout(0, layout))
     place = (FIELD * K.warps + warp)[:, None] * K.channels + column[None, :]
@@ -188,17 +254,11 @@ def _of_all(address, FIELD: gl.constexpr, LEAST: gl.constexpr, K: gl.constexpr):
 
 
 @gluon.jit
-def _further(head, end, hits, there):
-    old, old_hits = gl.load(head, mask=there, other=0), gl.load(head + _ENDS, mask=there, other=0)
-    furthest = gl.maximum(old, end)
-    hits = gl.where(end == furthest, hits, 0) + gl.where(old == furthest, old_hits, 0)
+def _further(head, end, hits, known, there):
+    furthest = gl.maximum(known[0], end)
+    hits = gl.where(end == furthest, hits, 0) + gl.where(known[0] == furthest, known[1], 0)
     gl.store(head, furthest, mask=there)
     gl.store(head + _ENDS, hits, mask=there)
-
-
-@gluon.jit
-def _more(place, number, there):
-    gl.store(place, gl.load(place, mask=there, other=0) + number, mask=there)
 
 
 @dataclass(frozen=True)
@@ -222,7 +282,10 @@ class Kernel:
     count_next: str
     asm: str
     constraints: str
+    again: str
     check: str
+    forget: str
+    start_anew: str
     flush: str
     park: str
 
@@ -266,7 +329,10 @@ def kernel(kind: int, bits: int, shared_bytes: int) -> Any:
             gpu_last_count.count_next(shared),
             asm,
             constraints,
+            gpu_last_count.again(shared)[0],
             ptx.check(shared),
+            ptx.forget(shared),
+            ptx.start_anew(shared),
             ptx.flush(shared),
             ptx.park(shared),
         )

@@ -6,17 +6,18 @@ steps, each for fewer: zeros; values outside; what is not finite.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from calibrant.sketches.kernels.gpu_last_layout import (
     EVERY,
     NEAR_ZERO,
-    NOT_FINITE,
     ONES,
-    PITCH,
-    TABLE,
+    SKIPPED,
+    SKIPPED_WORDS,
     VECTOR,
     Shared,
 )
-from calibrant.sketches.kernels.gpu_last_ptx import fetch
+from calibrant.sketches.kernels.gpu_last_ptx import elsewhere, fetch, settle, widened
 from calibrant.sketches.kernels.gpu_ptx import block
 
 _AND_OR, _XOR_OR = "0xEA", "0xBE"  # of lop3: a & b | c, (a ^ b) | c
@@ -30,9 +31,36 @@ def count(shared: Shared) -> tuple[str, str]:
     return "\n".join(["{", *lines, "}"]), ",".join(["=r"] * words + ["r"] * words)
 
 
+def again(shared: Shared) -> tuple[str, str]:
+    """Add to their words the elements of a tile all else of which is counted already: the assembly and its
+    constraints."""
+    words, narrow = shared.registers, shared.kind != "f32"
+    inputs = [f"${words + k}" for k in range(words)]
+    lines = [
+        ".reg .b32 x, a, u, s, t, q, far; .reg .pred p, any; .reg .b16 h, g;",
+        *_bit(shared, "nth"),
+        "ld.shared.b32 s, [q]; and.b32 s, s, t; setp.ne.u32 p, s, 0; add.u32 nth, nth, 1; @p bra SKIPPED;",
+        *(_sixteen_bits(shared, inputs) if narrow else _float32(shared, inputs)),
+        "SKIPPED:",
+        *(f"mov.b32 ${k}, 0;" for k in range(words)),
+    ]
+    return "\n".join(["{", *lines, "}"]), ",".join(["=r"] * words + ["r"] * words)
+
+
+def _bit(shared: Shared, nth: str) -> list[str]:
+    """Where the warp has a bit for its nth tile: q, and that bit: t."""
+    return [
+        f"mov.u32 q, %tid.x; shr.u32 q, q, 5; shr.u32 t, {nth}, 5; and.b32 t, t, {SKIPPED_WORDS - 1};",
+        f"mad.lo.u32 t, q, {SKIPPED_WORDS}, t; mov.u32 q, global_smem; mad.lo.u32 q, t, 4, q;",
+        f"add.u32 q, q, {4 * (shared.misc + SKIPPED)}; and.b32 s, {nth}, 31; mov.b32 t, 1; shl.b32 t, t, s;",
+    ]
+
+
 def count_next(shared: Shared) -> str:
-    """For each thread: the same for its elements of the next slot, which then is for another tile."""
-    words, each = shared.registers, VECTOR * shared.registers // shared.elements
+    """For each thread: the same for its elements of the next slot, which then is for another tile.
+
+    A slot is given away in either branch after the first vote: once it is known how that ends, all has been read."""
+    words, each = shared.registers, shared.row
     lines = [
         f".reg .b32 in<{words}>, at, mine, bar, odd; .reg .pred there;",
         f"and.b32 at, taken, {shared.slots - 1}; mad.lo.u32 bar, at, 8, bars; mad.lo.u32 at, at, {shared.slot}, ring;",
@@ -40,31 +68,31 @@ def count_next(shared: Shared) -> str:
         f"mov.u32 mine, %laneid; mad.lo.u32 mine, mine, {4 * each}, at;",
         "WAIT: mbarrier.try_wait.parity.shared.b64 there, [bar], odd; @!there bra WAIT;",
         *(
-            f"ld.shared.v{each}.b32 {{{', '.join(f'in{k + j}' for j in range(each))}}}, [mine + {128 * k}];"
+            f"ld.volatile.shared.v{each}.b32 {{{', '.join(f'in{k + j}' for j in range(each))}}}, [mine + {128 * k}];"
             for k in range(0, words, each)
         ),
-        f"bar.warp.sync {EVERY};",
-        *fetch(shared, "bar", "at"),
-        *_count(shared, [f"in{k}" for k in range(words)]),
+        *_count(shared, [f"in{k}" for k in range(words)], fetch(shared, "bar", "at")),
     ]
     return block(lines)
 
 
-def _count(shared: Shared, inputs: list[str]) -> list[str]:
+def _count(shared: Shared, inputs: list[str], then: Sequence[str] = ()) -> list[str]:
+    """then: what is done as soon as all inputs are in registers."""
     narrow = shared.kind != "f32"
     # Of 16 bits an element is widened to `x` wherever it is looked at: registers are few.
     values = [("", x) for x in inputs]
     if narrow:
-        values = [(_widened(shared.kind, word, upper), "x") for word in inputs for upper in (False, True)]
+        values = [(widened(shared.kind, word, upper), "x") for word in inputs for upper in (False, True)]
     lines = [
         f".reg .b32 x, mx<{VECTOR}>, mn<{VECTOR}>, a, u, s, t, q, far, both; .reg .b64 to, wide;",
         ".reg .pred p, r, any, further; .reg .b16 h, g;",
+        *_repeated(shared, inputs, then),
         *(_sixteen_bits(shared, inputs) if narrow else _float32(shared, inputs)),
         *(_furthest16(shared.kind, inputs) if narrow else _furthest32(inputs)),
         f"or.pred p, any, further; vote.sync.any.pred p, p, {EVERY}; @!p bra COUNTED;",
         *(_widened_ends(shared.kind) if narrow else []),
         f"vote.sync.any.pred any, any, {EVERY}; @!any bra INSIDE;",
-        *(_zeros16(shared, inputs) if narrow else _zeros32(shared, inputs)),
+        *(_zeros16(shared, inputs) if narrow else _zeros32(inputs)),
         f"vote.sync.any.pred any, any, {EVERY}; @!any bra INSIDE;",
         *_outside(shared, inputs, values),
         f"vote.sync.any.pred any, any, {EVERY}; @!any bra INSIDE;",
@@ -77,57 +105,73 @@ def _count(shared: Shared, inputs: list[str]) -> list[str]:
     return [*lines, "INSIDE:", *_extremes(shared, values), "COUNTED:"]
 
 
+def _repeated(shared: Shared, inputs: list[str], then: Sequence[str]) -> list[str]:
+    """Go to COUNTED if each channel of the warp has one value, which is what it had when that was last so: that is
+    counted in a register, for else all lanes of a channel would queue up for one word."""
+    row = shared.row
+    lines = [
+        f"setp.eq.b32 p, {inputs[0]}, {inputs[-row]}; setp.eq.and.b32 p, {inputs[row - 1]}, {inputs[-1]}, p;",
+        f"vote.sync.all.pred p, p, {EVERY}; @p bra ALIKE;",
+        *then,
+        "bra DIFFERENT; ALIKE:",
+        *then,
+        "setp.eq.u32 p, 0, 0;",
+        *(f"setp.eq.and.b32 p, {x}, same{k % row}, p;" for k, x in enumerate(inputs)),
+        f"vote.sync.all.pred p, p, {EVERY}; @!p bra ANOTHER; add.u32 repeats, repeats, 1;",
+        *(["add.u32 u, taken, -1;", *_bit(shared, "u"), "@leads red.shared.or.b32 [q], t;"] if then else []),
+        "bra COUNTED; ANOTHER:",
+        *settle(shared),
+        f"mov.u32 t, %laneid; and.b32 t, t, {shared.across - 1};",
+        *(f"shfl.sync.idx.b32 same{n}, {inputs[n]}, t, 31, {EVERY};" for n in range(row)),
+    ]
+    return [*lines, "DIFFERENT:"]
+
+
 def _float32(shared: Shared, inputs: list[str]) -> list[str]:
-    """Add each to its word, and find whether `any` has none. Then the address is where nobody reads: that is faster
-    than to leave it out."""
+    """Add each to its word, and find whether `any` has none, and how many: `far`. Then the address is where nobody
+    reads: that is faster than to leave it out."""
     finer, position = shared.finer, shared.position_bits
-    lines = ["setp.ne.u32 any, 0, 0;"]
+    lines = ["mov.b32 far, 0;"]
     for k, x in enumerate(inputs):
         j = k % VECTOR
         lines += [
-            f"and.b32 a, {x}, 0x7fffffff; sub.u32 u, a, low{j}; setp.ge.u32 p, u, {shared.span}; or.pred any, any, p;",
+            f"and.b32 a, {x}, 0x7fffffff; sub.u32 u, a, low{j};",
+            f"setp.ge.u32 p, u, {shared.span}; @p add.u32 far, far, 1;",
             f"shr.u32 s, {x}, 31; mad.lo.u32 s, s, {4 * shared.sign}, own{j}; shr.u32 t, u, {finer};",
             f"mad.lo.u32 t, t, {4 * shared.across}, s; selp.b32 t, unread, t, p;",
             f"shr.u32 q, u, {finer - position}; lop3.b32 q, q, {2**position - 1}, one, {_AND_OR};",
             "red.shared.add.u32 [t], q;",
         ]
-    return lines
+    return [*lines, "setp.ne.u32 any, far, 0;"]
 
 
 def _sixteen_bits(shared: Shared, inputs: list[str]) -> list[str]:
-    """The same, two at once as long as may be."""
-    finer, factor = shared.finer, 4 * shared.across
+    """The same, two at once as long as may be. Dot products take them apart, each with one factor that is not 0: the
+    pipe of logic and shifts has most to do, and that is another one."""
+    finer, factor, signs = shared.finer, 4 * shared.across, 4 * shared.sign // 128
     lines = ["mov.b32 far, 0;"]
     for n, pair in enumerate(inputs):
         j = 2 * n % VECTOR
         lines += [
-            f"and.b32 a, {pair}, 0x7fff7fff; add.u16x2 u, a, low{j}; max.u16x2 far, far, u; min.u16x2 u, u, ends;",
-            f"shr.u32 s, {pair}, 15; and.b32 s, s, {ONES}; mad.lo.u32 u, s, {shared.cells << finer}, u;",
+            f"and.b32 a, {pair}, {(0x7FFF >> finer << finer) * 0x10001}; add.u16x2 u, a, low{j};",
+            "max.u16x2 far, far, u; min.u16x2 u, u, ends;" + ("" if factor >> finer else f"shr.u32 u, u, {finer};"),
+            f"and.b32 s, {pair}, 0x80008000; and.b32 x, {pair}, {((1 << finer) - 1) * 0x10001};",
         ]
         for part in range(2):
-            if part:
-                lines.append("shr.u32 u, u, 16;")
-            if factor >> finer:
-                cell = f"and.b32 t, u, {0xFFFF >> finer << finer}; mad.lo.u32 t, t, {factor >> finer}, own{j + part};"
-            else:
-                cell = f"and.b32 t, u, 0xffff; shr.u32 t, t, {finer}; mad.lo.u32 t, t, {factor}, own{j + part};"
             lines += [
-                cell,
-                f"lop3.b32 q, u, {(1 << finer) - 1}, one, {_AND_OR}; red.shared.add.u32 [t], q;",
+                f"dp4a.u32.u32 t, s, {signs << 8 + 16 * part}, own{j + part};",
+                f"dp2a.lo.u32.u32 t, u, {(factor >> finer or factor) << 8 * part}, t;",
+                f"dp2a.lo.u32.u32 q, x, {1 << 8 * part}, one; red.shared.add.u32 [t], q;",
             ]
     return [*lines, *_any_far(shared)]
 
 
-def _zeros32(shared: Shared, inputs: list[str]) -> list[str]:
+def _zeros32(inputs: list[str]) -> list[str]:
     """Count zeros, and find whether `any` else has no word."""
-    lines = ["setp.ne.u32 any, 0, 0;"]
+    lines = ["add.u32 t, zeros0, zeros1; add.u32 t, t, zeros2; add.u32 t, t, zeros3; add.u32 far, far, t;"]
     for k, x in enumerate(inputs):
-        j = k % VECTOR
-        lines += [
-            f"and.b32 a, {x}, 0x7fffffff; setp.eq.u32 p, a, 0; @p add.u32 zeros{j}, zeros{j}, 1;",
-            f"sub.u32 u, a, low{j}; setp.ge.u32 r, u, {shared.span}; setp.ne.and.u32 r, a, 0, r; or.pred any, any, r;",
-        ]
-    return lines
+        lines.append(f"setp.eq.f32 p, {x}, 0f00000000; @p add.u32 zeros{k % VECTOR}, zeros{k % VECTOR}, 1;")
+    return [*lines, "add.u32 t, zeros0, zeros1; add.u32 t, t, zeros2; add.u32 t, t, zeros3; setp.ne.u32 any, far, t;"]
 
 
 def _zeros16(shared: Shared, inputs: list[str]) -> list[str]:
@@ -150,13 +194,6 @@ def _zeros16(shared: Shared, inputs: list[str]) -> list[str]:
 
 def _any_far(shared: Shared) -> list[str]:
     return [f"mov.b32 {{h, g}}, far; max.u16 h, h, g; cvt.u32.u16 u, h; setp.ge.u32 any, u, {shared.span};"]
-
-
-def _widened(kind: str, word: str, upper: bool) -> str:
-    """Float32 bits x of the lower or upper 16 bits."""
-    if kind == "bf16":
-        return f"and.b32 x, {word}, 0xffff0000;" if upper else f"shl.b32 x, {word}, 16;"
-    return f"mov.b32 {{h, g}}, {word}; cvt.f32.f16 x, {'g' if upper else 'h'};"
 
 
 def _furthest32(inputs: list[str]) -> list[str]:
@@ -188,8 +225,8 @@ def _widened_ends(kind: str) -> list[str]:
     for found in ("mx", "mn"):
         for j in (0, 2):
             lines += [
-                f"mov.b32 q, {found}{j}; {_widened(kind, 'q', True)} mov.b32 {found}{j + 1}, x;",
-                f"{_widened(kind, 'q', False)} mov.b32 {found}{j}, x;",
+                f"mov.b32 q, {found}{j}; {widened(kind, 'q', True)} mov.b32 {found}{j + 1}, x;",
+                f"{widened(kind, 'q', False)} mov.b32 {found}{j}, x;",
             ]
     return lines
 
@@ -237,18 +274,10 @@ def _outside(shared: Shared, inputs: list[str], values: list[tuple[str, str]]) -
 def _looked_at(shared: Shared, x: str, k: int) -> list[str]:
     """Element k of a thread, x its float32 bits, a these of its magnitude, u how far above its window's begin: if it is
     outside or not finite, it is counted."""
-    shift, sums, misc = 23 - shared.mantissa_bits, 8 << (9 + shared.mantissa_bits), 4 * shared.misc
     return [
         f"setp.ge.u32 p, u, {shared.span}; setp.ne.and.u32 p, a, 0, p; @!p bra DONE{k};",
-        f"mov.u32 t, %laneid; and.b32 t, t, {shared.across - 1}; mad.lo.u32 t, t, {VECTOR}, {k % VECTOR};",
-        "mov.u32 q, global_smem; setp.ge.u32 r, a, 0x7f800000; or.pred any, any, r;",
-        f"shr.u32 s, {x}, 31; add.u32 s, s, 1; setp.gt.u32 p, a, 0x7f800000; @p mov.b32 s, 0;",
-        f"mad.lo.u32 s, s, {shared.channels}, t; mad.lo.u32 s, s, 4, q;",
-        f"@r red.shared.add.u32 [s + {misc + 4 * NOT_FINITE}], 1; @r bra DONE{k};",
-        f"ld.shared.b64 to, [q + {misc + 4 * TABLE}]; ld.shared.b32 s, [q + {misc + 4 * PITCH}];",
-        f"mad.wide.u32 to, t, s, to; shr.u32 t, {x}, {shift}; mul.wide.u32 wide, t, 8; add.u64 to, to, wide;",
-        f"mov.b64 wide, 1; red.global.add.u64 [to], wide; shr.u32 t, {x}, {shift - 8}; and.b32 t, t, 255;",
-        f"setp.ne.u32 p, t, 0; cvt.u64.u32 wide, t; @p red.global.add.u64 [to + {sums}], wide;",
+        "setp.ge.u32 r, a, 0x7f800000; or.pred any, any, r;",
+        *elsewhere(shared, x, k % VECTOR, "1", f"DONE{k}"),
         f"DONE{k}:",
     ]
 

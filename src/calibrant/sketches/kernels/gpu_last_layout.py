@@ -5,7 +5,8 @@ that lies elsewhere on the number line for each channel. The words of one cell o
 read, of every fourth channel, lie side by side: so these lanes are never in each other's way. Count and sum of
 positions share a word, as count << sum_bits | sum; a word has room for `limit` elements. What is outside the window,
 as zeros are, goes to a word that nobody adds to a table, another one for each row that a warp reads at once: zeros are
-counted in a register, finite values go straight to the table in global memory.
+counted in a register, finite values go straight to the table in global memory. Where each channel of a warp has one
+value for long, tiles are counted instead: `repeats` of what is in `same`.
 
 Each warp has slots of its own, a ring, to which the tensor memory accelerator brings what the warp counts next: so no
 warp waits for another.
@@ -14,7 +15,8 @@ A thread reads four channels, always the same. In registers that `begin`, `place
 assembly after them knows, it has of each where its words and its window begin, how many zeros there were, and the
 extremes of all lanes that read this channel, with its own hits of them: NO_TOP with no hits stands for no value yet,
 and NEAR_ZERO with no hits for zero, whose hits are the zeros. Of 16 bits, two in a register, it has what is next
-`below` each top and next `above` each bottom too.
+`below` each top and next `above` each bottom too. `away` is how many elements are in no word, or no longer, zeros
+aside.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ from dataclasses import dataclass
 VECTOR = 4  # channels of a thread
 STRIP = 128  # words that a warp looks at together
 
-# From word `misc` on, which is the count of the fullest word: where the first channel's table is, and the bytes from
-# one to the next; the lowest bits of each channel's window; of each channel how many were NaN, of each how many +Inf,
-# and -Inf; a word for each lane that nobody reads; then the warps' barriers and, a row further on, their slots, or, in
-# the end, what `park` found, a field after the other, each (warps, channels).
-TABLE, PITCH = 2, 4
+# From word `misc` on, which is the count of the fullest word: how many elements there were by all counts, which grows;
+# where the first channel's table is, and the bytes from one to the next; the lowest bits of each channel's window; of
+# each channel how many were NaN, of each how many +Inf, and -Inf; a word for each lane that nobody reads; a bit for
+# each of the last tiles of each warp, of which no element was added to a word; then the warps' barriers and, a row
+# further on, their slots, or, in the end, what `park` found, a field after the other, each (warps, channels).
+COUNTED, TABLE, PITCH = 1, 2, 4
 MISC_ROW = 128  # words, of which each of these begins one
-LOWS, NOT_FINITE, UNREAD, FOUND, FIELDS_FOUND = MISC_ROW, 2 * MISC_ROW, 3 * MISC_ROW, 4 * MISC_ROW, 5
+LOWS, NOT_FINITE, UNREAD, SKIPPED, FOUND, FIELDS_FOUND = *(MISC_ROW * n for n in (1, 2, 3, 4, 8)), 5
+SKIPPED_WORDS = 32  # of a warp: bits for as many tiles as words may hold
 
 NO_TOP, NO_BOTTOM = 0xFF7FFFFF, 0x7F7FFFFF  # the lowest and the highest finite value
 NEAR_ZERO = 1  # bits of the least positive value
@@ -68,6 +72,11 @@ class Shared:
         return self.elements // (1 if self.kind == "f32" else 2)
 
     @property
+    def row(self) -> int:
+        """Registers of a thread's elements of one row."""
+        return VECTOR * self.registers // self.elements
+
+    @property
     def slot(self) -> int:
         """Bytes of a tile that a warp looks at."""
         return 32 * 4 * self.registers
@@ -98,6 +107,16 @@ class Shared:
     def finer(self) -> int:
         """Bits of a mantissa that are no cell's."""
         return max(self.own_bits - self.mantissa_bits, 0)
+
+    @property
+    def coarser(self) -> int:
+        """By how many bits a cell of the table may be finer than a word: then not all are used."""
+        return max(self.mantissa_bits - self.own_bits, 0)
+
+    @property
+    def bias(self) -> int:
+        """What makes the bits of an exponent those of float32's."""
+        return (127 - 15) << self.own_bits if self.kind == "f16" else 0
 
     @property
     def position_bits(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from calibrant.sketches.kernels.gpu_last_layout import (
+    COUNTED,
     EVERY,
     FOUND,
     LOWS,
@@ -10,8 +11,11 @@ from calibrant.sketches.kernels.gpu_last_layout import (
     NEAR_ZERO,
     NO_BOTTOM,
     NO_TOP,
+    NOT_FINITE,
     ONES,
     PITCH,
+    SKIPPED,
+    SKIPPED_WORDS,
     STRIP,
     TABLE,
     UNREAD,
@@ -22,6 +26,7 @@ from calibrant.sketches.kernels.gpu_ptx import LEAVE_IF_NONE, block
 
 _FETCH = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
 _LEAST = {"f32": 0, "bf16": 0xFF80FF80, "f16": 0xFC00FC00}  # of 16 bits: -Inf, twice
+NEVER_SEEN = 0xFFFFFFFF  # bits of NaN, of which there are no extremes to be known
 _MOST = {"f32": 0, "bf16": 0x7F807F80, "f16": 0x7C007C00}
 
 
@@ -34,16 +39,36 @@ def begin(shared: Shared) -> str:
         f"mad.lo.u32 unread, unread, 4, $1; add.u32 unread, unread, {4 * (shared.misc + UNREAD)};",
         f".reg .b32 one, ends, below<2>, above<2>; mov.b32 one, {1 << shared.sum_bits};",
         *(f"mov.b32 below{n}, {_LEAST[shared.kind]:#x}; mov.b32 above{n}, {_MOST[shared.kind]:#x};" for n in range(2)),
+        f".reg .b32 same<{shared.row}>, repeats, away, nth; mov.b32 repeats, 0; mov.b32 away, 0; mov.b32 nth, 0;",
+        *(f"mov.b32 same{n}, {NEVER_SEEN};" for n in range(shared.row)),
         *(f"mov.b32 {name}, {start.get(name.rstrip('0123456789'), 0)};" for name in names),
     ]
-    words = shared.misc + FOUND
-    lines = [
+    return block(_emptied(shared, shared.misc + FOUND), before)
+
+
+def forget(shared: Shared) -> str:
+    """For each thread once: empty the words; `again` goes on with a tile. $1: the address of shared memory, $2: which
+    of the program's tiles that is."""
+    return block([*_emptied(shared, shared.misc), "mov.b32 nth, $2;"])
+
+
+def _emptied(shared: Shared, words: int) -> list[str]:
+    return [
         ".reg .b32 i, at, zero; .reg .pred p; mov.b32 zero, 0; mov.u32 i, %tid.x; mad.lo.u32 at, i, 16, $1;",
         f"mul.lo.u32 i, i, 4; NEXT: setp.lt.u32 p, i, {words}; @p st.shared.v4.b32 [at], {{zero, zero, zero, zero}};",
         f"add.u32 at, at, {16 * shared.threads}; add.u32 i, i, {4 * shared.threads};",
         f"setp.lt.u32 p, i, {words}; @p bra NEXT;",
     ]
-    return block(lines, before)
+
+
+def start_anew(shared: Shared) -> str:
+    """For each thread once, when words are empty: no tile was left out of them. $1: the address of shared memory."""
+    lines = [
+        ".reg .b32 i, at, zero; .reg .pred p; mov.b32 zero, 0; mov.u32 i, %tid.x; mad.lo.u32 at, i, 4, $1;",
+        f"setp.lt.u32 p, i, {SKIPPED_WORDS * shared.threads // 32};",
+        f"@p st.shared.b32 [at + {4 * (shared.misc + SKIPPED)}], zero;",
+    ]
+    return block(lines)
 
 
 def place(shared: Shared) -> str:
@@ -103,17 +128,78 @@ def fetch(shared: Shared, barrier: str, place: str) -> list[str]:
     ]
 
 
-def check(shared: Shared) -> str:
-    """For each thread once: leave the greatest count of a word. $1: the address of shared memory."""
+def settle(shared: Shared) -> list[str]:
+    """Count the tiles that repeated what was in one before, which the warp's first lanes do: `repeats` is 0 then."""
     lines = [
-        ".reg .b32 i, end, a, b, c, d, most; .reg .pred p; mov.b32 most, 0;",
+        "setp.eq.u32 p, repeats, 0; mov.u32 t, %laneid;",
+        f"setp.ge.or.u32 p, t, {shared.across}, p; @p bra SETTLED;",
+        f"mul.lo.u32 repeats, repeats, {shared.rows * 32 // shared.threads};",
+    ]
+    for j in range(VECTOR):
+        lines += [
+            f"mov.b32 x, same{j};" if shared.kind == "f32" else widened(shared.kind, f"same{j // 2}", j % 2 == 1),
+            f"and.b32 a, x, 0x7fffffff; setp.eq.u32 p, a, 0; @p add.u32 zeros{j}, zeros{j}, repeats;",
+            f"@p bra SETTLED{j};",
+            *(f"setp.eq.f32 p, x, {end}{j}; @p add.u32 n_{end}{j}, n_{end}{j}, repeats;" for end in ("top", "bottom")),
+            *elsewhere(shared, "x", j, "repeats", f"SETTLED{j}"),
+            f"SETTLED{j}:",
+        ]
+    return [*lines, "SETTLED:", f"mov.b32 repeats, 0; bar.warp.sync {EVERY};"]
+
+
+def elsewhere(shared: Shared, x: str, j: int, many: str, done: str) -> list[str]:
+    """Count a value of a thread's channel j, not 0, so many times without its word: in the table, or if it is not
+    finite, beside the words; then go to `done`. x: its float32 bits, a: these of its magnitude."""
+    shift, sums, misc = 23 - shared.mantissa_bits, 8 << (9 + shared.mantissa_bits), 4 * shared.misc
+    return [
+        f"mov.u32 t, %laneid; and.b32 t, t, {shared.across - 1}; mad.lo.u32 t, t, {VECTOR}, {j};",
+        "mov.u32 q, global_smem; setp.ge.u32 r, a, 0x7f800000;",
+        f"shr.u32 s, {x}, 31; add.u32 s, s, 1; setp.gt.u32 p, a, 0x7f800000; @p mov.b32 s, 0;",
+        f"mad.lo.u32 s, s, {shared.channels}, t; mad.lo.u32 s, s, 4, q;",
+        f"add.u32 away, away, {many}; @r red.shared.add.u32 [s + {misc + 4 * NOT_FINITE}], {many}; @r bra {done};",
+        f"ld.shared.b64 to, [q + {misc + 4 * TABLE}]; ld.shared.b32 s, [q + {misc + 4 * PITCH}];",
+        f"mad.wide.u32 to, t, s, to; shr.u32 t, {x}, {shift}; mul.wide.u32 wide, t, 8; add.u64 to, to, wide;",
+        f"cvt.u64.u32 wide, {many}; red.global.add.u64 [to], wide; shr.u32 t, {x}, {shift - 8}; and.b32 t, t, 255;",
+        f"setp.ne.u32 p, t, 0; mul.wide.u32 wide, t, {many}; @p red.global.add.u64 [to + {sums}], wide;",
+    ]
+
+
+def widened(kind: str, word: str, upper: bool) -> str:
+    """Float32 bits x of the lower or upper 16 bits."""
+    if kind == "bf16":
+        return f"and.b32 x, {word}, 0xffff0000;" if upper else f"shl.b32 x, {word}, 16;"
+    return f"mov.b32 {{h, g}}, {word}; cvt.f32.f16 x, {'g' if upper else 'h'};"
+
+
+def check(shared: Shared) -> str:
+    """For each thread once: leave the greatest count of a word, and add all that was counted to COUNTED: what is in
+    words, and in registers the zeros, and how many there were `away` from words. If a word has overflowed, that falls
+    short of the elements: each time 1 << 32 - sum_bits is lost, and at most one for each sum that is carried comes
+    back. $1: the address of shared memory."""
+    trash = 4 * (shared.span >> shared.finer) * shared.across
+    lines = [
+        ".reg .b32 i, end, a, b, c, d, most, count; .reg .pred p; mov.b32 most, 0;",
+        "add.u32 count, zeros0, zeros1; add.u32 count, count, zeros2; add.u32 count, count, zeros3;",
+        f"add.u32 count, count, away; mad.lo.u32 count, repeats, {shared.elements}, count;",
         f"mov.u32 i, %tid.x; mad.lo.u32 i, i, 16, $1; add.u32 end, $1, {4 * shared.misc};",
         "NEXT: setp.lt.u32 p, i, end; @!p bra THROUGH; ld.shared.v4.b32 {a, b, c, d}, [i];",
-        "max.u32 a, a, b; max.u32 c, c, d; max.u32 most, most, a; max.u32 most, most, c;",
+        *(
+            f"shr.u32 {x}, {x}, {shared.sum_bits}; add.u32 count, count, {x}; max.u32 most, most, {x};"
+            for x in ("a", "b", "c", "d")
+        ),
         f"add.u32 i, i, {16 * shared.threads}; bra NEXT;",
-        f"THROUGH: redux.sync.max.u32 most, most, {EVERY}; shr.u32 most, most, {shared.sum_bits};",
-        "mov.u32 i, %laneid; setp.eq.u32 p, i, 0;",
+        "THROUGH: mov.u32 i, %tid.x; shr.u32 a, i, 5; and.b32 b, i, 31;",
+    ]
+    if shared.kind != "f32":  # of 16 bits the words of what is outside are among the others: a warp for each sign
+        lines += [
+            f"setp.lt.u32 p, a, {2 * VECTOR}; mad.lo.u32 a, a, {4 * shared.sign}, $1; mad.lo.u32 a, b, 4, a;",
+            f"mov.b32 c, 0; @p ld.shared.b32 c, [a + {trash}];",
+            f"shr.u32 c, c, {shared.sum_bits}; sub.u32 count, count, c;",
+        ]
+    lines += [
+        f"redux.sync.max.u32 most, most, {EVERY}; redux.sync.add.u32 count, count, {EVERY}; setp.eq.u32 p, b, 0;",
         f"@p red.shared.max.u32 [$1 + {4 * shared.misc}], most;",
+        f"@p red.shared.add.u32 [$1 + {4 * (shared.misc + COUNTED)}], count;",
     ]
     return block(lines)
 
@@ -124,8 +210,7 @@ def flush(shared: Shared) -> str:
     $1: the address of shared memory, $2: of the first channel's table, $3: bytes from one to the next, $4: the strip to
     begin with, or any number more."""
     positions, across, strips = 8 << (9 + shared.mantissa_bits), shared.across, shared.misc // STRIP
-    coarser = max(shared.mantissa_bits - shared.own_bits, 0)  # cells of the table for each word, of which one is used
-    bias = (127 - 15) << shared.own_bits if shared.kind == "f16" else 0
+    coarser, bias = shared.coarser, shared.bias
     lines = [
         ".reg .b32 lane, i, stop, at, strip, sign, j, cell, key, t, channel, zero, word<4>, sum;",
         ".reg .pred p, inside, any; .reg .b64 to, wide; mov.b32 zero, 0; mov.u32 lane, %laneid;",
@@ -151,7 +236,7 @@ def flush(shared: Shared) -> str:
             "mad.wide.u32 to, channel, $3, $2; mul.wide.u32 wide, key, 8; add.u64 to, to, wide;",
             f"shr.u32 t, word{n}, {shared.sum_bits}; and.b32 sum, word{n}, {(1 << shared.sum_bits) - 1};",
             f"shl.b32 sum, sum, {8 - shared.position_bits};",
-            "setp.ne.and.u32 any, t, 0, inside; setp.ne.and.u32 p, sum, 0, inside;",
+            "setp.ne.and.u32 any, t, 0, inside; setp.ne.and.u32 p, sum, 0, inside; @any add.u32 away, away, t;",
             "cvt.u64.u32 wide, t; @any red.global.add.u64 [to], wide;",
             f"cvt.u64.u32 wide, sum; @p red.global.add.u64 [to + {positions}], wide;",
         ]
@@ -168,7 +253,9 @@ def park(shared: Shared) -> str:
     """For each thread once: leave what the warp knows of its channels. $1: the address of shared memory."""
     row, warps = shared.channels, shared.threads // 32
     lines = [
-        ".reg .b32 lane, at, t, s; .reg .pred p, first; mov.u32 lane, %laneid;",
+        ".reg .b32 lane, at, t, s, x, a, q; .reg .pred p, r, first; .reg .b64 to, wide; .reg .b16 h, g;",
+        *settle(shared),
+        "mov.u32 lane, %laneid;",
         f"setp.lt.u32 first, lane, {shared.across}; mov.u32 at, %tid.x; shr.u32 at, at, 5;",
         f"mul.lo.u32 at, at, {row}; mad.lo.u32 at, lane, {VECTOR}, at; mad.lo.u32 at, at, 4, $1;",
     ]

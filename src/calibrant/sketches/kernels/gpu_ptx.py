@@ -22,9 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # From word `misc` on: counters; and for each warp a word at each of the last four, of which TOP and BOTTOM are float32
-# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; PAIRS: in it, lanes of a warp that hit
-# one cell; COUNTED and MOST: what `check` found; FOUND: what `end` found.
-NAN, POS_INF, NEG_INF, ZEROS, OUTSIDE, LARGEST, PAIRS, COUNTED, MOST, FOUND = *range(9), 32
+# bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; BELOW, of float16: how far the least
+# one that is not 0 is below infinity; PAIRS: in the sample, lanes of a warp that hit one cell; COUNTED and MOST: what
+# `check` found; FOUND: what `end` found.
+NAN, POS_INF, NEG_INF, ZEROS, OUTSIDE, LARGEST, BELOW, PAIRS, COUNTED, MOST, FOUND = *range(10), 32
 TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 64, 96, 128, 160, 256
 PACKED_COUNT = 20  # bits below it
 LOOKING = 256  # threads whose lanes are compared
@@ -94,18 +95,27 @@ def _emptied(shared: Shared, start: int, stop: int) -> list[str]:
 
 
 def look(shared: Shared, vector: int) -> tuple[str, str]:
-    """At a sample, `vector` elements of each thread, as int32: leave LARGEST, and of their first ones PAIRS. The last
-    input is the address of shared memory. The assembly and its constraints."""
+    """At a sample, `vector` elements of each thread, as int32: leave LARGEST and BELOW, and of their first ones PAIRS.
+    The last input is the address of shared memory. The assembly and its constraints."""
     infinite = {"f32": 0x7F800000, "bf16": 0x7F80, "f16": 0x7C00}[shared.kind]
     magnitude, own = 0x7FFFFFFF if shared.kind == "f32" else 0x7FFF, f"${2 * vector}"
-    lines = [".reg .b32 a, t, largest, lanes; .reg .pred p; mov.b32 largest, 0; mov.u32 lanes, %laneid;"]
+    lines = [
+        ".reg .b32 a, t, largest, below, lanes; .reg .pred p; mov.b32 largest, 0; mov.b32 below, 0;",
+        "mov.u32 lanes, %laneid;",
+    ]
     for k in range(vector):
         lines += [
             f"and.b32 a, ${vector + k}, {magnitude}; setp.lt.u32 p, a, {infinite}; @p max.u32 largest, largest, a;",
         ]
+        if shared.kind == "f16":
+            lines.append(f"setp.ne.and.u32 p, a, 0, p; sub.u32 a, {infinite}, a; @p max.u32 below, below, a;")
     lines += [
-        "redux.sync.max.u32 largest, largest, 0xffffffff; setp.eq.u32 p, lanes, 0;",
-        f"@p red.shared.max.u32 [{own} + {4 * (shared.misc + LARGEST)}], largest;",
+        "setp.eq.u32 p, lanes, 0;",
+        *(
+            f"redux.sync.max.u32 {name}, {name}, 0xffffffff; "
+            f"@p red.shared.max.u32 [{own} + {4 * (shared.misc + word)}], {name};"
+            for name, word in (("largest", LARGEST), ("below", BELOW))[: 2 if shared.kind == "f16" else 1]
+        ),
     ]
     lines += [
         f"shr.u32 t, ${vector}, {23 - shared.mantissa_bits if shared.kind == 'f32' else 0};",
@@ -166,8 +176,8 @@ def flush(shared: Shared, packed: bool, back: bool = False) -> str:
     trash = [4 * shared.cells, 4 * (shared.stride + shared.cells)]
     return block(
         [
-            ".reg .b32 i, at, sign, cell, key, stop, t; .reg .b64 to, wide; .reg .pred p, inside, any; .reg .b16 h;",
-            ".reg .b32 j<4>, word<4>, sum<4>, counted; mov.b32 counted, 0;",
+            ".reg .b32 i, at, sign, cell, key, stop, t; .reg .pred p, inside, any; .reg .b16 h;",
+            ".reg .b32 j<4>, word<4>, sum<4>, counted; .reg .b64 to, wide, sums; mov.b32 counted, 0;",
             # A warp looks at words side by side: most of them are zeros, and those of the others are neighbours.
             "mov.u32 t, %tid.x; shr.u32 i, t, 5; and.b32 t, t, 31;" + ("shl.b32 t, t, 2;" if fours else ""),
             f"mad.lo.u32 i, i, 128, t; rem.u32 t, $4, {words // 128}; mad.lo.u32 i, t, 128, i; mov.b32 stop, 0;",
@@ -189,6 +199,12 @@ def flush(shared: Shared, packed: bool, back: bool = False) -> str:
     )
 
 
+def least(bits: int) -> int:
+    """The lowest bits that a window of float16 may begin with: those of one cell of a table of so many mantissa bits
+    come together."""
+    return 1 << max(10 - bits, 2)
+
+
 # Of a warp whose four words are all empty.
 LEAVE_IF_NONE = """or.b32 t, word0, word1; or.b32 key, word2, word3; or.b32 t, t, key; setp.ne.u32 p, t, 0;
 vote.sync.any.pred p, p, 0xffffffff; @!p bra EMPTY;"""
@@ -207,8 +223,9 @@ def _flush_lines(shared: Shared, packed: bool, back: bool) -> list[str]:
 
 def _flush_fours(shared: Shared) -> list[str]:
     """Four words side by side, of float16: they are one cell of a table whose keys are no longer than its mantissa
-    less two bits, but where values are subnormal."""
+    less two bits, but where values are subnormal; and of coarser tables so are those of lanes side by side."""
     bits, table = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
+    masks = [1 << n for n in range(max(min(8 - bits, 5), 0))]
     lines = [
         "ld.shared.v4.b32 {word0, word1, word2, word3}, [at];",
         LEAVE_IF_NONE,
@@ -216,24 +233,32 @@ def _flush_fours(shared: Shared) -> list[str]:
         f"mov.b32 cell, i; @p sub.u32 cell, i, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
         "add.u32 cell, cell, $3; setp.ge.and.u32 inside, cell, 0x400, inside;",
         *(f"add.u32 j{n}, i, {n};" for n in range(4)),
-        "@!inside bra ONE_BY_ONE;" if bits <= 8 else "bra ONE_BY_ONE;",
-        "shl.b32 sign, sign, 15; or.b32 cell, cell, sign;",
-        *widen("f16", "key", "cell"),
-        "add.u32 t, word0, word1; add.u32 t, t, word2; add.u32 t, t, word3; mov.b32 at, 0;",
     ]
-    for n in range(4):
-        lines.append(
-            f"add.u32 sum{n}, key, {n << 13}; shr.u32 sum{n}, sum{n}, {15 - bits}; and.b32 sum{n}, sum{n}, 255; "
-            f"mad.lo.u32 at, sum{n}, word{n}, at;"
-        )
-    return [
-        *lines,
-        f"shr.u32 key, key, {23 - bits}; mad.wide.u32 to, key, 8, $2; setp.ne.u32 any, t, 0; setp.ne.u32 p, at, 0;",
-        "cvt.u64.u32 wide, t; @any red.global.add.u64 [to], wide;",
-        f"cvt.u64.u32 wide, at; @p red.global.add.u64 [to + {table}], wide; bra EMPTY;",
-        "ONE_BY_ONE:",
-        *(line for n in range(4) for line in _add_to_table(shared, False, f"j{n}", f"word{n}", f"sum{n}")),
-    ]
+    if bits <= 8:
+        lines += [
+            "shl.b32 sign, sign, 15; or.b32 cell, cell, sign;",
+            *widen("f16", "key", "cell"),
+            "add.u32 t, word0, word1; add.u32 t, t, word2; add.u32 t, t, word3; mov.b64 sums, 0;",
+        ]
+        for n in range(4):
+            lines.append(
+                f"add.u32 sum{n}, key, {n << 13}; shr.u32 sum{n}, sum{n}, {15 - bits}; and.b32 sum{n}, sum{n}, 255; "
+                f"mad.wide.u32 sums, sum{n}, word{n}, sums;"
+            )
+        for mask in masks:
+            lines += [
+                f"shfl.sync.bfly.b32 at, t, {mask}, 31, 0xffffffff; add.u32 t, t, at; mov.b64 {{sum0, sum1}}, sums;",
+                *(f"shfl.sync.bfly.b32 sum{n}, sum{n}, {mask}, 31, 0xffffffff;" for n in range(2)),
+                "mov.b64 wide, {sum0, sum1}; add.u64 sums, sums, wide;",
+            ]
+        lines += [
+            f"@!inside bra ONE_BY_ONE; mov.u32 at, %laneid; and.b32 at, at, {(1 << len(masks)) - 1};",
+            "setp.eq.u32 inside, at, 0; setp.ne.and.u32 any, t, 0, inside; setp.ne.and.u64 p, sums, 0, inside;",
+            f"shr.u32 key, key, {23 - bits}; mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, t;",
+            f"@any red.global.add.u64 [to], wide; @p red.global.add.u64 [to + {table}], sums; bra EMPTY;",
+            "ONE_BY_ONE:",
+        ]
+    return [*lines, *(line for n in range(4) for line in _add_to_table(shared, False, f"j{n}", f"word{n}", f"sum{n}"))]
 
 
 def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str, back: bool = False) -> list[str]:
@@ -259,14 +284,14 @@ def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str
         lines += [
             "add.u32 key, $3, cell; shl.b32 sign, sign, 15; or.b32 key, key, sign;",
             *widen(shared.kind, "key", "key"),
-            f"shr.u32 t, key, {15 - bits}; and.b32 t, t, 255; shr.u32 key, key, {23 - bits};",
-            f"mul.lo.u32 {sums}, t, {word};",
+            f"shr.u32 {sums}, key, {15 - bits}; and.b32 {sums}, {sums}, 255; shr.u32 key, key, {23 - bits};",
         ]
     return [
         *lines,
         f"setp.ne.and.u32 any, {word}, 0, inside; setp.ne.and.u32 p, {sums}, 0, inside;",
         f"mad.wide.u32 to, key, 8, $2; {wide} wide, {word}; @any red.global.add.u64 [to], wide;",
-        f"{wide} wide, {sums}; @p red.global.add.u64 [to + {positions}], wide;",
+        f"{wide} wide, {sums};" if shared.kind == "f32" else f"mul.wide.u32 wide, {sums}, {word};",
+        f"@p red.global.add.u64 [to + {positions}], wide;",
     ]
 
 
