@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from numba.core.errors import TypingError
@@ -405,6 +406,20 @@ def test_it_is_known_what_is_kept_on_disk(tmp_path, monkeypatch):
     assert not jit.is_kept(twice)
     assert twice(3) == 6
     assert jit.is_kept(twice)
+
+
+def test_where_nothing_can_be_kept_kernels_are_compiled_all_the_same(monkeypatch, caplog):
+    def refusing(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(**options)
+
+    monkeypatch.setattr(jit, "njit", refusing)
+    jit._warn_of_no_cache.cache_clear()
+    twice, thrice = jit.compiled(lambda x: 2 * x), jit.compiled(lambda x: 3 * x)
+    assert (twice(3), thrice(3)) == (6, 9)
+    assert not jit.is_kept(twice)
+    assert caplog.text.count("NUMBA_CACHE_DIR") == 1
 
 
 def test_what_is_kept_on_disk_is_renewed_with_any_of_the_files():

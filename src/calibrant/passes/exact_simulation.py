@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from calibrant.core import TensorQuantizationConfig
 from calibrant.core.policy import SOLVED
 from calibrant.passes.activations import unsettle_dependents
 from calibrant.passes.base import QuantizationPass, parameter_of, require_state, written_config
+from calibrant.sketches.kernels.jit import compiled
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -119,7 +119,7 @@ def odd_fraction(ratio: ArrayLike) -> F64:
     return np.asarray(np.where(found > 0, found, 1 / _odd(1 / flat)).reshape(np.shape(ratio)))
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _near_fraction(ratios: F64, tolerance: float) -> F64:
     """Of each ratio the fraction with the smallest odd denominator below 2 / tolerance that is so near; 0: none is."""
     found = np.zeros_like(ratios)

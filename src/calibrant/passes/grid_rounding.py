@@ -6,10 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from calibrant.core import TensorQuantizationConfig
+from calibrant.sketches.kernels.jit import compiled
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -144,7 +144,7 @@ def _side_by_side(work: object, rows: F64, threads: int) -> None:
         list(pool.map(work, cuts[:-1], cuts[1:]))  # type: ignore[arg-type]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _compensate(rows: F64, shares: F64, scale: F64, low: float, high: float, found: F64, first: int, last: int) -> None:
     """shares: (groups, K, K), U of H = U D U^T."""
     outputs, size = rows.shape[1:]
@@ -160,7 +160,7 @@ def _compensate(rows: F64, shares: F64, scale: F64, low: float, high: float, fou
                 w[k] += error * u[k]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _descend(
     slopes: F64,
     hessian: F64,
@@ -197,7 +197,7 @@ def _descend(
                 break
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _move_pair(q: F64, slope: F64, h: F64, diagonal: F64, beside: F64, step: float, low: float, high: float) -> bool:
     """For each value, move it a step together with the other that gains most with it, if that gains. Did any?
 
@@ -230,7 +230,7 @@ def _move_pair(q: F64, slope: F64, h: F64, diagonal: F64, beside: F64, step: flo
     return any_moved
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _alone(q: F64, slope: F64, diagonal: F64, step: float, low: float, high: float, down: F64, up: F64) -> float:
     """Fill in what each value gains by a step of its own, down and up; the most of them. No step leads off the grid."""
     top = -np.inf

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from calibrant.core import RoundingPolicy, TensorQuantizationConfig, affine
+from calibrant.sketches.kernels.jit import compiled
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -77,12 +77,12 @@ class _Search:
             setattr(self, name, np.where(better, tried[least], getattr(self, name)))
 
     def _errors(self, scale: F32, offset: F32) -> F64:
-        bounds = (np.float32(end) - offset for end in (self.config.quant_min, self.config.quant_max))
+        low, high = (np.float32(end) - offset for end in (self.config.quant_min, self.config.quant_max))
         up = self.config.rounding is RoundingPolicy.ROUND_UP  # the other policies differ at ties alone
-        return np.asarray(squared_errors(self.rows, scale, *bounds, up))
+        return np.asarray(squared_errors(self.rows, scale, low, high, up))
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def squared_errors(rows: F32, scale: F32, low: F32, high: F32, up: bool) -> F64:
     """Sum of (x - Dequant(Quant(x)))^2 of each row under each scale: (rows, scales), float64.
 

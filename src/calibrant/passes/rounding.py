@@ -8,13 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from calibrant.core import QuantizationStates, RoundingPolicy, quantize
 from calibrant.engines.session import usable_processors
 from calibrant.passes.base import QuantizationPass
 from calibrant.passes.linear import Linear, linear_layers
+from calibrant.sketches.kernels.jit import compiled
 
 if TYPE_CHECKING:
     from calibrant.graph import Graph
@@ -83,7 +83,7 @@ def balance(graph: Graph, layer: Linear) -> tuple[NDArray[Any], int]:
     return layer.weight(integers * scale[..., None]), int(moves)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def balanced(errors: F64, integers: F64, kernel: int, low: float, high: float) -> int:
     """Move `integers` (rows, K), and with them `errors`, in place; each `kernel` values in a row are a kernel.
 
@@ -120,7 +120,7 @@ def balanced(errors: F64, integers: F64, kernel: int, low: float, high: float) -
     return moves
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _look(
     e: F64,
     q: F64,

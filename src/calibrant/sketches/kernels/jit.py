@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, TypeVar, cast
 
 from numba import njit
 from numba.extending import intrinsic
+
+log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,15 +36,29 @@ def borrowing(function: F) -> F:
     return _compiled(function, _nrt=False)
 
 
-def _compiled(function: F, **options: bool) -> F:
-    made = njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+def _compiled(function: F, **options: Any) -> F:
+    options |= {"nogil": True, "error_model": "numpy"}
+    try:
+        made = njit(cache=True, **options)(function)
+    except RuntimeError:  # numba finds no folder that it may write to
+        _warn_of_no_cache()
+        return cast(F, njit(**options)(function))
     made._cache._cache_file._source_stamp = stamp(Path(function.__code__.co_filename).parent)
     return cast(F, made)
 
 
+@cache
+def _warn_of_no_cache() -> None:
+    log.warning(
+        "compiled kernels cannot be kept, for want of a folder to write to: every run takes a minute longer; "
+        "set NUMBA_CACHE_DIR to one"
+    )
+
+
 def is_kept(kernel: Callable[..., Any]) -> bool:
     """Whether it was compiled before, from these sources, and is on disk; else its first call takes long."""
-    return bool(kernel._cache._cache_file._load_index())  # type: ignore[attr-defined]
+    file = getattr(kernel._cache, "_cache_file", None)  # type: ignore[attr-defined]
+    return file is not None and bool(file._load_index())
 
 
 def inline(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,5 +74,5 @@ def stamp(folder: Path) -> str:
 
 
 def sources(folder: Path) -> list[Path]:
-    """The files of the room that the folder of kernels is in."""
-    return sorted(folder.parent.rglob("*.py"))
+    """The files of the room that the folder of kernels is in; elsewhere those of the folder."""
+    return sorted((folder.parent if folder.name == "kernels" else folder).rglob("*.py"))
