@@ -8,7 +8,7 @@ from onnx import numpy_helper, parser
 
 from calibrant import QuantizationSetting, export_graph
 from calibrant.api import quantize
-from calibrant.core import TargetPlatform
+from calibrant.core import ExportError, SettingError, TargetPlatform
 
 RNG = np.random.default_rng(9)
 SKEW = np.array([1, 30, 0.1, 3, 8, 0.3, 1, 20], np.float32)  # of eight channels
@@ -134,3 +134,41 @@ def test_high_effort_makes_do_with_a_few_rows(count, rows, tmp_path):
     setting = QuantizationSetting()
     setting.effort = "high"
     assert sqnr_of(model, [normal(rows, 6) for _ in range(count)], tmp_path, setting)[0] > 20
+
+
+def test_a_float16_model_is_refused_before_it_is_calibrated(tmp_path):
+    model = built("(float16[1,4] x) => (float16[1,3] y) { y = Gemm(x, w) }", w=normal(4, 3).astype(np.float16))
+    samples = iter([normal(1, 4).astype(np.float16)])
+    onnx.save(model, tmp_path / "half.onnx")
+    with pytest.raises(ExportError, match=r"ONNXRUNTIME: 'x' is FLOAT16, .* give the model in float32"):
+        quantize(tmp_path / "half.onnx", samples)
+    assert len(list(samples)) == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "changes", "message"),
+    [
+        ("TRT_INT8", {"num_of_bits": 4}, "takes 8 bits"),
+        ("TRT_INT8", {"reduce_range": True}, "takes 8 bits"),
+        ("TRT_INT8", {"per_channel": True}, "one scale per activation"),
+        ("OPENVINO_INT8", {"rounding": "ROUND_HALF_UP"}, "rounds half to even"),
+        ("PPL_CUDA_INT8", {"rounding": "ROUND_HALF_UP"}, "rounds half to even"),
+    ],
+)
+def test_what_a_platform_cannot_express_is_refused_before_calibration(platform, changes, message, tmp_path):
+    onnx.save(
+        built("(float[1,4,6,6] x) => (float[1,3,6,6] y) { y = Conv(x, w) }", w=normal(3, 4, 1, 1)), tmp_path / "m"
+    )
+    setting = QuantizationSetting.from_dict({"quantize_activation_setting": changes})
+    samples = iter([normal(1, 4, 6, 6)])
+    with pytest.raises(ExportError, match=message):
+        quantize(tmp_path / "m", samples, platform=platform, setting=setting)
+    assert len(list(samples)) == 1
+
+
+@pytest.mark.parametrize("method", ["kl", "percentile", "isotone", "auto"])
+def test_a_method_for_samples_is_refused_for_a_weight(method, tmp_path):
+    onnx.save(built("(float[1,4] x) => (float[1,3] y) { y = Gemm(x, w) }", w=normal(4, 3)), tmp_path / "m")
+    setting = QuantizationSetting.from_dict({"overrides": {"w": {"calib_algorithm": method}}})
+    with pytest.raises(SettingError, match=f"'{method}' is for what is only sampled"):
+        quantize(tmp_path / "m", [normal(1, 4)], setting=setting)

@@ -18,6 +18,7 @@ from calibrant.engines.kept import Kept
 from calibrant.engines.samples import Feed, iterate_samples
 from calibrant.engines.session import usable_processors
 from calibrant.engines.unpadding import unpadded
+from calibrant.exporters import check_plan
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.observers.registry import known
 from calibrant.passes import ExactSimulationPass, PassiveParameterQuantizePass, RuntimeCalibrationPass, pipeline
@@ -136,6 +137,7 @@ def quantize(
         graph = model if isinstance(model, Graph) else load_onnx_graph(model)
     with _timed(summary, "plan"):
         quantize_graph(graph, platform, setting)
+        check_plan(graph)
     passes = pipeline(setting, steps)
     targets = Targets.of(setting, metric, platform if measure_latency else None)
     again = targets is not None or any(isinstance(step, OptimizationPass) for step in passes)

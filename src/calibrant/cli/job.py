@@ -22,6 +22,7 @@ from calibrant.cli.words import calibrating, left_in_float
 from calibrant.core import ModelError, QuantizationStates, SettingError, TargetPlatform
 from calibrant.data.functions import load_function, load_module
 from calibrant.engines import Executor
+from calibrant.exporters import check_plan
 from calibrant.graph import Graph
 from calibrant.passes.auto import AUTO
 from calibrant.passes.pipeline import runs_again
@@ -63,6 +64,7 @@ class Job:
         platform = self._platform(source)
         graph = load_onnx_graph(self.model)
         quantize_graph(graph, platform, setting)
+        check_plan(graph)
         if source is not None:
             with source.named():
                 source.table.check(graph, setting.quantize_activation_setting.calib_algorithm)

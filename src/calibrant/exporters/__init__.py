@@ -33,4 +33,21 @@ EXPORTERS: dict[TargetPlatform, Exporter] = {
     TargetPlatform.PPL_CUDA_INT8: ppl_cuda.export,
 }
 
-__all__ = ["EXPORTERS", "Exporter"]
+_CHECKS = {
+    TargetPlatform.ONNXRUNTIME: onnxruntime.check,
+    TargetPlatform.TRT_INT8: tensorrt.check,
+    TargetPlatform.OPENVINO_INT8: openvino.check,
+    TargetPlatform.PPL_CUDA_INT8: ppl_cuda.check,
+}
+
+
+def check_plan(graph: Graph) -> None:
+    """Raise ExportError for what the exporter of the graph's platform will refuse, whatever the scales will be.
+
+    So that nobody calibrates for nothing. graph: after `quantize_graph`.
+    """
+    if graph.platform in _CHECKS:
+        _CHECKS[graph.platform](graph)
+
+
+__all__ = ["EXPORTERS", "Exporter", "check_plan"]

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from calibrant.core import TargetPlatform
 from calibrant.exporters.dialect import Dialect, GridClip
-from calibrant.exporters.target import export_qdq
+from calibrant.exporters.target import check_qdq, export_qdq
 
 if TYPE_CHECKING:
     from calibrant.graph import Graph
@@ -48,3 +48,8 @@ def export(
     than ROUND_HALF_EVEN and for a file that cannot be written.
     """
     export_qdq(graph, DIALECT, path, config_path, metadata)
+
+
+def check(graph: Graph) -> None:
+    """Raise ExportError for what the file cannot say, whatever the scales will be."""
+    check_qdq(graph, DIALECT)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from calibrant.core import ExportError, TargetPlatform
 from calibrant.exporters.dialect import Dialect, GridClip
 from calibrant.exporters.readiness import activation_configs, parameter_configs
-from calibrant.exporters.target import export_qdq
+from calibrant.exporters.target import check_qdq, export_qdq
 
 if TYPE_CHECKING:
     from calibrant.graph import Graph
@@ -30,8 +30,14 @@ def export(
     Raises ExportError for more bits and for rounding other than half to even, StateError for a scale that is missing
     or stale.
     """
+    check(graph)
+    export_qdq(graph, DIALECT, path, config_path, metadata)
+
+
+def check(graph: Graph) -> None:
+    """Raise ExportError for what the file cannot say, whatever the scales will be."""
     wide = [n for n, c in activation_configs(graph) if c.num_of_bits > 8]
     wide += [f"{n.name} input {i}" for n, i, c in parameter_configs(graph) if c.num_of_bits > 8 and not c.is_bias]
     if wide:
         raise ExportError(f"OPENVINO_INT8 takes up to 8 bits, '{wide[0]}' has more: set num_of_bits to 8 or less")
-    export_qdq(graph, DIALECT, path, config_path, metadata)
+    check_qdq(graph, DIALECT)

@@ -45,9 +45,8 @@ def export(
     Raises ExportError for what the file cannot say: more than 8 bits, asymmetric or unsigned grids, a value read with
     several configs, rounding other than half to even; StateError for a scale that is missing or stale.
     """
-    check_kind(graph, NAME)
+    check(graph)
     check_ready(graph)
-    check_rounding(graph, NAME)
     document = json.dumps(parameters(graph), indent=4)
     model = baked(graph)
     sign(model, provenance(graph, TargetPlatform.PPL_CUDA_INT8, metadata or {}))
@@ -58,12 +57,18 @@ def export(
         parameter_place.write_text(document + "\n", encoding="utf-8")
 
 
+def check(graph: Graph) -> None:
+    """Raise ExportError for what the file cannot say, whatever the scales will be."""
+    check_kind(graph, NAME)
+    check_rounding(graph, NAME)
+    for name, config in _configs(graph):
+        _check(name, config)
+
+
 def parameters(graph: Graph) -> dict[str, Any]:
     """The JSON document: quant_info by value name, op_info by node name."""
     found: dict[str, Config] = {}
-    weights = [(str(node.inputs[i].name), c) for node, i, c in parameter_configs(graph) if _is_weight(node, i, c)]  # type: ignore[union-attr]
-    for name, config in [*activation_configs(graph), *weights]:
-        _check(name, config)
+    for name, config in _configs(graph):
         if name in found and not _same(found[name], config):
             raise ExportError(
                 f"{NAME} has one set of parameters for a value, '{name}' is read with two: give its readers one config"
@@ -105,6 +110,12 @@ def _entry(config: Config, key: int) -> dict[str, Any]:
         "hash": key,
         "dominator": key,
     }
+
+
+def _configs(graph: Graph) -> list[tuple[str, Config]]:
+    """Of activations and weights, by name of the value."""
+    weights = [(str(node.inputs[i].name), c) for node, i, c in parameter_configs(graph) if _is_weight(node, i, c)]  # type: ignore[union-attr]
+    return [*activation_configs(graph), *weights]
 
 
 def _integer_nodes(graph: Graph, quantized: set[str]) -> list[str]:

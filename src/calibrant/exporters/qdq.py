@@ -127,7 +127,6 @@ class _Insertion:
         self, value: ir.Value, config: Config, readers: Sequence[Reader], name: str, bounds: Bounds | None = None
     ) -> ir.Value:
         """Put Q, what keeps the grid, and DQ behind `value`; let `readers` read the result, which is called `name`."""
-        self._check_float(value, name)
         low, high = (bounds.low, bounds.high) if bounds else (config.quant_min, config.quant_max)
         narrow = (low, high) != type_bounds(config) if bounds else not fills_type(config)
         integer = bounds is not None or (self.dialect.clip is GridClip.INTEGER and self._integer_clip_works(config))
@@ -199,7 +198,6 @@ class _Insertion:
 
     def _store(self, value: ir.Value, config: Config, readers: Sequence[Reader]) -> None:
         """The constant as integers, and a DequantizeLinear from which `readers` read it."""
-        self._check_float(value, str(value.name))
         if value.const_value is None:
             raise ExportError(f"cannot store '{value.name}' as integers: the initializer has no data")
         array: NDArray[Any] = np.asarray(value.const_value.numpy())
@@ -288,10 +286,3 @@ class _Insertion:
             self.top.insert_after(producer, nodes)
         else:  # made of inputs and initializers alone
             self.top.insert_before(self.top[0], nodes)
-
-    def _check_float(self, value: ir.Value, name: str) -> None:
-        if value.dtype not in (None, ir.DataType.FLOAT):
-            raise ExportError(
-                f"cannot quantize '{name}' of type {value.dtype}: QuantizeLinear is written for float32; "
-                "convert the model to float32, or leave the value in float"
-            )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.core import (
@@ -20,8 +21,6 @@ from calibrant.core.policy import IN_FLOAT
 from calibrant.graph.weights import product_ratio
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from calibrant.graph import Graph
 
 
@@ -58,6 +57,18 @@ def check_rounding(graph: Graph, runtime: str) -> None:
             raise ExportError(
                 f"{runtime} cannot round '{name}' by {config.rounding.name}: QuantizeLinear rounds half to even; "
                 "set the rounding of activations to ROUND_HALF_EVEN and calibrate again"
+            )
+
+
+def check_float32(graph: Graph, runtime: str) -> None:
+    """Raise ExportError for a quantized value that is not float32, which is what QuantizeLinear is written for."""
+    read = [(graph.input_of(node.name or "", index), config) for node, index, config in parameter_configs(graph)]
+    for name, _ in [*activation_configs(graph), *read]:
+        dtype = graph.dtype_of(name)
+        if dtype not in (None, ir.DataType.FLOAT):
+            raise ExportError(
+                f"{runtime}: '{name}' is {dtype.name}, and integers are made of float32 values: give the model in "
+                "float32, or leave in float what computes with it"
             )
 
 

@@ -12,10 +12,18 @@ from calibrant.exporters.dialect import Dialect
 from calibrant.exporters.files import external_name, save_model
 from calibrant.exporters.provenance import provenance, sign
 from calibrant.exporters.qdq import insert_qdq
-from calibrant.exporters.readiness import check_kind, check_ready, check_rounding
+from calibrant.exporters.readiness import check_float32, check_kind, check_ready, check_rounding
 
 if TYPE_CHECKING:
     from calibrant.graph import Graph
+
+
+def check_qdq(graph: Graph, dialect: Dialect) -> None:
+    """Raise ExportError for what Q/DQ cannot express, whatever the scales will be."""
+    name = dialect.platform.name
+    check_kind(graph, name)
+    check_rounding(graph, name)
+    check_float32(graph, name)
 
 
 def export_qdq(
@@ -29,9 +37,8 @@ def export_qdq(
     name = dialect.platform.name
     if config_path is not None:
         raise ExportError(f"{name} has no configuration file: everything is in the model; leave config_save_to out")
-    check_kind(graph, name)
+    check_qdq(graph, dialect)
     check_ready(graph)
-    check_rounding(graph, name)
     model = insert_qdq(graph, dialect)
     sign(model, provenance(graph, dialect.platform, metadata or {}))
     target = Path(path)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from calibrant.core import ExportError, TargetPlatform, TensorQuantizationConfig
 from calibrant.exporters.dialect import Dialect, GridClip
 from calibrant.exporters.readiness import activation_configs, parameter_configs
-from calibrant.exporters.target import export_qdq
+from calibrant.exporters.target import check_qdq, export_qdq
 
 if TYPE_CHECKING:
     from calibrant.graph import Graph
@@ -32,6 +32,12 @@ def export(
     Raises ExportError for what TensorRT does not take (other widths, asymmetric or unsigned grids, scales per channel
     of an activation, rounding other than half to even), StateError for a scale that is missing or stale.
     """
+    check(graph)
+    export_qdq(graph, DIALECT, path, config_path, metadata)
+
+
+def check(graph: Graph) -> None:
+    """Raise ExportError for what TensorRT does not take, whatever the scales will be."""
     for name, config in activation_configs(graph):
         _check(name, config)
         if config.is_per_channel:
@@ -39,7 +45,7 @@ def export(
     for node, index, config in parameter_configs(graph):
         if not config.is_bias:
             _check(f"{node.name} input {index}", config)
-    export_qdq(graph, DIALECT, path, config_path, metadata)
+    check_qdq(graph, DIALECT)
 
 
 def _check(name: str, config: TensorQuantizationConfig) -> None:

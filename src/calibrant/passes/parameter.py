@@ -21,6 +21,7 @@ from calibrant.engines.session import usable_processors
 from calibrant.observers import build_observer
 from calibrant.passes.base import QuantizationPass, nodes_by_name, parameter_of
 from calibrant.passes.least_error import least_error, rows_of
+from calibrant.quantizers.configs import FOR_SAMPLES
 
 if TYPE_CHECKING:
     from calibrant.graph import Graph
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 F32 = NDArray[np.float32]
-FOR_SAMPLES = ("kl", "percentile", "isotone")
 
 
 class ParameterQuantizePass(QuantizationPass):

@@ -14,6 +14,7 @@ from calibrant.graph.weights import is_transposed
 from calibrant.quantizers.rows import Grid, Table
 from calibrant.settings import QuantizationSetting
 
+FOR_SAMPLES = ("kl", "percentile", "isotone")  # methods for what is seen in part, unlike a constant
 REDUCED = 64  # weights within +-64: the sum of two products with 8-bit activations fits 16 bits, also unsigned ones
 
 
@@ -80,6 +81,12 @@ def weight_config(
     asked = setting.quantize_parameter_setting
     if changes.get("symmetric") is False:
         raise SettingError("weights are symmetric on every platform: leave `symmetric` out of the override")
+    method = changes.get("calib_algorithm")
+    if method is not None and method.casefold() in (*FOR_SAMPLES, "auto"):
+        raise SettingError(
+            f"a weight is known as a whole, and '{method}' is for what is only sampled: override its method by minmax "
+            "or mse, or one of your own"
+        )
     bits = int(changes.get("num_of_bits", asked.num_of_bits))
     if not 2 <= bits <= table.most_bits:
         raise SettingError(f"{table.platform.name} takes weights of 2 to {table.most_bits} bits, got {bits}")
@@ -92,7 +99,7 @@ def weight_config(
         num_of_bits=bits,
         quant_min=low,
         quant_max=high,
-        observer_algorithm=changes.get("calib_algorithm") or asked.calib_algorithm or table.weight_method,
+        observer_algorithm=method or asked.calib_algorithm or table.weight_method,
         channel_axis=axis,
     )
 

@@ -21,7 +21,6 @@ from calibrant.quantizers.tables import table_of
 from calibrant.settings import QuantizationSetting
 
 SIXTEEN_BIT_OPSET = 21
-FLOAT16_OPSET = 19
 
 
 def quantize_graph(graph: Graph, platform: TargetPlatform, setting: QuantizationSetting | None = None) -> None:
@@ -237,5 +236,3 @@ def _raise_for_wide_values(graph: Graph, table: Table, setting: QuantizationSett
             raise_opset(graph, SIXTEEN_BIT_OPSET, "16-bit QuantizeLinear needs it")
         except ModelError as error:
             graph.note(f"16-bit values are exported with onnxruntime's own operators: {error}")
-    if any(v.dtype == ir.DataType.FLOAT16 for v in graph.model.graph.initializers.values()):
-        raise_opset(graph, FLOAT16_OPSET, "QuantizeLinear of float16 needs it")
