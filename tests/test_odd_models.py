@@ -172,3 +172,30 @@ def test_a_method_for_samples_is_refused_for_a_weight(method, tmp_path):
     setting = QuantizationSetting.from_dict({"overrides": {"w": {"calib_algorithm": method}}})
     with pytest.raises(SettingError, match=f"'{method}' is for what is only sampled"):
         quantize(tmp_path / "m", [normal(1, 4)], setting=setting)
+
+
+CHANNELS = {"w": (3, 4, 1, 1), "b": (3,), "w2": (3, 3, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Conv(x, w)",
+        "a = Conv(x, w, b) y = GlobalAveragePool(a)",
+        "a = Conv(x, w, b) y = AveragePool <kernel_shape = [2,2]> (a)",
+        "a = Conv(x, w, b) s = Sigmoid(a) y = Conv(s, w2)",
+        "a = Conv(x, w, b) l = LeakyRelu(a) y = Conv(l, w2, b)",
+        "a = Conv(x, w, b) c = Concat <axis = 1> (a, x) m = Mul(a, a) y = Add(m, a)",
+    ],
+)
+def test_what_reads_values_of_one_scale_per_channel_runs(body, tmp_path):
+    weights = {name: normal(*shape) for name, shape in CHANNELS.items()}
+    setting = QuantizationSetting.from_dict({"quantize_activation_setting": {"per_channel": True}})
+    model = built("(float[1,4,6,6] x) => (float[N,C,H,W] y) {" + body + "}", **weights)
+    assert sqnr_of(model, [normal(1, 4, 6, 6) for _ in range(12)], tmp_path, setting)[0] > 25
+
+
+def test_a_product_that_reads_a_value_of_one_scale_per_channel_runs(tmp_path):
+    setting = QuantizationSetting.from_dict({"quantize_activation_setting": {"per_channel": True}})
+    model = built("(float[2,3,5] x) => (float[2,3,4] y) { y = MatMul(x, w) }", w=normal(5, 4))
+    assert sqnr_of(model, [normal(2, 3, 5) for _ in range(12)], tmp_path, setting)[0] > 35

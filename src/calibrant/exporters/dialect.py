@@ -27,7 +27,7 @@ class Dialect:
         superfluous; the computing op then stands next to its Q.
     integer_bias: biases are int32; else they stay in float.
     contrib_16_bits: where opset 21 is not declared, 16-bit Q/DQ are onnxruntime's own ops.
-    quantizes_weights: it quantizes weights itself that are in float between Q/DQ, and has to be kept from that.
+    overreaches: it makes integer operations of what is to run in float, and has to be kept from that: see `in_float`.
     """
 
     platform: TargetPlatform
@@ -35,4 +35,4 @@ class Dialect:
     folds_activations: bool = False
     integer_bias: bool = True
     contrib_16_bits: bool = False
-    quantizes_weights: bool = False
+    overreaches: bool = False

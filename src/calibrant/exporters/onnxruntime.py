@@ -6,7 +6,8 @@ Source: onnxruntime docs, "Quantize ONNX models", and its QDQ optimizers (core/o
 - MatMul needs no Q behind it (MatMulIntegerToFloat). All of an op's activations must have the same integer type.
 - A Relu or Clip between the op and Q is left out by onnxruntime only if the whole integer type implies it; we leave
   it out wherever the integers can be clipped instead (see `fold`), so that symmetric and narrow grids fuse as well.
-- A Conv or Gemm with a float weight between Q/DQ gets an integer weight from it; `float_weights` keeps it from that.
+- A Conv or Gemm with a float weight between Q/DQ gets an integer weight from it, and its integer kernels cannot read
+  what has a scale per channel; `in_float` keeps it from both.
 - On x86 it turns int8 activations into uint8, but not where a value has two readers: a model with int8 activations
   and residual connections then runs partly in float. uint8 fuses everywhere; for int8, set the session's config entry
   session.qdqisint8allowed to 1.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from calibrant.graph import Graph
 
 DIALECT = Dialect(
-    TargetPlatform.ONNXRUNTIME, GridClip.INTEGER, folds_activations=True, contrib_16_bits=True, quantizes_weights=True
+    TargetPlatform.ONNXRUNTIME, GridClip.INTEGER, folds_activations=True, contrib_16_bits=True, overreaches=True
 )
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from calibrant.core import ExportError, QuantizationStates, TensorQuantizationConfig
 from calibrant.core.policy import IN_FLOAT
 from calibrant.exporters.dialect import Dialect, GridClip
-from calibrant.exporters.float_weights import keep_in_float
 from calibrant.exporters.fold import Bounds, foldable
+from calibrant.exporters.in_float import keep_in_float
 from calibrant.exporters.names import Names
 from calibrant.exporters.storage import fills_type, integers, scale_and_zero_point, storage_type, type_bounds
 from calibrant.graph.roles import is_bound
@@ -38,7 +38,7 @@ def insert_qdq(graph: Graph, dialect: Dialect) -> ir.Model:
        Constants of Clip and Pad stay as they are: what they make is quantized behind them, to the same integers.
     4. Grids narrower than their type are kept by a Clip, as the dialect wants it.
     5. Graph inputs and outputs keep names, types and shapes.
-    6. Where the runtime would quantize weights that are left in float, it is kept from that: see `keep_in_float`.
+    6. Where the runtime would make integer operations of what is to run in float, it is kept from that: see `in_float`.
 
     `check_ready` comes first. Raises ExportError for what the model's opset cannot express.
     """
@@ -67,7 +67,7 @@ class _Insertion:
         for value in list(self.top.initializers.values()):
             if not (value.uses() or value.is_graph_input() or value.is_graph_output()):
                 del self.top.initializers[str(value.name)]  # read as integers now, or by a Clip that is gone
-        if self.dialect.quantizes_weights:
+        if self.dialect.overreaches:
             keep_in_float(self.model, self.names)
         return self.model
 
