@@ -199,3 +199,35 @@ def test_a_product_that_reads_a_value_of_one_scale_per_channel_runs(tmp_path):
     setting = QuantizationSetting.from_dict({"quantize_activation_setting": {"per_channel": True}})
     model = built("(float[2,3,5] x) => (float[2,3,4] y) { y = MatMul(x, w) }", w=normal(5, 4))
     assert sqnr_of(model, [normal(2, 3, 5) for _ in range(12)], tmp_path, setting)[0] > 35
+
+
+@pytest.mark.parametrize("effort", ["default", "high"])
+def test_a_weight_that_is_an_output_too_is_given_out_as_it_is(effort, tmp_path):
+    text = "(float[1,4,6,6] x) => (float[1,3,6,6] y, float[3,4,1,1] w, float[3] b) { y = Conv(x, w, b) }"
+    setting = QuantizationSetting.from_dict({"effort": effort})
+    model = built(text, w=normal(3, 4, 1, 1), b=normal(3))
+    assert sqnr_of(model, [normal(1, 4, 6, 6) for _ in range(8)], tmp_path, setting)[1:].tolist() == [300, 300]
+
+
+def test_a_name_that_smoothing_would_give_is_left_to_who_has_it(tmp_path):
+    text = """(float[1,6,8] x) => (float[1,6,4] y, float[1,6,8] n_smoothed) {
+        n = LayerNormalization(x, gamma)
+        n_smoothed = Relu(n)
+        y = MatMul(n, w)
+    }"""
+    model = built(text, gamma=SKEW, w=normal(8, 4) / SKEW.reshape(8, 1))
+    assert sqnr_of(model, [normal(1, 6, 8) for _ in range(8)], tmp_path)[0] > 5
+
+
+def test_an_empty_weight_has_a_scale(tmp_path):
+    model = built("(float[2,0] x) => (float[2,3] y) { y = MatMul(x, w) }", w=np.zeros((0, 3), np.float32))
+    onnx.save(model, tmp_path / "float.onnx")
+    setting = QuantizationSetting.from_dict({"quantize_activation": False})
+    graph, _ = quantize(tmp_path / "float.onnx", None, setting=setting)
+    assert graph.edges["MatMul_0", 1].scale.tolist() == [1, 1, 1]
+
+
+def test_high_effort_has_nothing_to_do_where_nothing_is_quantized(tmp_path):
+    setting = QuantizationSetting.from_dict({"effort": "high"})
+    model = built("(float[1,4] x) => (float[1,4] y) { y = Softmax(x) }")
+    assert sqnr_of(model, [normal(1, 4) for _ in range(4)], tmp_path, setting).tolist() == [300]

@@ -152,7 +152,7 @@ def quantize(
         feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
         samples, collate_fn = Kept(feeds, prepare=partial(unpadded, executor=executor)), None
     road = _Road(graph, platform, setting, summary, executor, samples, collate_fn, table, on_step, on_layer)
-    sampled = setting.quantize_activation and table is None  # calibration reads them
+    sampled = setting.quantize_activation and table is None and bool(graph.groups)  # calibration reads them
     if isinstance(samples, Kept) and (measuring or keep or targets is not None or not sampled):
         with _timed(summary, "calibrate"):
             road.collect(METHODS if keep else (), targets is not None, on_run)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.graph.axes import channel_axis
-from calibrant.graph.streams import Stream, find_streams
+from calibrant.graph.streams import Stream, find_streams, smoothed_name
 from calibrant.graph.weights import by_input, by_output
 
 if TYPE_CHECKING:
@@ -52,11 +52,6 @@ def rescale_as(graph: Graph, rescaled: Mapping[str, Sequence[float]]) -> None:
     streams = {stream.values[0]: stream for stream in find_streams(graph.model.graph)}
     known = {streams[name]: np.array(factors) for name, factors in rescaled.items() if name in streams}
     rescale(graph, {stream: factors for stream, factors in known.items() if factors.shape == (stream.channels,)})
-
-
-def smoothed_name(value: str) -> str:
-    """What the output of an inserted Mul is called."""
-    return f"{value}_smoothed"
 
 
 def _scale_outputs(graph: Graph, node: ir.Node, factors: Factors) -> None:

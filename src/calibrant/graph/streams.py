@@ -77,15 +77,21 @@ def find_inserted(graph: ir.Graph, readers: Iterable[str], sketched: bool) -> li
     to several places of every channel. A Conv of one tap, or of single channels, costs little more than a Mul.
     """
     wanted = set(readers)
+    taken = {value.name for node in graph for value in node.outputs} | {value.name for value in graph.inputs}
     found = []
     for value in (v for node in graph for v in node.outputs if v.name):
         nodes = {use.node.name or "": use.node for use in value.uses() if reads_by_weights(use.node, use.idx)}
         names = tuple(name for name, node in nodes.items() if name in wanted and _outweighs_mul(node))
         axis = channel_axis(value)
         channels = _channels(value, axis) if axis is not None else None
-        if names and channels is not None:
+        if names and channels is not None and smoothed_name(value.name or "") not in taken:
             found.append(Stream((value.name or "",), channels, (), names, inserted=True, sketched=sketched))
     return found
+
+
+def smoothed_name(value: str) -> str:
+    """What the output of an inserted Mul is called."""
+    return f"{value}_smoothed"
 
 
 def _outweighs_mul(node: ir.Node) -> bool:

@@ -19,6 +19,7 @@ from calibrant.graph.weights import BIAS, output_channels
 from calibrant.passes.ahead import Ahead, affordable, check_size, less
 from calibrant.passes.base import parameter_of
 from calibrant.passes.blocks import ends_of, in_blocks
+from calibrant.passes.linear import is_read_once
 from calibrant.passes.optimization import OptimizationPass
 from calibrant.quantizers.choice import nodes_of
 from calibrant.settings import BiasCorrectSetting
@@ -187,12 +188,12 @@ def _layer(graph: Graph, node: ir.Node) -> Layer | None:
         index = next((i for i in (0, 1) if parameter_of(node, i) is not None), None)
         data = node.inputs[1 - index] if index is not None else None
         product = data.producer() if data is not None else None
-        if data is None or product is None or product.op_type != "MatMul" or len(list(data.uses())) != 1:
+        if data is None or product is None or product.op_type != "MatMul" or not is_read_once(data):
             return None
     bias = parameter_of(node, index) if index is not None else None
     if index is None or product is None or bias is None or bias.dtype != np.float32:
         return None
-    if len(list(node.inputs[index].uses())) != 1:  # type: ignore[union-attr]
+    if not is_read_once(node.inputs[index]):  # type: ignore[arg-type]
         return None
     weight = parameter_of(product, 1)
     if weight is None or all(graph.config_read(product, i) is None for i in (0, 1)):

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from calibrant.core import QuantizationStates
 from calibrant.graph import Graph
-from calibrant.graph.rescaling import rescale, smoothed_name
-from calibrant.graph.streams import Stream
+from calibrant.graph.rescaling import rescale
+from calibrant.graph.streams import Stream, smoothed_name
 from calibrant.passes.activations import activation_configs
 from calibrant.passes.calibration import Calibration
 from calibrant.passes.stream_noise import StreamNoise

@@ -60,9 +60,9 @@ class Guard:
 
 
 def relative_error(wanted: Sequence[Feed], found: Sequence[Feed]) -> float:
-    """The power of what floating outputs are off, over their own, added up over outputs."""
+    """The power of what floating outputs are off, over their own, added up over outputs that nodes make."""
     total = 0.0
-    for name in wanted[0]:
+    for name in (name for name in wanted[0] if name in found[0]):
         exact = [feed[name].astype(np.float64) for feed in wanted if feed[name].dtype.kind == "f"]
         if exact:
             off = sum(float(((a - feed[name]) ** 2).sum()) for a, feed in zip(exact, found, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def rows_of(values: NDArray[Any], config: TensorQuantizationConfig) -> F32:
     if config.channel_axis is None:
         return np.ascontiguousarray(single.reshape(1, -1))
     first = np.moveaxis(single, config.channel_axis, 0)
-    return np.ascontiguousarray(first.reshape(first.shape[0], -1))
+    return np.ascontiguousarray(first.reshape(first.shape[0], prod(first.shape[1:])))
 
 
 class _Search:

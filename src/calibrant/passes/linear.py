@@ -137,9 +137,11 @@ def _linear(graph: Graph, node: ir.Node) -> Linear | None:
     if node.op_type not in ("Conv", "Gemm", "MatMul") or weight is None or config is None or weight.ndim < 2:
         return None
     value = node.inputs[1]
-    if value is None or config.state not in SOLVED or config.num_of_bits > 8 or weight.dtype != np.float32:
+    if value is None or config.state not in SOLVED or config.num_of_bits > 8:
         return None
-    shared = sum(other is config for other in graph.edges.values()) > 1 or len(list(value.uses())) > 1
+    if weight.dtype != np.float32 or not weight.size:
+        return None
+    shared = sum(other is config for other in graph.edges.values()) > 1 or not is_read_once(value)
     last = outputs_come_last(node)
     axis = None if config.channel_axis is None else config.channel_axis % weight.ndim
     if shared or (node.op_type != "Conv" and weight.ndim != 2) or axis not in (None, int(last)):
@@ -156,10 +158,15 @@ def _linear(graph: Graph, node: ir.Node) -> Linear | None:
     return Linear(node, value.name or "", _own_bias(node, outputs), config, weight.shape, groups, last)
 
 
+def is_read_once(value: ir.Value) -> bool:
+    """Whether a node reads it, and nobody else: it is no output of the model either."""
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
 def _own_bias(node: ir.Node, outputs: int) -> str | None:
     """The name of a bias, one number for each output, that nobody else reads."""
     values = parameter_of(node, 2)
     value = node.inputs[2] if len(node.inputs) > 2 else None
-    if values is None or value is None or values.shape != (outputs,) or len(list(value.uses())) > 1:
+    if values is None or value is None or values.shape != (outputs,) or not is_read_once(value):
         return None
     return value.name
