@@ -236,6 +236,23 @@ def test_existing_file_beside_the_output(here):
     here.check_refused(here.quantize("--platform", "ppl_cuda"), FAILED, "'out.json' exists already", "--force")
 
 
+def test_what_the_command_reads_is_not_written_over_whatever_force_says(here):
+    before = (here / "photos" / "03.png").read_bytes()
+    here.check_refused(here.quantize("--force", output="photos/03.png"), FAILED, "lies in 'photos'", "read by this")
+    assert (here / "photos" / "03.png").read_bytes() == before
+    (here / "own.json").write_text("{}")
+    written = here.quantize("--force", "--setting", "own.json", output="own.json")
+    here.check_refused(written, FAILED, "'own.json' is read by this very command")
+    assert (here / "own.json").read_text() == "{}"
+
+
+def test_an_error_of_the_measure_of_ones_own_names_no_sample(here):
+    (here / "own.py").write_text("def broken(model):\n    return 1 / 0\n")
+    result = here.quantize("--max-drop", "1", "--metric", "own:broken")
+    here.check_refused(result, FAILED, "the metric raised ZeroDivisionError")
+    assert "last one read" not in result.output
+
+
 def test_output_folder_missing(here):
     here.check_refused(
         here.quantize(output="photoss/out.onnx"), FAILED, "'photoss' does not exist", "did you mean 'photos'?"

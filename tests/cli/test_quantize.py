@@ -102,6 +102,28 @@ def test_existing_output_is_replaced_with_force_only(here):
     assert onnx.load(here / "out.onnx").graph.node
 
 
+def test_dry_run_names_who_reads_a_value_inside_of_an_if(here):
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,4] x, bool k) => (float[1,3] y, float[1,4] z) {
+        y = MatMul(x, w)
+        z = If (k) <
+            then_branch = t () => (float[1,4] a) { [inside] a = Neg(x) },
+            else_branch = e () => (float[1,4] b) { b = Abs(x) }
+        >
+    }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 3), np.float32), "w"))
+    onnx.save(model, here / "if.onnx")
+    result = here.run("quantize", "if.onnx", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "Neg inside" in result.output
+
+
+@pytest.mark.parametrize(("method", "told"), [("mse", True), ("isotone", False)])
+def test_that_an_output_stays_in_float_is_told_where_it_does(here, method, told):
+    result = here.quantize("--method", method)
+    assert ("output 'y' stays in float" in result.output) is told
+
+
 def test_dry_run_shows_the_plan_and_writes_nothing(here):
     before = here.files()
     result = here.run("quantize", "model.onnx", "--dry-run", "--leave-in-float", "fc", "--method", "kl", "--bits", "4")

@@ -66,10 +66,11 @@ def interrupted_by_control_c():
     signal.signal(signal.SIGINT, before)
 
 
-def test_control_c_stops_between_layers_and_the_model_is_whole(counting, small_model, small_samples):
+def test_control_c_stops_between_layers_and_the_model_is_whole(counting, small_model, small_samples, caplog):
     counting.at_second = lambda: signal.raise_signal(signal.SIGINT)
     _, summary = quantize(small_model, small_samples[:20])
     assert counting.done == 2
+    assert any(record.at_once for record in caplog.records if "Ctrl-C again gives up" in record.message)
     assert any("interrupted" in note for note in summary.notes)
     assert summary.values > 0
 

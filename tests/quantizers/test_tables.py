@@ -3,6 +3,7 @@ import onnx.defs
 import pytest
 
 from calibrant.core import SettingError, TargetPlatform
+from calibrant.core.platforms import WITH_TABLE
 from calibrant.quantizers import TABLES, table_of
 from calibrant.quantizers.fusion import PATTERNS
 from calibrant.quantizers.rows import Kind, Role, Table
@@ -12,6 +13,7 @@ ALL = pytest.mark.parametrize("table", TABLES.values(), ids=lambda t: t.platform
 
 
 def test_the_four_platforms_have_tables_and_others_are_refused_by_name():
+    assert tuple(TABLES) == WITH_TABLE
     assert {p.name for p in TABLES} == {"ONNXRUNTIME", "TRT_INT8", "OPENVINO_INT8", "PPL_CUDA_INT8"}
     assert all(table.platform is platform for platform, table in TABLES.items())
     with pytest.raises(SettingError, match=r"NCNN_INT8 has no quantization table.*ONNXRUNTIME, OPENVINO_INT8"):

@@ -13,7 +13,7 @@ from calibrant.cli.console import Console, Stages
 from calibrant.cli.output import check_model, check_output, check_writable
 from calibrant.cli.reading import Reading, Running, naming_the_file
 from calibrant.cli.summary import alike, samples_in_words
-from calibrant.cli.words import calibrating, left_in_float, masked_rows, megabytes
+from calibrant.cli.words import calibrating, finding_scales, left_in_float, masked_rows, megabytes
 from calibrant.core import ModelError, SettingError, TargetPlatform
 from calibrant.data import Samples
 from calibrant.data.functions import load_module
@@ -95,7 +95,7 @@ class Collecting:
         check_model(self.model)
         if self.output is None:
             raise SettingError("--output is missing: say where the table goes")
-        output = check_output(self.output, self.force, self.model, example="model.table")
+        output = check_output(self.output, self.force, self.model, example="model.table", reads=[self.reading.data])
         self.keeping.check(output)
         cluster = self.sharing.cluster(self.running.threads, self.keeping)
         if self.reading.data is None:
@@ -111,7 +111,7 @@ class Collecting:
                 samples = self.reading.open(executor.input_specs)
                 if cluster is not None:
                     samples.parts()  # refuses what cannot be shared out
-                stages.begin(calibrating(), samples.expected)
+                stages.begin(calibrating(), samples.expected, then=finding_scales())
                 loaded = time.perf_counter()
                 with naming_the_file(samples):
                     table = calibrate(

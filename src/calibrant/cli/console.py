@@ -95,10 +95,10 @@ class _Handler(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage().strip()
-        if record.levelno >= logging.WARNING:
+        text, at_once = record.getMessage().strip(), getattr(record, "at_once", False)  # who waits wants to know it now
+        if record.levelno >= logging.WARNING and not at_once:
             self.console.warnings.append(text)
-        if self.console.live:
+        if self.console.live or (at_once and not self.console.quiet):
             style = "yellow" if record.levelno >= logging.WARNING else "dim"
             self.console.say(f"{record.levelname.lower()}: {text}", style)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
 from rich.table import Table
 from rich.text import Text
 
@@ -40,7 +41,7 @@ def plan_rows(graph: Graph) -> list[tuple[str, str, str, str, str]]:
     for (node, index), config in graph.edges.items():
         name = graph.input_of(node, index)
         if config.state is not QuantizationStates.FP32 and not graph.is_parameter(name):
-            own.setdefault(id(config), (name, config, []))[2].append(_spell(graph, node))
+            own.setdefault(id(config), (name, config, []))[2].append(_spell(graph.node(node)))
     for name, config, readers in own.values():
         words = config_in_words(config)
         rows.append((name, _maker(graph, name), words, config.observer_algorithm, ", ".join(readers) + " alone"))
@@ -50,12 +51,11 @@ def plan_rows(graph: Graph) -> list[tuple[str, str, str, str, str]]:
 def _row(graph: Graph, name: str, config: TensorQuantizationConfig, shared: str) -> tuple[str, str, str, str, str]:
     readers = []
     for use in graph.value(name).uses():
-        node = use.node.name or ""
-        edge = graph.edges.get((node, use.idx))
+        edge = graph.edges.get((use.node.name or "", use.idx))
         if edge is None:
-            readers.append(_spell(graph, node))
+            readers.append(_spell(use.node))
         elif edge.state is QuantizationStates.FP32:
-            readers.append(f"{_spell(graph, node)} in float")
+            readers.append(f"{_spell(use.node)} in float")
     if graph.value(name).is_graph_output():
         readers.append("the output")
     return name, _maker(graph, name), config_in_words(config) + shared, config.observer_algorithm, ", ".join(readers)
@@ -66,6 +66,7 @@ def _maker(graph: Graph, name: str) -> str:
     return "the input" if producer is None else producer.op_type
 
 
-def _spell(graph: Graph, node: str) -> str:
-    kind = graph.node(node).op_type
-    return node if kind.casefold() in node.casefold() else f"{kind} {node}"
+def _spell(node: ir.Node) -> str:
+    """Its name, with what it does; it may stand in the body of an If or a Loop."""
+    name, kind = node.name or "", node.op_type
+    return name if kind.casefold() in name.casefold() else f"{kind} {name}"

@@ -18,7 +18,7 @@ from calibrant.cli.reporting import check_report, report_quantization
 from calibrant.cli.summary import Finished, show_summary
 from calibrant.cli.tables import TableFile
 from calibrant.cli.targets import show_worst
-from calibrant.cli.words import calibrating, left_in_float
+from calibrant.cli.words import calibrating, finding_scales, left_in_float
 from calibrant.core import ModelError, QuantizationStates, SettingError, TargetPlatform
 from calibrant.data.functions import load_function, load_module
 from calibrant.engines import Executor
@@ -79,7 +79,8 @@ class Job:
         setting = self._setting()
         source = self._source(setting)
         platform = self._platform(source)
-        output = check_output(self.output, self.force, self.model, beside(self.output, platform))
+        reads = (self.table, self.choices.setting, self.reading.data)
+        output = check_output(self.output, self.force, self.model, beside(self.output, platform), reads=reads)
         if self.report is not None:
             check_report(self.report, self.force, self.model, output)
         if setting.quantize_activation and self.reading.data is None and source is None:
@@ -98,7 +99,7 @@ class Job:
             if calibrates or measures:
                 executor = self.running.executor(graph)
                 samples = self.reading.open(executor.input_specs)
-                stages.begin(calibrating(), samples.expected)
+                stages.begin(calibrating(), samples.expected, then=finding_scales())
             loaded = time.perf_counter()
             with naming_the_file(samples), source.named() if source else nullcontext():
                 graph, summary = quantize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -62,15 +62,22 @@ def check_output(
     model: Path | None = None,
     others: Sequence[Path] = (),
     example: str = "model.int8.onnx",
+    reads: Iterable[Path | str | None] = (),
 ) -> Path:
     """`path`, if a file can be written there. Raises ExportError saying what is in the way.
 
-    model: what is read, and must not be written over. others: files that will be written beside it.
+    model: what is read, and must not be written over. others: files that will be written beside it. reads: files and
+    folders that are read as well, whatever `force` says; None, and what is no file, are passed over.
     """
     if path.is_dir():
         raise ExportError(f"the output '{path}' is a folder: give the name of a file, such as '{path / example}'")
     if model is not None and path.exists() and path.samefile(model):
         raise ExportError(f"the output '{path}' is the model itself: give another name")
+    for read in (Path(read) for read in reads if read):
+        inside = read.is_dir() and read.resolve() in path.resolve().parents
+        if path.exists() and read.exists() and (inside or path.samefile(read)):
+            what = f"lies in '{read}', which is" if inside else "is"
+            raise ExportError(f"the output '{path}' {what} read by this very command: give another name")
     for file in [path, *others]:
         if file.exists() and not force:
             raise ExportError(f"the output '{file}' exists already: give another name, or --force to replace it")

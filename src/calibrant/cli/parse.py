@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from calibrant.core import TargetPlatform, unknown
+from calibrant.core import SettingError, TargetPlatform, unknown
 
 if TYPE_CHECKING:
     from calibrant.data import Resize
@@ -89,17 +89,15 @@ def names(text: str) -> list[str]:
 
 
 def platform(text: str) -> TargetPlatform:
-    """A platform by name, in any case, with or without its `_INT8`.
+    """A platform by name: see `TargetPlatform.of`.
 
     >>> platform("trt").name, platform("OpenVINO_int8").name
     ('TRT_INT8', 'OPENVINO_INT8')
     """
-    name = text.upper().replace("-", "_")
-    names = [p.name for p in TargetPlatform if p is not TargetPlatform.FP32]
-    for candidate in (name, f"{name}_INT8"):
-        if candidate in names:
-            return TargetPlatform[candidate]
-    raise typer.BadParameter(unknown("platform", text, names))
+    try:
+        return TargetPlatform.of(text)
+    except SettingError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def resize(text: str) -> Resize:

@@ -69,6 +69,7 @@ def naming_the_file(samples: Samples | None) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        if samples is None or not samples.last or samples.last in str(error):
+        about_one = str(error).startswith("sample ")
+        if samples is None or not about_one or not samples.last or samples.last in str(error):
             raise
         raise DataError(f"{error} (the last one read: {samples.last})") from error

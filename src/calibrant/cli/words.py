@@ -8,13 +8,22 @@ from dataclasses import dataclass
 
 from calibrant.core import QuantizationStates, TensorQuantizationConfig
 from calibrant.graph import Graph
+from calibrant.observers.kernels import squares
 from calibrant.sketches.kernels import cpu
 from calibrant.sketches.kernels.jit import is_kept
 
 
 def calibrating() -> str:
     """The name of that stage; the first time on a machine, with why it takes so long."""
-    return "calibrating" if is_kept(cpu.count) else "calibrating (kernels are compiled first, this once)"
+    return "calibrating" if is_kept(cpu.count) else f"calibrating {COMPILING}"
+
+
+def finding_scales() -> str:
+    """The same of the stage behind it."""
+    return "finding the scales" if is_kept(squares.solve_channels) else f"finding the scales {COMPILING}"
+
+
+COMPILING = "(kernels are compiled first, this once)"
 
 
 def config_in_words(config: TensorQuantizationConfig) -> str:

@@ -30,16 +30,26 @@ class TargetPlatform(Enum):
 
     @classmethod
     def of(cls, name: str | TargetPlatform) -> TargetPlatform:
-        """The platform of that name, whatever its case.
+        """The platform of that name, whatever its case, with or without `_INT8`, or by what it is called otherwise.
 
-        >>> TargetPlatform.of("TRT_int8").name
-        'TRT_INT8'
+        >>> TargetPlatform.of("TRT_int8").name, TargetPlatform.of("openvino").name, TargetPlatform.of("ort").name
+        ('TRT_INT8', 'OPENVINO_INT8', 'ONNXRUNTIME')
 
         Raises SettingError, with the nearest known name, for one that is not known.
         """
         if isinstance(name, cls):
             return name
-        try:
-            return cls[str(name).upper()]
-        except KeyError:
-            raise SettingError(unknown("platform", str(name), [p.name for p in cls])) from None
+        asked = str(name).upper().replace("-", "_")
+        for candidate in (asked, f"{asked}_INT8", _ALIASES.get(asked, "")):
+            if candidate in cls.__members__:
+                return cls[candidate]
+        raise SettingError(unknown("platform", str(name), [platform.name for platform in WITH_TABLE]))
+
+
+_ALIASES = {"ORT": "ONNXRUNTIME", "TENSORRT": "TRT_INT8", "PPL": "PPL_CUDA_INT8", "PPL_CUDA": "PPL_CUDA_INT8"}
+WITH_TABLE = (
+    TargetPlatform.ONNXRUNTIME,
+    TargetPlatform.TRT_INT8,
+    TargetPlatform.OPENVINO_INT8,
+    TargetPlatform.PPL_CUDA_INT8,
+)

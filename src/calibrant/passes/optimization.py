@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from abc import abstractmethod
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from calibrant.engines import Executor
     from calibrant.engines.samples import Feed
     from calibrant.graph import Graph
+
+log = logging.getLogger(__name__)
 
 OnLayer = Callable[[str, int, int], bool | None]
 """Called with the name of the pass, how many of its layers are done, and how many it has; False: stop there."""
@@ -100,5 +103,7 @@ class StopsBetweenLayers:
             signal.signal(signal.SIGINT, self._before)
 
     def _heard(self, *_: object) -> None:
+        text = "interrupted: the layer in work is finished, and what is done is kept; Ctrl-C again gives up"
+        log.warning(text, extra={"at_once": True})
         self._asked.set()
         signal.signal(signal.SIGINT, self._before)

@@ -95,9 +95,9 @@ class ClippedActivation(Activation):
 class Weights:
     """The weight of a node as its outputs see it.
 
-    largest, energy: (outputs, inputs of one output), the largest |w| and the sum of w^2 of each; inputs: (the same),
-    which channel it is. levels: of the weight's grid, 0 where it is in float; per_channel: whether each output has a
-    step of its own.
+    largest, energy: (outputs, inputs of one output), the largest |w| and the sum of w^2 of each; inputs: (the same, or
+    one row for all of them), which channel it is. levels: of the weight's grid, 0 where it is in float; per_channel:
+    whether each output has a step of its own.
     """
 
     largest: F64
@@ -110,6 +110,7 @@ class Weights:
     def of(cls, graph: Graph, node: ir.Node) -> Weights:
         config = graph.edges.get((node.name or "", 1))
         weight, inputs = seen_by_outputs(node)
+        inputs = inputs[:1] if (inputs == inputs[:1]).all() else inputs
         return cls(
             np.abs(weight).max(axis=2),
             (weight**2).sum(axis=2),
@@ -120,7 +121,14 @@ class Weights:
 
     def energy_of_inputs(self, channels: int) -> F64:
         """The sum of w^2 of each input channel."""
-        return np.asarray(np.bincount(self.inputs.reshape(-1), self.energy.reshape(-1), channels), np.float64)
+        inputs = np.broadcast_to(self.inputs, self.energy.shape)
+        return np.asarray(np.bincount(inputs.reshape(-1), self.energy.reshape(-1), channels), np.float64)
+
+    def largest_of_inputs(self, channels: int) -> F64:
+        """The largest |w| of each input channel."""
+        found, each = np.zeros(channels), self.largest if len(self.inputs) > 1 else self.largest.max(axis=0)[None]
+        np.maximum.at(found, self.inputs, each)
+        return found
 
     def noise(self, factors: F64, power: F64) -> float:
         """Of the rounded weights times factors, at all outputs, for an input of that power per channel / factors."""
@@ -184,10 +192,8 @@ class StreamNoise:
         self.channels = stream.channels
         self.reach = np.max([a.reach for a in self._activations.values()], axis=0)
         self.written = np.max([np.abs(seen_by_outputs(n)[0]).max((1, 2)) for n in writers] or [self.reach], axis=0)
-        read = [np.zeros(stream.channels) for _ in nodes]
-        for largest, reader in zip(read, self._readers, strict=True):
-            np.maximum.at(largest, reader.inputs, reader.largest)
-        self.read = np.max(read, axis=0)
+        self.read = np.max([reader.largest_of_inputs(stream.channels) for reader in self._readers], axis=0)
+        self._energies = [reader.energy_of_inputs(stream.channels) for reader in self._readers]
         self._powers = [self._power_read(node) for node in nodes]
 
     def _power_read(self, node: ir.Node) -> F64:
@@ -202,8 +208,7 @@ class StreamNoise:
         rounding = sum(a.noise(factors) for a in self._activations.values())
         rounding += sum(writer.noise(factors) for writer in self._writers)
         total = 0.0
-        for reader, power in zip(self._readers, self._powers, strict=True):
-            energy = reader.energy_of_inputs(self.channels)
+        for reader, energy, power in zip(self._readers, self._energies, self._powers, strict=True):
             signal = float((energy * power).sum())
             if signal > 0:
                 passed = float((energy * factors**2).sum())

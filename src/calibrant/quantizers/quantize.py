@@ -80,9 +80,9 @@ class _Filling:
             group = ScaleGroup(config, _names(scale.values), _names(scale.roots))
             if not changes and self._stays_float(scale):
                 self._graph.float_outputs.append(group)
-                self._graph.note(
-                    f"output '{group.values[0]}' is float, as the integer operator gives it; isotone quantizes it"
-                )
+                if (self._setting.quantize_activation_setting.calib_algorithm or "").casefold() != "isotone":
+                    output = group.values[0]
+                    self._graph.note(f"output '{output}' stays in float (the method isotone would quantize it)")
                 continue
             self._graph.groups.append(group)
             for value in scale.values:
