@@ -167,14 +167,7 @@ def quantize(
     if keep:
         summary.table, summary.kept = road.table, kept
     _tell(summary, graph, executor)
-    graph.provenance = {
-        "version": __version__,
-        "platform": platform.name,
-        "method": ",".join(sorted(summary.methods)),
-        "samples": str(summary.samples),
-        "setting": setting.to_json(),
-        "fingerprint": graph.fingerprint,
-    }
+    _sign(graph, summary, setting)
     return graph, summary
 
 
@@ -276,6 +269,18 @@ def _tell(summary: QuantizationSummary, graph: Graph, executor: Executor | None)
     summary.moving = dict(moving(graph))
     summary.left_in_float = dict(graph.left_in_float)
     summary.notes = [*graph.report, *(executor.report if executor else [])]
+
+
+def _sign(graph: Graph, summary: QuantizationSummary, setting: QuantizationSetting) -> None:
+    """Write into the graph what made it so, which a file of it will say."""
+    graph.provenance = {
+        "version": __version__,
+        "platform": summary.platform.name,
+        "method": ",".join(sorted(summary.methods)),
+        "samples": str(summary.samples),
+        "setting": setting.to_json(),
+        "fingerprint": graph.fingerprint,
+    }
 
 
 def moving(graph: Graph) -> Iterator[tuple[str, float]]:
