@@ -164,8 +164,8 @@ def test_settings_are_checked_before_the_module_is_run(images):
     setting.quantize_activation_setting.calib_algorithm = "entropie"
     with pytest.raises(SettingError, match="unknown method 'entropie'"):
         quantize(None, [images], setting=setting)
-    with pytest.raises(SettingError, match="TENSORRT"):
-        quantize(None, [images], platform="TENSORRT")
+    with pytest.raises(SettingError, match="NPU"):
+        quantize(None, [images], platform="NPU")
 
 
 def test_the_arguments_are_ppq_s():
