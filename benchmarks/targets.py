@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.auto import outputs
+from benchmarks.integer_run import CLASSIFIERS
 from benchmarks.machine import command, description
 from benchmarks.markdown import table
 from benchmarks.models import MODELS
-from benchmarks.subjects import Subject, find_subject
+from benchmarks.subjects import Subject, Turned, find_subject, turned_line_input
 from benchmarks.tasks import (
-    LITE,
     PLATFORM,
+    Normalization,
     Sample,
     accepted_labels,
     add_data_options,
@@ -84,8 +86,9 @@ SQNR = """
 DROP = """
 ## A measure of the task's own
 
-Top-1 on labelled photos, and lines that were read without a mistake, in percent: `--max-drop` on half of the labelled
-items, and what becomes of it on the other half. Bits: of the weights; activations have 8.
+Top-1 on labelled photos, lines whose direction was told, and lines that were read without a mistake, in percent:
+`--max-drop` on half of the labelled items, and what becomes of it on the other half. Bits: of the weights; activations
+have 8.
 """
 
 
@@ -321,8 +324,11 @@ class Labelled:
 def find_labelled(name: str, options: argparse.Namespace) -> Labelled | None:
     """What is known of that model's data; None where they are not given."""
     subject = find_subject(name, options)
-    if name == "EfficientNet-Lite0" and subject is not None and options.labelled:
-        return Labelled(subject, accepted_labels(options.labelled), _named, 0.5, (8, 4))
+    if name in CLASSIFIERS and subject is not None and options.labelled:
+        return Labelled(subject, accepted_labels(options.labelled), partial(_named, CLASSIFIERS[name]), 0.5, (8, 4))
+    if name == "PP-OCR line classifier" and subject is not None:
+        mixed = np.random.default_rng(0).permutation(len(subject.items))  # every other line is upside down
+        return Labelled(subject, [subject.items[place] for place in mixed], _turned, 0.5)
     if name == "PP-OCRv4 recogniser" and subject is not None:
         characters = recogniser_characters(MODELS[name].path(options.cache))
         with open(options.lines / "labels.csv", newline="", encoding="utf-8") as file:
@@ -331,8 +337,12 @@ def find_labelled(name: str, options: argparse.Namespace) -> Labelled | None:
     return None
 
 
-def _named(run: Run, item: tuple[Path, set[int]]) -> bool:
-    return int(run(classifier_input(item[0], LITE))[0].argmax()) in item[1]
+def _named(normalization: Normalization, run: Run, item: tuple[Path, set[int]]) -> bool:
+    return int(run(classifier_input(item[0], normalization))[0].argmax()) in item[1]
+
+
+def _turned(run: Run, item: Turned) -> bool:
+    return bool(run(turned_line_input(item))[0][0].argmax() == item.upside_down)
 
 
 def _read(run: Run, row: tuple[Path, str], characters: Sequence[str]) -> bool:
