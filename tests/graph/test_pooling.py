@@ -74,3 +74,12 @@ def test_axes_that_are_not_known_stay(loads_equal):
     proto.graph.input.append(helper.make_tensor_value_info("axes", TensorProto.INT64, [2]))
     proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["a", "b", "c", "d"]))
     assert ops(loads_equal(proto, x=X4, axes=np.int64([2, 3]))) == ["ReduceMean"]
+
+
+def test_a_name_that_the_pool_would_have_is_left_to_who_has_it(loads_equal):
+    mean = helper.make_node("ReduceMean", ["x", "axes"], ["m"], "mean", keepdims=0)
+    taken = helper.make_node("Neg", ["m"], ["m_pooled"], "neg")
+    made = helper.make_node("Add", ["m", "m_pooled"], ["y"], "add")
+    graph = loads_equal(model([mean, taken, made], X4.shape, axes=np.int64([2, 3])), x=X4)
+    names = [value.name for node in graph.model.graph for value in node.outputs]
+    assert len(set(names)) == len(names)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from calibrant.exporters.names import Names
+from calibrant.graph.naming import Names
 
 WEIGHING = ("Conv", "ConvTranspose", "Gemm")
 MOVES = ("Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")

@@ -14,8 +14,8 @@ from calibrant.core.policy import IN_FLOAT
 from calibrant.exporters.dialect import Dialect, GridClip
 from calibrant.exporters.fold import Bounds, foldable
 from calibrant.exporters.in_float import keep_in_float
-from calibrant.exporters.names import Names
 from calibrant.exporters.storage import fills_type, integers, scale_and_zero_point, storage_type, type_bounds
+from calibrant.graph.naming import Names
 from calibrant.graph.roles import is_bound
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ def _simplify(graph: Graph) -> None:
     affine = fold_affine(model.graph)
     for (what, into), count in sorted(affine.items()):
         graph.report.append(f"{count} {what} folded into {into}")
-    pools = spell_pooling(model.graph)
+    pools = spell_pooling(model)
     if pools:
         graph.report.append(f"{pools} ReduceMean over the whole image taken as GlobalAveragePool")
     if common.RemoveUnusedNodesPass()(model).modified or dropped or folded or affine or pools:

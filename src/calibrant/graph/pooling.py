@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from calibrant.graph.naming import Names
 
-def spell_pooling(graph: ir.Graph) -> int:
+
+def spell_pooling(model: ir.Model) -> int:
     """Rewrite what there is in the main graph; returns how many."""
-    found = [node for node in graph if node.op_type == "ReduceMean" and not node.domain and _is_pool(node)]
+    names = Names(model)
+    found = [node for node in model.graph if node.op_type == "ReduceMean" and not node.domain and _is_pool(node)]
     for node in found:
-        _replace(graph, node)
+        _replace(model.graph, node, names)
     return len(found)
 
 
@@ -38,7 +41,7 @@ def _axes(node: ir.Node) -> list[int] | None:
     return None if attribute is None else list(attribute.as_ints())
 
 
-def _replace(graph: ir.Graph, node: ir.Node) -> None:
+def _replace(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     image, mean = node.inputs[0], node.outputs[0]
     assert image is not None
     assert image.shape is not None
@@ -46,7 +49,7 @@ def _replace(graph: ir.Graph, node: ir.Node) -> None:
     made = [pool]
     if not node.attributes.get_int("keepdims", 1):
         flat = ir.Node("", "Flatten", [pool.outputs[0]], [ir.AttrInt64("axis", 1)])
-        pool.outputs[0].name = f"{mean.name}_pooled"
+        pool.outputs[0].name = names.fresh(f"{mean.name}_pooled")
         pool.outputs[0].type = mean.type
         pool.outputs[0].shape = ir.Shape([*image.shape[:2], *[1] * (len(image.shape) - 2)])
         made.append(flat)

@@ -77,7 +77,8 @@ def find_inserted(graph: ir.Graph, readers: Iterable[str], sketched: bool) -> li
     to several places of every channel. A Conv of one tap, or of single channels, costs little more than a Mul.
     """
     wanted = set(readers)
-    taken = {value.name for node in graph for value in node.outputs} | {value.name for value in graph.inputs}
+    made = (value for node in graph for value in node.outputs)
+    taken = {value.name for value in (*made, *graph.inputs, *graph.initializers.values())}
     found = []
     for value in (v for node in graph for v in node.outputs if v.name):
         nodes = {use.node.name or "": use.node for use in value.uses() if reads_by_weights(use.node, use.idx)}
