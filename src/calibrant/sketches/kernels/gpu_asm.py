@@ -16,6 +16,11 @@ def shared_memory(scalar):
     return gl.inline_asm_elementwise("mov.u32 $0, global_smem;", "=r,r", [scalar], gl.int32, is_pure=False, pack=1)
 
 
+# What comes after may be launched as soon as there is room for it, and this waits for all that came before: until then,
+# it may not touch what others do, but make its shared memory ready.
+WAIT_FOR_OTHERS = "griddepcontrol.launch_dependents; griddepcontrol.wait;"
+
+
 @gluon.jit
 def once(ASM: gl.constexpr, each):
     """Run assembly once for each thread. each: a number for each thread."""

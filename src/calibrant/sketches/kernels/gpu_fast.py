@@ -57,11 +57,12 @@ def count(
     length elements of x in each group; the next group begins `beside` vectors later. Vector v of a group lies
     v // inner * gap vectors after where it would lie in one stretch; magic, shift: see `division`.
     """
+    ready = _ready(K)
     program = gl.program_id(0)
     group = program // parts
     own = state + (gl.load(half).to(gl.int64) * groups + group) * (heads * _FIELDS + K.table)
     begin = x + group.to(gl.int64) * beside * K.vector
-    _count((begin, length, magic, shift, gap), program % parts, parts, own, heads, PLANES, K)
+    _count(ready, (begin, length, magic, shift, gap), program % parts, parts, own, heads, PLANES, K)
 
 
 @gluon.jit
@@ -72,13 +73,29 @@ def count_many(descriptions, half, K: gl.constexpr):
     x = gl.multiple_of(gl.load(mine).to(gl.pointer_type(gl.int32 if K.kind == 0 else gl.int16)), 16)
     length, state = gl.load(mine + 1), gl.load(mine + 2).to(gl.pointer_type(gl.int64))
     part, parts, heads = gl.load(mine + 3).to(gl.int32), gl.load(mine + 4).to(gl.int32), gl.load(mine + 5)
+    ready = _ready(K)
     own = state + gl.load(half).to(gl.int64) * (heads * _FIELDS + K.table)
-    _count((x, length, 0, 0, 0), part, parts, own, heads, False, K)
+    _count(ready, (x, length, 0, 0, 0), part, parts, own, heads, False, K)
 
 
 @gluon.jit
-def _count(group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.constexpr):
-    """Count a part of a group: (x, length, magic, shift, gap) as above."""
+def _ready(K: gl.constexpr):
+    """Shared memory, its address, and that for each thread; nothing is counted in it yet. What comes before this kernel
+    in the stream is through then."""
+    line: gl.constexpr = gl.BlockedLayout([1], [32], [K.warps], [0])
+    begin: gl.constexpr = K.begin
+    shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _MISC_WORDS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    shared.index(0).store(gl.full([_MISC_WORDS], 0, gl.int32, line))
+    address = shared_memory(gl.program_id(0))
+    each = gl.arange(0, 32 * K.warps, layout=line) * 0 + address
+    once(begin, each)
+    return shared, address, each
+
+
+@gluon.jit
+def _count(ready, group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.constexpr):
+    """Count a part of a group: (x, length, magic, shift, gap) as above. ready: what `_ready` returned."""
+    shared, address, each = ready
     length = group[1]
     V: gl.constexpr = K.vector
     VECTORS: gl.constexpr = 32 * K.warps * K.elements // V
@@ -88,21 +105,15 @@ def _count(group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.constexpr
     vectors = gl.arange(0, VECTORS, layout=gl.SliceLayout(1, tile_layout))
     count_asm: gl.constexpr = K.asm
     count_constant: gl.constexpr = K.constant
-    begin: gl.constexpr = K.begin
     empty_sums: gl.constexpr = K.empty_sums
     flush: gl.constexpr = K.flush
     park: gl.constexpr = K.park
     end: gl.constexpr = K.end
 
-    shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _MISC_WORDS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    shared.index(0).store(gl.full([_MISC_WORDS], 0, gl.int32, line))
-    address = shared_memory(part)
-    each = gl.arange(0, 32 * K.warps, layout=line) * 0 + address
     sample = _sample(group, in_vector, tile_layout, PLANES, K)
     full = length // (VECTORS * V)
     if not PLANES:
         _fetch(group, vectors, part, parts, full, K)
-    once(begin, each)
     barrier()
     gl.inline_asm_elementwise(
         K.look, K.look_constraints, [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=V
@@ -367,9 +378,9 @@ class Kernel:
 
 
 @cache
-def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> Any:
+def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int, waits: bool) -> Any:
     """For tensors of a kind and tables of so many mantissa bits, in so much shared memory; many: whether groups are
-    channels."""
+    channels; waits: whether it may be launched before what comes before it is through."""
     warps, elements, _ = portable.SHAPES[kind, many]
     own_bits = {portable.FLOAT32: bits, portable.BFLOAT16: 7, portable.FLOAT16: 10}[kind]
     tables = 4 if kind == portable.FLOAT32 else 2
@@ -396,7 +407,7 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int) -> 
             kind == portable.FLOAT32,
             int(looking * 31 * (min(0.024 * 2 ** (8 - bits), 0.08) if kind == portable.FLOAT32 else 0.5)),
             ptx.least(bits),
-            ptx.begin(shared),
+            ptx.begin(shared, waits),
             ptx.empty(shared, counts=True),
             ptx.empty(shared, counts=False),
             *ptx.look(shared, vector),

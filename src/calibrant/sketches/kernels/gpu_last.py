@@ -16,6 +16,7 @@ from typing import Any
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from calibrant.sketches.kernels import gpu_last_count, gpu_last_layout
 from calibrant.sketches.kernels import gpu_last_ptx as ptx
@@ -31,21 +32,21 @@ REDUCTIONS = 64  # bytes for each channel that Triton needs for them
 
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
 _SIZE, _ZEROS, _NAN = (gl.constexpr(getattr(portable, name)) for name in ("SIZE", "ZEROS", "NAN"))
-_VECTOR, _ROW = gl.constexpr(gpu_last_layout.VECTOR), gl.constexpr(gpu_last_layout.MISC_ROW)
+_ROW = gl.constexpr(gpu_last_layout.MISC_ROW)
 _LOWS, _NOT_FINITE, _FOUND, _COUNTED = (
     gl.constexpr(getattr(gpu_last_layout, name)) for name in ("LOWS", "NOT_FINITE", "FOUND", "COUNTED")
 )
+_PROBES, _RUN = gl.constexpr(256), gl.constexpr(8)  # rows of a sample, and side by side: each run is on another page
 _MOST_TILES = gl.constexpr(32 * gpu_last_layout.SKIPPED_WORDS)  # that words may hold
 
 
 @gluon.jit(do_not_specialize=["rows", "parts"])
 def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.constexpr, K: gl.constexpr):
     """See `gpu_portable.count`: x (rows, channels), whose channels are the groups. Each K.channels of them are counted
-    by as many as `heads` parts. described: where ALIGNED, what describes x to the tensor memory accelerator."""
-    program, blocks = gl.program_id(0), gl.num_programs(0) // parts
-    block, part = program % blocks, program // blocks
-    ACROSS: gl.constexpr = K.channels // _VECTOR
-    layout: gl.constexpr = gl.BlockedLayout([1, _VECTOR], [32 // ACROSS, ACROSS], [K.warps, 1], [1, 0])
+    by as many as `heads` parts. described: where ALIGNED, what describes x to the tensor memory accelerator: assembly
+    knows where it is."""
+    ACROSS: gl.constexpr = K.channels // K.vector
+    layout: gl.constexpr = gl.BlockedLayout([1, K.vector], [32 // ACROSS, ACROSS], [K.warps, 1], [1, 0])
     line: gl.constexpr = gl.BlockedLayout([1], [32], [K.warps], [0])
     count_asm: gl.constexpr = K.asm
     count_next: gl.constexpr = K.count_next
@@ -57,29 +58,32 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
     place: gl.constexpr = K.place
     park: gl.constexpr = K.park
 
+    shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _ROW], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    shared.index(0).store(gl.full([_ROW], 0, gl.int32, line))
+    program, blocks = gl.program_id(0), gl.num_programs(0) // parts
+    block, part = program % blocks, program // blocks
+    address = shared_memory(part)
+    each = gl.arange(0, 32 * K.warps, layout=line) * 0 + address
+    once(begin, each)
+
     column = gl.arange(0, K.channels, layout=gl.SliceLayout(0, layout))
     first = block * K.channels
     own = state + (gl.load(half).to(gl.int64) * channels + first) * (heads * _FIELDS + K.table)
     pitch = (heads * _FIELDS + K.table) * 8
     table = (own + heads * _FIELDS).to(gl.int64)
-    shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _ROW], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    shared.index(0).store(gl.full([_ROW], 0, gl.int32, line))
-    address = shared_memory(part)
-    each = gl.arange(0, 32 * K.warps, layout=line) * 0 + address
 
     where = x + first, rows, channels, column, (first + column) < channels
     row = gl.arange(0, K.rows, layout=gl.SliceLayout(1, layout))
     full = rows // K.rows
     tile = part + full * 0
-    probes: gl.constexpr = 32 // ACROSS * K.warps
-    probe = gl.arange(0, probes, layout=gl.SliceLayout(1, layout))
-    spread = gl.where(rows < probes, gl.minimum(probe, rows - 1), probe * (rows // probes))
+    probe = gl.arange(0, _PROBES, layout=gl.SliceLayout(1, layout))
+    spread = probe // _RUN * (rows // (_PROBES // _RUN)) + probe % _RUN
+    spread = gl.where(rows < _PROBES, gl.minimum(probe, rows - 1), spread)
     sample = _load(where, spread, rows * 0, False, K)
-    once(begin, each)
     barrier()
     if ALIGNED:
-        way = [each, described.to(gl.int64), tile * K.rows, first, parts * K.rows, full * K.rows]
-        gl.inline_asm_elementwise(fetch_first, "=r,r,l,r,r,r,r", way, gl.int32, is_pure=False, pack=1)
+        way = [each, tile * K.rows, first, parts * K.rows, full * K.rows]
+        gl.inline_asm_elementwise(fetch_first, "=r,r,r,r,r,r", way, gl.int32, is_pure=False, pack=1)
     low = _window(sample, K)
     shared.index((K.misc + _LOWS) // _ROW).slice(0, K.channels).store(low)
     barrier()
@@ -143,10 +147,10 @@ def _room_for(held, most, wrong, K: gl.constexpr):
 def _count_again(where, first, each, table, pitch, part, parts, tile, stop, K: gl.constexpr):
     """Add the elements of tiles to words that have room for them: those before did not."""
     ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
-    ACROSS: gl.constexpr = K.channels // _VECTOR
+    ACROSS: gl.constexpr = K.channels // K.vector
     # The rows of a warp are those that the tensor memory accelerator brings it.
     layout: gl.constexpr = gl.BlockedLayout(
-        [K.rows * ACROSS // (32 * K.warps), _VECTOR], [32 // ACROSS, ACROSS], [K.warps, 1], [1, 0]
+        [K.rows * ACROSS // (32 * K.warps), K.vector], [32 // ACROSS, ACROSS], [K.warps, 1], [1, 0]
     )
     again: gl.constexpr = K.again
     forget: gl.constexpr = K.forget
@@ -186,8 +190,9 @@ def _window(sample, K: gl.constexpr):
     one: gl.constexpr = 15 if K.kind == 2 else 127  # the exponent of 1.0
     magnitude = sample.to(gl.int32) & (0x7FFFFFFF if K.kind == 0 else 0x7FFF)
     exponent = gl.where(magnitude < infinite, magnitude, 0) >> K.own_bits
-    known = gl.sum((exponent > 0).to(gl.int32), 0)
-    mean = gl.where(known > 0, gl.sum(exponent, 0) // gl.maximum(known, 1), one)
+    both = gl.sum(exponent + gl.where(exponent > 0, 1 << 20, 0), 0)  # their sum, and above it how many there are
+    known = both >> 20
+    mean = gl.where(known > 0, (both & 0xFFFFF) // gl.maximum(known, 1), one)
     off = gl.where(exponent > 0, exponent - mean[None, :], 0)
     above = (5 * gl.sum(gl.maximum(off, -off), 0) + known) // gl.maximum(known, 1)
     low = mean + 1 + gl.minimum(above, K.octaves // 2) - K.octaves
@@ -268,6 +273,7 @@ class Kernel:
     kind: int
     warps: int
     elements: int
+    vector: int
     channels: int
     rows: int
     octaves: int
@@ -288,6 +294,13 @@ class Kernel:
     start_anew: str
     flush: str
     park: str
+
+
+def described(x: Any, rows: int, channels: int, kernel: Kernel) -> TensorDescriptor:
+    """What describes x (rows, channels) to the tensor memory accelerator, which brings each warp its part of a tile."""
+    shape, box = [rows, channels], [kernel.rows // kernel.warps, kernel.channels]
+    plain = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=8 * x.element_size(), rank=2)
+    return TensorDescriptor(x, shape, [channels, 1], box, plain)
 
 
 def shared_memory_of(kind: int, bits: int, shared_bytes: int) -> gpu_last_layout.Shared:
@@ -315,6 +328,7 @@ def kernel(kind: int, bits: int, shared_bytes: int) -> Any:
             kind,
             WARPS,
             shared.elements,
+            shared.vector,
             shared.channels,
             shared.rows,
             shared.octaves,

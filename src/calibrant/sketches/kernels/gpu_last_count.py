@@ -14,7 +14,6 @@ from calibrant.sketches.kernels.gpu_last_layout import (
     ONES,
     SKIPPED,
     SKIPPED_WORDS,
-    VECTOR,
     Shared,
 )
 from calibrant.sketches.kernels.gpu_last_ptx import elsewhere, fetch, settle, widened
@@ -61,6 +60,7 @@ def count_next(shared: Shared) -> str:
 
     A slot is given away in either branch after the first vote: once it is known how that ends, all has been read."""
     words, each = shared.registers, shared.row
+    several = ".b32" if each == 1 else f".v{each}.b32"
     lines = [
         f".reg .b32 in<{words}>, at, mine, bar, odd; .reg .pred there;",
         f"and.b32 at, taken, {shared.slots - 1}; mad.lo.u32 bar, at, 8, bars; mad.lo.u32 at, at, {shared.slot}, ring;",
@@ -68,7 +68,7 @@ def count_next(shared: Shared) -> str:
         f"mov.u32 mine, %laneid; mad.lo.u32 mine, mine, {4 * each}, at;",
         "WAIT: mbarrier.try_wait.parity.shared.b64 there, [bar], odd; @!there bra WAIT;",
         *(
-            f"ld.volatile.shared.v{each}.b32 {{{', '.join(f'in{k + j}' for j in range(each))}}}, [mine + {128 * k}];"
+            f"ld.volatile.shared{several} {{{', '.join(f'in{k + j}' for j in range(each))}}}, [mine + {128 * k}];"
             for k in range(0, words, each)
         ),
         *_count(shared, [f"in{k}" for k in range(words)], fetch(shared, "bar", "at")),
@@ -84,7 +84,7 @@ def _count(shared: Shared, inputs: list[str], then: Sequence[str] = ()) -> list[
     if narrow:
         values = [(widened(shared.kind, word, upper), "x") for word in inputs for upper in (False, True)]
     lines = [
-        f".reg .b32 x, mx<{VECTOR}>, mn<{VECTOR}>, a, u, s, t, q, far, both; .reg .b64 to, wide;",
+        f".reg .b32 x, mx<{shared.vector}>, mn<{shared.vector}>, a, u, s, t, q, far, both; .reg .b64 to, wide;",
         ".reg .pred p, r, any, further; .reg .b16 h, g;",
         *_repeated(shared, inputs, then),
         *(_sixteen_bits(shared, inputs) if narrow else _float32(shared, inputs)),
@@ -96,10 +96,10 @@ def _count(shared: Shared, inputs: list[str], then: Sequence[str] = ()) -> list[
         f"vote.sync.any.pred any, any, {EVERY}; @!any bra INSIDE;",
         *_outside(shared, inputs, values),
         f"vote.sync.any.pred any, any, {EVERY}; @!any bra INSIDE;",
-        *(f"mov.b32 mx{j}, 0xff800000; mov.b32 mn{j}, 0x7f800000;" for j in range(VECTOR)),
+        *(f"mov.b32 mx{j}, 0xff800000; mov.b32 mn{j}, 0x7f800000;" for j in range(shared.vector)),
     ]
     for k, (widen, x) in enumerate(values):
-        j = k % VECTOR
+        j = k % shared.vector
         lines.append(f"{widen} and.b32 a, {x}, 0x7fffffff; setp.lt.u32 r, a, 0x7f800000;")
         lines.append(f"@r max.f32 mx{j}, mx{j}, {x}; @r min.f32 mn{j}, mn{j}, {x};")
     return [*lines, "INSIDE:", *_extremes(shared, values), "COUNTED:"]
@@ -133,7 +133,7 @@ def _float32(shared: Shared, inputs: list[str]) -> list[str]:
     finer, position = shared.finer, shared.position_bits
     lines = ["mov.b32 far, 0;"]
     for k, x in enumerate(inputs):
-        j = k % VECTOR
+        j = k % shared.vector
         lines += [
             f"and.b32 a, {x}, 0x7fffffff; sub.u32 u, a, low{j};",
             f"setp.ge.u32 p, u, {shared.span}; @p add.u32 far, far, 1;",
@@ -148,21 +148,19 @@ def _float32(shared: Shared, inputs: list[str]) -> list[str]:
 def _sixteen_bits(shared: Shared, inputs: list[str]) -> list[str]:
     """The same, two at once as long as may be. Dot products take them apart, each with one factor that is not 0: the
     pipe of logic and shifts has most to do, and that is another one."""
-    finer, factor, signs = shared.finer, 4 * shared.across, 4 * shared.sign // 128
+    finer, most = shared.finer, (4 * shared.beside).bit_length() - 1
     lines = ["mov.b32 far, 0;"]
-    for n, pair in enumerate(inputs):
-        j = 2 * n % VECTOR
+    for pair in inputs:
         lines += [
-            f"and.b32 a, {pair}, {(0x7FFF >> finer << finer) * 0x10001}; add.u16x2 u, a, low{j};",
-            "max.u16x2 far, far, u; min.u16x2 u, u, ends;" + ("" if factor >> finer else f"shr.u32 u, u, {finer};"),
-            f"and.b32 s, {pair}, 0x80008000; and.b32 x, {pair}, {((1 << finer) - 1) * 0x10001};",
+            f"and.b32 a, {pair}, {(0x7FFF >> finer << finer) * 0x10001}; add.u16x2 u, a, low0;",
+            f"max.u16x2 far, far, u; min.u16x2 u, u, ends; shr.u32 s, {pair}, 15; and.b32 s, s, {ONES};",
+            f"mad.lo.u32 u, s, {shared.cells << finer}, u;" + (f"shr.u32 u, u, {finer};" if finer > most else ""),
+            f"and.b32 x, {pair}, {((1 << finer) - 1) * 0x10001};",
         ]
-        for part in range(2):
-            lines += [
-                f"dp4a.u32.u32 t, s, {signs << 8 + 16 * part}, own{j + part};",
-                f"dp2a.lo.u32.u32 t, u, {(factor >> finer or factor) << 8 * part}, t;",
-                f"dp2a.lo.u32.u32 q, x, {1 << 8 * part}, one; red.shared.add.u32 [t], q;",
-            ]
+        for n in range(2):
+            lines.append(
+                f"dp2a.lo.u32.u32 t, u, first{n}, own{n}; dp2a.lo.u32.u32 q, x, add{n}, one; red.shared.add.u32 [t], q;"
+            )
     return [*lines, *_any_far(shared)]
 
 
@@ -170,25 +168,22 @@ def _zeros32(inputs: list[str]) -> list[str]:
     """Count zeros, and find whether `any` else has no word."""
     lines = ["add.u32 t, zeros0, zeros1; add.u32 t, t, zeros2; add.u32 t, t, zeros3; add.u32 far, far, t;"]
     for k, x in enumerate(inputs):
-        lines.append(f"setp.eq.f32 p, {x}, 0f00000000; @p add.u32 zeros{k % VECTOR}, zeros{k % VECTOR}, 1;")
+        lines.append(f"setp.eq.f32 p, {x}, 0f00000000; @p add.u32 zeros{k % 4}, zeros{k % 4}, 1;")
     return [*lines, "add.u32 t, zeros0, zeros1; add.u32 t, t, zeros2; add.u32 t, t, zeros3; setp.ne.u32 any, far, t;"]
 
 
 def _zeros16(shared: Shared, inputs: list[str]) -> list[str]:
     """The same, two at once."""
-    lines = [f"mov.b32 far, 0; mov.b32 q, {ONES};"]
-    for n in range(VECTOR // 2):
-        some = inputs[n :: VECTOR // 2]
-        lines.append("mov.b32 s, 0;")
-        for pair in some:
-            lines += [
-                f"and.b32 a, {pair}, 0x7fff7fff; min.u16x2 t, a, q; add.u32 s, s, t;",
-                f"add.u16x2 u, a, low{2 * n}; mul.lo.u32 t, t, 0xffff; and.b32 u, u, t; max.u16x2 far, far, u;",
-            ]
+    lines = [f"mov.b32 far, 0; mov.b32 q, {ONES}; mov.b32 s, 0;"]
+    for pair in inputs:
         lines += [
-            f"and.b32 t, s, 0xffff; sub.u32 t, {len(some)}, t; add.u32 zeros{2 * n}, zeros{2 * n}, t;",
-            f"shr.u32 t, s, 16; sub.u32 t, {len(some)}, t; add.u32 zeros{2 * n + 1}, zeros{2 * n + 1}, t;",
+            f"and.b32 a, {pair}, 0x7fff7fff; min.u16x2 t, a, q; add.u32 s, s, t;",
+            "add.u16x2 u, a, low0; mul.lo.u32 t, t, 0xffff; and.b32 u, u, t; max.u16x2 far, far, u;",
         ]
+    lines += [
+        f"and.b32 t, s, 0xffff; sub.u32 t, {len(inputs)}, t; add.u32 zeros0, zeros0, t;",
+        f"shr.u32 t, s, 16; sub.u32 t, {len(inputs)}, t; add.u32 zeros1, zeros1, t;",
+    ]
     return [*lines, *_any_far(shared)]
 
 
@@ -201,21 +196,20 @@ def _furthest32(inputs: list[str]) -> list[str]:
     there is Inf, that is wrong, and nobody minds."""
     lines = ["setp.ne.u32 further, 0, 0;"]
     for found, most, end, further in (("mx", "max", "top", "ge"), ("mn", "min", "bottom", "le")):
-        for j in range(VECTOR):
+        for j in range(4):
             lines.append(f"mov.b32 {found}{j}, {inputs[j]};")
-            lines += [f"{most}.f32 {found}{j}, {found}{j}, {x};" for x in inputs[j + VECTOR :: VECTOR]]
+            lines += [f"{most}.f32 {found}{j}, {found}{j}, {x};" for x in inputs[j + 4 :: 4]]
             lines.append(f"setp.{further}.or.f32 further, {found}{j}, {end}{j}, further;")
     return lines
 
 
 def _furthest16(kind: str, inputs: list[str]) -> list[str]:
-    """The same of two channels at once, mx0 and mx2, with what is next below the extremes of before and next above."""
+    """The same of both channels at once, mx0 and mn0, with what is next below the extremes of before and next above."""
     lines = ["mov.b32 t, 0;"]
-    for found, most, end in (("mx", "max", "below"), ("mn", "min", "above")):
-        for n in range(2):
-            lines.append(f"mov.b32 {found}{2 * n}, {end}{n};")
-            lines += [f"{most}.{kind}x2 {found}{2 * n}, {found}{2 * n}, {x};" for x in inputs[n::2]]
-            lines.append(f"lop3.b32 t, {found}{2 * n}, {end}{n}, t, {_XOR_OR};")
+    for found, most, end in (("mx0", "max", "below0"), ("mn0", "min", "above0")):
+        lines.append(f"mov.b32 {found}, {end};")
+        lines += [f"{most}.{kind}x2 {found}, {found}, {x};" for x in inputs]
+        lines.append(f"lop3.b32 t, {found}, {end}, t, {_XOR_OR};")
     return [*lines, "setp.ne.u32 further, t, 0;"]
 
 
@@ -223,11 +217,10 @@ def _widened_ends(kind: str) -> list[str]:
     """mx and mn of each channel as float32."""
     lines = []
     for found in ("mx", "mn"):
-        for j in (0, 2):
-            lines += [
-                f"mov.b32 q, {found}{j}; {widened(kind, 'q', True)} mov.b32 {found}{j + 1}, x;",
-                f"{widened(kind, 'q', False)} mov.b32 {found}{j}, x;",
-            ]
+        lines += [
+            f"mov.b32 q, {found}0; {widened(kind, 'q', True)} mov.b32 {found}1, x;",
+            f"{widened(kind, 'q', False)} mov.b32 {found}0, x;",
+        ]
     return lines
 
 
@@ -235,7 +228,7 @@ def _beside_ends(kind: str) -> list[str]:
     """Of 16 bits: `below` each top the next value, and `above` each bottom."""
     lines = []
     for end, beside, sign in (("top", "below", 1), ("bottom", "above", -1)):
-        for j in range(VECTOR):
+        for j in range(2):
             if kind == "bf16":
                 lines.append(f"shr.u32 t, {end}{j}, 16;")
             else:
@@ -243,9 +236,7 @@ def _beside_ends(kind: str) -> list[str]:
             lines += [
                 f"shr.u32 q, t, 15; mad.lo.s32 q, q, {2 * sign}, {-sign}; and.b32 s, t, 0x7fff;",
                 "setp.eq.u32 p, s, 0; @p mov.b32 q, 0; add.u32 t, t, q;",
-                f"mov.b32 {beside}{j // 2}, t;"
-                if j % 2 == 0
-                else f"mad.lo.u32 {beside}{j // 2}, t, 0x10000, {beside}{j // 2};",
+                f"mad.lo.u32 {beside}0, t, 0x10000, {beside}0;" if j else f"mov.b32 {beside}0, t;",
             ]
     return lines
 
@@ -255,12 +246,12 @@ def _outside(shared: Shared, inputs: list[str], values: list[tuple[str, str]]) -
     lines = ["setp.ne.u32 any, 0, 0;"]
     if shared.kind == "f32":
         for k, x in enumerate(inputs):
-            lines += [f"and.b32 a, {x}, 0x7fffffff; sub.u32 u, a, low{k % VECTOR};", *_looked_at(shared, x, k)]
+            lines += [f"and.b32 a, {x}, 0x7fffffff; sub.u32 u, a, low{k % 4};", *_looked_at(shared, x, k)]
         return lines
     lines.append(f"mov.b32 far, {(shared.span - 1) * 0x10001};")
     for n, pair in enumerate(inputs):
         lines += [
-            f"and.b32 a, {pair}, 0x7fff7fff; add.u16x2 both, a, low{2 * n % VECTOR};",
+            f"and.b32 a, {pair}, 0x7fff7fff; add.u16x2 both, a, low0;",
             f"max.u16x2 t, both, far; setp.eq.u32 p, t, far; @p bra NEAR{n};",
         ]
         for upper in range(2):
@@ -277,7 +268,7 @@ def _looked_at(shared: Shared, x: str, k: int) -> list[str]:
     return [
         f"setp.ge.u32 p, u, {shared.span}; setp.ne.and.u32 p, a, 0, p; @!p bra DONE{k};",
         "setp.ge.u32 r, a, 0x7f800000; or.pred any, any, r;",
-        *elsewhere(shared, x, k % VECTOR, "1", f"DONE{k}"),
+        *elsewhere(shared, x, k % shared.vector, "1", f"DONE{k}"),
         f"DONE{k}:",
     ]
 
@@ -287,10 +278,10 @@ def _extremes(shared: Shared, values: list[tuple[str, str]]) -> list[str]:
     ends = (("top", "mx", "ge", "gt", "max", NEAR_ZERO), ("bottom", "mn", "le", "lt", "min", 0x80000000 | NEAR_ZERO))
     lines = ["setp.ne.u32 p, 0, 0;"]
     for end, found, or_equal, *_ in ends:
-        lines += [f"setp.{or_equal}.or.f32 p, {found}{j}, {end}{j}, p;" for j in range(VECTOR)]
+        lines += [f"setp.{or_equal}.or.f32 p, {found}{j}, {end}{j}, p;" for j in range(shared.vector)]
     lines.append(f"vote.sync.any.pred p, p, {EVERY}; @!p bra SAME;")
     for end, found, or_equal, further, furthest, near_zero in ends:
-        for j in range(VECTOR):
+        for j in range(shared.vector):
             lines += [
                 f"setp.{or_equal}.f32 p, {found}{j}, {end}{j}; vote.sync.any.pred p, p, {EVERY};",
                 f"@!p bra SAME_{end}{j};",
@@ -299,7 +290,7 @@ def _extremes(shared: Shared, values: list[tuple[str, str]]) -> list[str]:
                 f"setp.{further}.f32 p, t, {end}{j}; @p mov.b32 n_{end}{j}, 0; @p mov.b32 {end}{j}, t;",
                 *(
                     f"{widen} setp.eq.f32 p, {x}, {end}{j}; @p add.u32 n_{end}{j}, n_{end}{j}, 1;"
-                    for widen, x in values[j::VECTOR]
+                    for widen, x in values[j :: shared.vector]
                 ),
                 f"setp.eq.f32 p, {end}{j}, 0f00000000; @p mov.b32 n_{end}{j}, 0; @p mov.b32 {end}{j}, {near_zero:#x};",
                 f"SAME_{end}{j}:",

@@ -1,20 +1,21 @@
 """How `gpu_last` uses the shared memory and the registers of its program.
 
 In shared memory there is a word for each cell of each channel: for each sign of each channel the `cells` of a window
-that lies elsewhere on the number line for each channel. The words of one cell of channels that other lanes of a warp
-read, of every fourth channel, lie side by side: so these lanes are never in each other's way. Count and sum of
-positions share a word, as count << sum_bits | sum; a word has room for `limit` elements. What is outside the window,
-as zeros are, goes to a word that nobody adds to a table, another one for each row that a warp reads at once: zeros are
+that lies elsewhere on the number line for each channel. The words of one cell of channels that are counted at once lie
+side by side: so the lanes of a row are never in each other's way. That are every fourth channel of float32, and all of
+16 bits, of whose two in a register the lanes of every other row count the upper one first. Count and sum of positions
+share a word, as count << sum_bits | sum; a word has room for `limit` elements. What is outside the window,
+as zeros are, goes to a word that nobody adds to a table, another one for each row that is counted at once: zeros are
 counted in a register, finite values go straight to the table in global memory. Where each channel of a warp has one
 value for long, tiles are counted instead: `repeats` of what is in `same`.
 
 Each warp has slots of its own, a ring, to which the tensor memory accelerator brings what the warp counts next: so no
 warp waits for another.
 
-A thread reads four channels, always the same. In registers that `begin`, `place` and `fetch_first` fill, and that every
-assembly after them knows, it has of each where its words and its window begin, how many zeros there were, and the
-extremes of all lanes that read this channel, with its own hits of them: NO_TOP with no hits stands for no value yet,
-and NEAR_ZERO with no hits for zero, whose hits are the zeros. Of 16 bits, two in a register, it has what is next
+A thread reads a `vector` of channels, always the same. In registers that `begin`, `place` and `fetch_first` fill, and
+that every assembly after them knows, it has of each where its words and its window begin, how many zeros there were,
+and the extremes of all lanes that read this channel, with its own hits of them: NO_TOP with no hits stands for no value
+yet, and NEAR_ZERO with no hits for zero, whose hits are the zeros. Of 16 bits, two in a register, it has what is next
 `below` each top and next `above` each bottom too. `away` is how many elements are in no word, or no longer, zeros
 aside.
 """
@@ -23,7 +24,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VECTOR = 4  # channels of a thread
 STRIP = 128  # words that a warp looks at together
 
 # From word `misc` on, which is the count of the fullest word: how many elements there were by all counts, which grows;
@@ -57,9 +57,24 @@ class Shared:
     slots: int
 
     @property
+    def vector(self) -> int:
+        """Channels of a thread."""
+        return 4 if self.kind == "f32" else 2
+
+    @property
     def across(self) -> int:
         """Lanes that read one row."""
-        return self.channels // VECTOR
+        return self.channels // self.vector
+
+    @property
+    def apart(self) -> int:
+        """Stretches of words that channels share, each with its neighbour in another one."""
+        return self.vector if self.kind == "f32" else 1
+
+    @property
+    def beside(self) -> int:
+        """Channels whose words of one cell lie side by side."""
+        return self.channels // self.apart
 
     @property
     def rows(self) -> int:
@@ -74,7 +89,7 @@ class Shared:
     @property
     def row(self) -> int:
         """Registers of a thread's elements of one row."""
-        return VECTOR * self.registers // self.elements
+        return self.vector * self.registers // self.elements
 
     @property
     def slot(self) -> int:
@@ -109,6 +124,11 @@ class Shared:
         return max(self.own_bits - self.mantissa_bits, 0)
 
     @property
+    def factor(self) -> int:
+        """Bytes from a cell's words to the next, or as many as a bit of what is finer stands for."""
+        return 4 * self.beside >> self.finer or 4 * self.beside
+
+    @property
     def coarser(self) -> int:
         """By how many bits a cell of the table may be finer than a word: then not all are used."""
         return max(self.mantissa_bits - self.own_bits, 0)
@@ -125,20 +145,20 @@ class Shared:
 
     @property
     def cells(self) -> int:
-        """Words of a sign of a channel: of 16 bits, some more, for what is outside, one for each row that a warp reads
-        at once; as many as are looked at together or a multiple."""
-        together = STRIP // self.across
-        return -(-((self.span >> self.finer) + (0 if self.kind == "f32" else 32 // self.across)) // together) * together
+        """Words of a sign of a channel: of 16 bits, some more, for what is outside, one for each row that is counted at
+        once; as many as are looked at together or a multiple."""
+        together = STRIP // self.beside
+        return -(-((self.span >> self.finer) + (0 if self.kind == "f32" else 32 // self.beside)) // together) * together
 
     @property
     def sign(self) -> int:
         """Words from a sign's first cell to the other's."""
-        return self.cells * self.across
+        return self.cells * self.beside
 
     @property
     def misc(self) -> int:
         """The word behind all cells."""
-        return 2 * VECTOR * self.sign
+        return 2 * self.apart * self.sign
 
     @property
     def sum_bits(self) -> int:

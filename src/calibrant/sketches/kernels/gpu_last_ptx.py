@@ -19,26 +19,30 @@ from calibrant.sketches.kernels.gpu_last_layout import (
     STRIP,
     TABLE,
     UNREAD,
-    VECTOR,
     Shared,
 )
 from calibrant.sketches.kernels.gpu_ptx import LEAVE_IF_NONE, block
 
 _FETCH = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
 _LEAST = {"f32": 0, "bf16": 0xFF80FF80, "f16": 0xFC00FC00}  # of 16 bits: -Inf, twice
+DESCRIBED = "count_param_1"  # as LLVM names the second parameter of `gpu_last.count`
 NEVER_SEEN = 0xFFFFFFFF  # bits of NaN, of which there are no extremes to be known
 _MOST = {"f32": 0, "bf16": 0x7F807F80, "f16": 0x7C007C00}
 
 
 def begin(shared: Shared) -> str:
     """For each thread once: nothing is counted yet. $1: the address of shared memory."""
-    names = [f"{name}{j}" for name in ("top", "bottom", "n_top", "n_bottom", "zeros") for j in range(VECTOR)]
+    names = [f"{name}{j}" for name in ("top", "bottom", "n_top", "n_bottom", "zeros") for j in range(shared.vector)]
+    pairs = shared.vector // 2
     start = {"top": f"{NO_TOP:#x}", "bottom": f"{NO_BOTTOM:#x}"}
     before = [
-        f".reg .b32 {', '.join(names)}, unread, own<{VECTOR}>, low<{VECTOR}>; mov.u32 unread, %laneid;",
+        f".reg .b32 {', '.join(names)}, unread, own<{shared.vector}>, low<{shared.vector}>; mov.u32 unread, %laneid;",
         f"mad.lo.u32 unread, unread, 4, $1; add.u32 unread, unread, {4 * (shared.misc + UNREAD)};",
-        f".reg .b32 one, ends, below<2>, above<2>; mov.b32 one, {1 << shared.sum_bits};",
-        *(f"mov.b32 below{n}, {_LEAST[shared.kind]:#x}; mov.b32 above{n}, {_MOST[shared.kind]:#x};" for n in range(2)),
+        f".reg .b32 one, ends, below<{pairs}>, above<{pairs}>, first<2>, add<2>; mov.b32 one, {1 << shared.sum_bits};",
+        *(
+            f"mov.b32 below{n}, {_LEAST[shared.kind]:#x}; mov.b32 above{n}, {_MOST[shared.kind]:#x};"
+            for n in range(pairs)
+        ),
         f".reg .b32 same<{shared.row}>, repeats, away, nth; mov.b32 repeats, 0; mov.b32 away, 0; mov.b32 nth, 0;",
         *(f"mov.b32 same{n}, {NEVER_SEEN};" for n in range(shared.row)),
         *(f"mov.b32 {name}, {start.get(name.rstrip('0123456789'), 0)};" for name in names),
@@ -74,22 +78,27 @@ def start_anew(shared: Shared) -> str:
 def place(shared: Shared) -> str:
     """For each thread once, when windows are found: know them. $1: the address of shared memory, $2: of the first
     channel's table, $3: bytes from one to the next."""
-    misc = 4 * shared.misc
+    misc, vector = 4 * shared.misc, shared.vector
     lines = [
         f".reg .b32 lane, at; .reg .pred p; mov.u32 lane, %laneid; and.b32 lane, lane, {shared.across - 1};",
-        f"mad.lo.u32 at, lane, {4 * VECTOR}, $1;",
-        f"ld.shared.v4.b32 {{low0, low1, low2, low3}}, [at + {misc + 4 * LOWS}];",
-        "mad.lo.u32 own0, lane, 4, $1;",
-        *(f"add.u32 own{j}, own0, {8 * shared.sign * j};" for j in range(1, VECTOR)),
+        f"mad.lo.u32 at, lane, {4 * vector}, $1;",
+        f"ld.shared.v{vector}.b32 {{{', '.join(f'low{j}' for j in range(vector))}}}, [at + {misc + 4 * LOWS}];",
+        f"mad.lo.u32 own0, lane, {4 * vector // shared.apart}, $1;",
+        *(f"add.u32 own{j}, own0, {8 * shared.sign * j};" for j in range(1, shared.apart)),
         f"mov.u32 at, %tid.x; setp.eq.u32 p, at, 0; @p st.shared.b64 [$1 + {misc + 4 * TABLE}], $2;",
         f"@p st.shared.b32 [$1 + {misc + 4 * PITCH}], $3;",
     ]
     if shared.kind != "f32":  # negated, and two in a register
-        lines += [f"neg.s32 low{j}, low{j}; and.b32 low{j}, low{j}, 0xffff;" for j in range(VECTOR)]
-        lines += [f"mad.lo.u32 low{j}, low{j + 1}, 0x10000, low{j};" for j in (0, 2)]
         lines += [
-            f"mov.u32 lane, %laneid; shr.u32 lane, lane, {shared.across.bit_length() - 1};",
-            f"mad.lo.u32 ends, lane, {1 << shared.finer}, {shared.span}; mul.lo.u32 ends, ends, {ONES};",
+            *(f"neg.s32 low{j}, low{j}; and.b32 low{j}, low{j}, 0xffff;" for j in range(vector)),
+            "mad.lo.u32 low0, low1, 0x10000, low0;",
+            f"mov.u32 lane, %laneid; shr.u32 lane, lane, {shared.across.bit_length() - 1}; and.b32 at, lane, 1;",
+            f"shr.u32 lane, lane, 1; mad.lo.u32 ends, lane, {1 << shared.finer}, {shared.span};",
+            f"mul.lo.u32 ends, ends, {ONES};",
+            # Which of the two in a register is counted first: factors that take it out.
+            "mad.lo.u32 own0, at, 4, own0; xor.b32 own1, own0, 4; shl.b32 at, at, 3; mov.b32 add0, 1;",
+            "shl.b32 add0, add0, at; xor.b32 add1, add0, 0x101;",
+            *(f"mul.lo.u32 first{n}, add{n}, {shared.factor};" for n in range(2)),
         ]
     return block(lines)
 
@@ -97,20 +106,21 @@ def place(shared: Shared) -> str:
 def fetch_first(shared: Shared) -> str:
     """For each thread once: each warp has its part of the first tiles brought to its slots.
 
-    $1: the address of shared memory, $2: of what describes the tensor, $3: its first row, $4: and column, $5: rows from
-    one tile to the next, $6: the row where they end."""
+    $1: the address of shared memory, $2: the tensor's first row, $3: and column, $4: rows from one tile to the next,
+    $5: the row where they end. What describes the tensor is the kernel's second parameter."""
     warp_rows, row = shared.rows * 32 // shared.threads, 4 * MISC_ROW
     before = [
         ".reg .b32 ring, bars, ring_row, ring_column, ring_step, ring_end, taken; .reg .b64 map; .reg .pred leads;",
-        "mov.b64 map, $2; mov.b32 ring_column, $4; mov.b32 ring_step, $5; mov.b32 ring_end, $6; mov.b32 taken, 0;",
+        f"mov.b64 map, {DESCRIBED}; cvta.param.u64 map, map; mov.b32 ring_column, $3; mov.b32 ring_step, $4;",
+        "mov.b32 ring_end, $5; mov.b32 taken, 0;",
     ]
     lines = [
         ".reg .b32 lane, warp; mov.u32 lane, %laneid; setp.eq.u32 leads, lane, 0;",
-        f"mov.u32 warp, %tid.x; shr.u32 warp, warp, 5; mad.lo.u32 ring_row, warp, {warp_rows}, $3;",
+        f"mov.u32 warp, %tid.x; shr.u32 warp, warp, 5; mad.lo.u32 ring_row, warp, {warp_rows}, $2;",
         f"mad.lo.u32 bars, warp, {8 * shared.slots}, $1; add.u32 bars, bars, {4 * shared.ring};",
         f"mad.lo.u32 ring, warp, {shared.slots * shared.slot}, $1; add.u32 ring, ring, {4 * shared.ring + row};",
         *(f"@leads mbarrier.init.shared.b64 [bars + {8 * slot}], 1;" for slot in range(shared.slots)),
-        "fence.proxy.async.shared::cta; @leads fence.proxy.tensormap::generic.acquire.gpu [map], 128;",
+        "fence.proxy.async.shared::cta;",
         f"bar.warp.sync {EVERY};",
     ]
     for slot in range(shared.slots):
@@ -135,7 +145,7 @@ def settle(shared: Shared) -> list[str]:
         f"setp.ge.or.u32 p, t, {shared.across}, p; @p bra SETTLED;",
         f"mul.lo.u32 repeats, repeats, {shared.rows * 32 // shared.threads};",
     ]
-    for j in range(VECTOR):
+    for j in range(shared.vector):
         lines += [
             f"mov.b32 x, same{j};" if shared.kind == "f32" else widened(shared.kind, f"same{j // 2}", j % 2 == 1),
             f"and.b32 a, x, 0x7fffffff; setp.eq.u32 p, a, 0; @p add.u32 zeros{j}, zeros{j}, repeats;",
@@ -152,7 +162,7 @@ def elsewhere(shared: Shared, x: str, j: int, many: str, done: str) -> list[str]
     finite, beside the words; then go to `done`. x: its float32 bits, a: these of its magnitude."""
     shift, sums, misc = 23 - shared.mantissa_bits, 8 << (9 + shared.mantissa_bits), 4 * shared.misc
     return [
-        f"mov.u32 t, %laneid; and.b32 t, t, {shared.across - 1}; mad.lo.u32 t, t, {VECTOR}, {j};",
+        f"mov.u32 t, %laneid; and.b32 t, t, {shared.across - 1}; mad.lo.u32 t, t, {shared.vector}, {j};",
         "mov.u32 q, global_smem; setp.ge.u32 r, a, 0x7f800000;",
         f"shr.u32 s, {x}, 31; add.u32 s, s, 1; setp.gt.u32 p, a, 0x7f800000; @p mov.b32 s, 0;",
         f"mad.lo.u32 s, s, {shared.channels}, t; mad.lo.u32 s, s, 4, q;",
@@ -176,11 +186,12 @@ def check(shared: Shared) -> str:
     words, and in registers the zeros, and how many there were `away` from words. If a word has overflowed, that falls
     short of the elements: each time 1 << 32 - sum_bits is lost, and at most one for each sum that is carried comes
     back. $1: the address of shared memory."""
-    trash = 4 * (shared.span >> shared.finer) * shared.across
+    trash = 4 * (shared.span >> shared.finer) * shared.beside
     lines = [
         ".reg .b32 i, end, a, b, c, d, most, count; .reg .pred p; mov.b32 most, 0;",
-        "add.u32 count, zeros0, zeros1; add.u32 count, count, zeros2; add.u32 count, count, zeros3;",
-        f"add.u32 count, count, away; mad.lo.u32 count, repeats, {shared.elements}, count;",
+        "mov.b32 count, away;",
+        *(f"add.u32 count, count, zeros{j};" for j in range(shared.vector)),
+        f"mad.lo.u32 count, repeats, {shared.elements}, count;",
         f"mov.u32 i, %tid.x; mad.lo.u32 i, i, 16, $1; add.u32 end, $1, {4 * shared.misc};",
         "NEXT: setp.lt.u32 p, i, end; @!p bra THROUGH; ld.shared.v4.b32 {a, b, c, d}, [i];",
         *(
@@ -192,7 +203,7 @@ def check(shared: Shared) -> str:
     ]
     if shared.kind != "f32":  # of 16 bits the words of what is outside are among the others: a warp for each sign
         lines += [
-            f"setp.lt.u32 p, a, {2 * VECTOR}; mad.lo.u32 a, a, {4 * shared.sign}, $1; mad.lo.u32 a, b, 4, a;",
+            f"setp.lt.u32 p, a, {2 * shared.apart}; mad.lo.u32 a, a, {4 * shared.sign}, $1; mad.lo.u32 a, b, 4, a;",
             f"mov.b32 c, 0; @p ld.shared.b32 c, [a + {trash}];",
             f"shr.u32 c, c, {shared.sum_bits}; sub.u32 count, count, c;",
         ]
@@ -209,7 +220,7 @@ def flush(shared: Shared) -> str:
 
     $1: the address of shared memory, $2: of the first channel's table, $3: bytes from one to the next, $4: the strip to
     begin with, or any number more."""
-    positions, across, strips = 8 << (9 + shared.mantissa_bits), shared.across, shared.misc // STRIP
+    positions, beside, strips = 8 << (9 + shared.mantissa_bits), shared.beside, shared.misc // STRIP
     coarser, bias = shared.coarser, shared.bias
     lines = [
         ".reg .b32 lane, i, stop, at, strip, sign, j, cell, key, t, channel, zero, word<4>, sum;",
@@ -223,12 +234,13 @@ def flush(shared: Shared) -> str:
         "st.shared.v4.b32 [at], {zero, zero, zero, zero};",
         f"div.u32 j, i, {shared.sign // STRIP}; mad.lo.u32 strip, j, {-(shared.sign // STRIP)}, i;",
         "and.b32 sign, j, 1; shr.u32 j, j, 1;",
-        f"mul.lo.u32 sign, sign, {1 << (8 + shared.mantissa_bits)}; mul.lo.u32 strip, strip, {STRIP // across};",
+        f"mul.lo.u32 sign, sign, {1 << (8 + shared.mantissa_bits)}; mul.lo.u32 strip, strip, {STRIP // beside};",
     ]
     for n in range(4):
         lines += [
-            f"mad.lo.u32 t, lane, 4, {n}; and.b32 channel, t, {across - 1}; mad.lo.u32 channel, channel, {VECTOR}, j;",
-            f"shr.u32 cell, t, {across.bit_length() - 1}; add.u32 cell, cell, strip;",
+            f"mad.lo.u32 t, lane, 4, {n}; and.b32 channel, t, {beside - 1};",
+            f"mad.lo.u32 channel, channel, {shared.apart}, j;",
+            f"shr.u32 cell, t, {beside.bit_length() - 1}; add.u32 cell, cell, strip;",
             f"setp.lt.u32 inside, cell, {shared.span >> shared.finer};",
             f"mad.lo.u32 t, channel, 4, $1; ld.shared.b32 key, [t + {4 * (shared.misc + LOWS)}];",
             f"add.u32 key, key, {bias}; shr.u32 key, key, {shared.finer}; add.u32 key, key, cell;",
@@ -257,9 +269,9 @@ def park(shared: Shared) -> str:
         *settle(shared),
         "mov.u32 lane, %laneid;",
         f"setp.lt.u32 first, lane, {shared.across}; mov.u32 at, %tid.x; shr.u32 at, at, 5;",
-        f"mul.lo.u32 at, at, {row}; mad.lo.u32 at, lane, {VECTOR}, at; mad.lo.u32 at, at, 4, $1;",
+        f"mul.lo.u32 at, at, {row}; mad.lo.u32 at, lane, {shared.vector}, at; mad.lo.u32 at, at, 4, $1;",
     ]
-    for j in range(VECTOR):
+    for j in range(shared.vector):
         for name in ("n_top", "n_bottom", "zeros"):
             for mask in shared.masks:
                 lines.append(f"shfl.sync.bfly.b32 t, {name}{j}, {mask}, 31, {EVERY}; add.u32 {name}{j}, {name}{j}, t;")

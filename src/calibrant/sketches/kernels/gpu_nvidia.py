@@ -15,7 +15,6 @@ from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels.gpu_planes import Planes
 from calibrant.sketches.kernels.gpu_room import Room
 from calibrant.sketches.kernels.gpu_state import State
-from calibrant.sketches.kernels.gpu_tensor_map import tensor_map
 
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
@@ -54,7 +53,7 @@ def is_for_last(x: Tensor, planes: Planes, mantissa_bits: int | None) -> bool:
     )
 
 
-def count_last(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:
+def count_last(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
     """Count channels that take turns in memory."""
     from calibrant.sketches.kernels import gpu_last as last
 
@@ -62,13 +61,11 @@ def count_last(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room
     kernel = last.kernel(kind, state.mantissa_bits, device.shared_bytes)
     blocks = -(-planes.groups // kernel.value.channels)
     parts = _parts(blocks, planes.inner, device.multiprocessors, state.rows)
-    described, aligned = state.memory, planes.groups * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
-    if aligned:
-        box = kernel.value.rows // last.WARPS, kernel.value.channels
-        described = room.copied(tensor_map(x.data_ptr(), (planes.inner, planes.groups), box, x.element_size()))
+    bits = x.view(_AS_INTEGERS[x.dtype])
+    aligned = planes.groups * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
     last.count[(blocks * parts,)](
-        x.view(_AS_INTEGERS[x.dtype]),
-        described,
+        bits,
+        last.described(bits, planes.inner, planes.groups, kernel.value) if aligned else bits,
         planes.inner,
         planes.groups,
         parts,
@@ -114,9 +111,10 @@ def count_fast(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
         state.rows,
         half,
         PLANES=many,
-        K=fast.kernel(kind, state.mantissa_bits, many, vector, device.shared_bytes),
+        K=fast.kernel(kind, state.mantissa_bits, many, vector, device.shared_bytes, device.waits),
         num_warps=warps,
         maxnreg=registers,
+        launch_pdl=device.waits,
     )
 
 
@@ -143,9 +141,10 @@ def count_described(tensors: Sequence[Tensor], states: Sequence[State], half: Te
     fast.count_many[(len(described),)](
         room.described(np.array(described)),
         half,
-        K=fast.kernel(kind, mantissa_bits, False, 16 // first.element_size(), device.shared_bytes),
+        K=fast.kernel(kind, mantissa_bits, False, 16 // first.element_size(), device.shared_bytes, device.waits),
         num_warps=warps,
         maxnreg=registers,
+        launch_pdl=device.waits,
     )
 
 
@@ -163,14 +162,16 @@ def _share(tiles: Sequence[int], programs: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Properties:
-    """Of a GPU; shared_bytes: that one program may have."""
+    """Of a GPU; shared_bytes: that one program may have; waits: whether a kernel may be launched before what comes
+    before it is through, for which it waits then."""
 
     multiprocessors: int
     shared_bytes: int
+    waits: bool
 
 
 @cache
 def properties(index: int) -> Properties:
     """Of the GPU of that number."""
     found = torch.cuda.get_device_properties(index)
-    return Properties(found.multi_processor_count, found.shared_memory_per_block_optin)
+    return Properties(found.multi_processor_count, found.shared_memory_per_block_optin, found.major >= 9)

@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from calibrant.sketches.kernels.gpu_asm import WAIT_FOR_OTHERS
+
 # From word `misc` on: counters; and for each warp a word at each of the last four, of which TOP and BOTTOM are float32
 # bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; BELOW, of float16: how far the least
 # one that is not 0 is below infinity; PAIRS: in the sample, lanes of a warp that hit one cell; COUNTED and MOST: what
@@ -45,8 +47,9 @@ class Shared:
     misc: int
 
 
-def begin(shared: Shared) -> str:
-    """For each thread once: nothing is counted yet, though sums are not emptied. $1: the address of shared memory."""
+def begin(shared: Shared, waits: bool) -> str:
+    """For each thread once: nothing is counted yet, though sums are not emptied; waits: then wait for what came before
+    this kernel. $1: the address of shared memory."""
     return block(
         [
             *_emptied(shared, 0, 8 * shared.stride),
@@ -56,6 +59,7 @@ def begin(shared: Shared) -> str:
             f"add.u32 at, at, {4 * shared.misc}; st.shared.b32 [at + {4 * TOP}], top;",
             f"st.shared.b32 [at + {4 * BOTTOM}], bottom;",
             "OTHERS:",
+            WAIT_FOR_OTHERS if waits else "",
         ],
         before=[
             ".reg .b32 top, n_top, bottom, n_bottom;",
@@ -217,8 +221,43 @@ def _flush_lines(shared: Shared, packed: bool, back: bool) -> list[str]:
         *(f"ld.shared.b32 word{n}, [at + {128 * n}]; add.u32 j{n}, i, {32 * n};" for n in range(4)),
         LEAVE_IF_NONE,
         *(f"ld.shared.b32 sum{n}, [at + {8 * shared.stride + 128 * n}];" for n in range(4) if with_sums),
-        *(line for n in range(4) for line in _add_to_table(shared, packed, f"j{n}", f"word{n}", f"sum{n}", back)),
+        *(_add_floats(shared, packed, back) if shared.kind == "f32" else []),
+        *(
+            line
+            for n in range(4)
+            if shared.kind != "f32"
+            for line in _add_to_table(shared, f"j{n}", f"word{n}", f"sum{n}")
+        ),
     ]
+
+
+def _add_floats(shared: Shared, packed: bool, back: bool) -> list[str]:
+    """Four words of a thread, all of one sign: their cells are 32 apart."""
+    bits, positions, wide = (
+        shared.mantissa_bits,
+        8 << (9 + shared.mantissa_bits),
+        "cvt.s64.s32" if back else "cvt.u64.u32",
+    )
+    lines = [
+        f"setp.ge.u32 p, i, {shared.stride}; selp.b32 sign, {1 << (8 + bits)}, 0, p; mov.b32 cell, i;",
+        f"@p sub.u32 cell, i, {shared.stride}; shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell;",
+        "add.u32 key, key, sign; mad.wide.u32 to, key, 8, $2;",
+    ]
+    for n in range(4):
+        if packed:
+            lines.append(
+                f"and.b32 sum{n}, word{n}, {(1 << PACKED_COUNT) - 1}; shr.u32 word{n}, word{n}, {PACKED_COUNT}; "
+                f"add.u32 counted, counted, word{n};"
+            )
+        if back:
+            lines.append(f"neg.s32 word{n}, word{n}; neg.s32 sum{n}, sum{n};")
+        lines += [
+            f"add.u32 t, cell, {32 * n}; setp.lt.u32 inside, t, {shared.cells};",
+            f"setp.ne.and.u32 any, word{n}, 0, inside; setp.ne.and.u32 p, sum{n}, 0, inside;",
+            f"{wide} wide, word{n}; @any red.global.add.u64 [to + {256 * n}], wide;",
+            f"{wide} wide, sum{n}; @p red.global.add.u64 [to + {positions + 256 * n}], wide;",
+        ]
+    return lines
 
 
 def _flush_fours(shared: Shared) -> list[str]:
@@ -258,40 +297,21 @@ def _flush_fours(shared: Shared) -> list[str]:
             f"@any red.global.add.u64 [to], wide; @p red.global.add.u64 [to + {table}], sums; bra EMPTY;",
             "ONE_BY_ONE:",
         ]
-    return [*lines, *(line for n in range(4) for line in _add_to_table(shared, False, f"j{n}", f"word{n}", f"sum{n}"))]
+    return [*lines, *(line for n in range(4) for line in _add_to_table(shared, f"j{n}", f"word{n}", f"sum{n}"))]
 
 
-def _add_to_table(shared: Shared, packed: bool, place: str, word: str, sums: str, back: bool = False) -> list[str]:
+def _add_to_table(shared: Shared, place: str, word: str, sums: str) -> list[str]:
+    """A word of 16 bits."""
     bits, positions = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
-    wide = "cvt.s64.s32" if back else "cvt.u64.u32"
-    lines = [
+    return [
         f"setp.ge.u32 p, {place}, {shared.stride}; selp.b32 sign, 1, 0, p; mov.b32 cell, {place};",
         f"@p sub.u32 cell, {place}, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
-    ]
-    if packed:
-        lines += [
-            f"and.b32 {sums}, {word}, {(1 << PACKED_COUNT) - 1}; shr.u32 {word}, {word}, {PACKED_COUNT};",
-            f"add.u32 counted, counted, {word};",
-        ]
-    if back:
-        lines.append(f"neg.s32 {word}, {word}; neg.s32 {sums}, {sums};")
-    if shared.kind == "f32":
-        lines += [
-            f"shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell;",
-            f"shl.b32 sign, sign, {8 + bits}; add.u32 key, key, sign;",
-        ]
-    else:
-        lines += [
-            "add.u32 key, $3, cell; shl.b32 sign, sign, 15; or.b32 key, key, sign;",
-            *widen(shared.kind, "key", "key"),
-            f"shr.u32 {sums}, key, {15 - bits}; and.b32 {sums}, {sums}, 255; shr.u32 key, key, {23 - bits};",
-        ]
-    return [
-        *lines,
+        "add.u32 key, $3, cell; shl.b32 sign, sign, 15; or.b32 key, key, sign;",
+        *widen(shared.kind, "key", "key"),
+        f"shr.u32 {sums}, key, {15 - bits}; and.b32 {sums}, {sums}, 255; shr.u32 key, key, {23 - bits};",
         f"setp.ne.and.u32 any, {word}, 0, inside; setp.ne.and.u32 p, {sums}, 0, inside;",
-        f"mad.wide.u32 to, key, 8, $2; {wide} wide, {word}; @any red.global.add.u64 [to], wide;",
-        f"{wide} wide, {sums};" if shared.kind == "f32" else f"mul.wide.u32 wide, {sums}, {word};",
-        f"@p red.global.add.u64 [to + {positions}], wide;",
+        f"mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, {word}; @any red.global.add.u64 [to], wide;",
+        f"mul.wide.u32 wide, {sums}, {word}; @p red.global.add.u64 [to + {positions}], wide;",
     ]
 
 

@@ -1,14 +1,10 @@
 """Memory that kernels for a GPU work in, and what they are told there."""
 
-# mypy: disable-error-code="untyped-decorator,no-untyped-def"
-
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 
 from calibrant.sketches.cells import I64
 
@@ -44,18 +40,3 @@ class Room:
             self._read_by_graphs.append(host)  # which read the host's memory: less work than a copy at each replay
             return host
         return host.to(self._device, non_blocking=True)
-
-    def copied(self, words: I64) -> Tensor:
-        """The words on the device, where all of its programs may read them often."""
-        described = self.described(words)
-        if described.is_cuda:
-            return described
-        there = torch.empty_like(described, device=self._device)
-        _copy[(1,)](described, there, WORDS=len(words), num_warps=1)  # a copy by torch takes a graph longer
-        return there
-
-
-@triton.jit
-def _copy(words, there, WORDS: tl.constexpr):
-    each = tl.arange(0, WORDS)
-    tl.store(there + each, tl.load(words + each))
