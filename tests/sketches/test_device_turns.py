@@ -5,6 +5,7 @@ import pytest
 
 from calibrant.sketches import Collector, SketchSpec
 from tests.sketches.devices import on_gpu, torch
+from tests.sketches.test_device import HARD
 
 if torch is not None:
     from calibrant.sketches.device import DeviceCollectors
@@ -74,3 +75,24 @@ def test_words_overflow_unforeseen(overflow, channels, bits, dtype, monkeypatch)
     monkeypatch.setattr(gpu_nvidia, "_parts", lambda *_: 1)  # one program has all rows
     torch.manual_seed(0)
     assert_same_on_both(overflow(torch.randn(330_007, channels, device="cuda")).to(getattr(torch, dtype)), bits)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(6001, 1024), (9000, 520), (5, 1040)], ids=str)
+@pytest.mark.parametrize("hard", [pytest.param(kind, marks=on_gpu) for kind in ("far below 1", "zeros", "any bits")])
+def test_two_programs_add_up_what_they_counted(hard, shape, dtype):
+    torch.manual_seed(0)
+    x = HARD[hard](torch.randn(int(np.prod(shape)), device="cuda")).reshape(shape)
+    assert_same_on_both(x.to(getattr(torch, dtype)), bits=6)
+
+
+@DTYPES
+@pytest.mark.parametrize("patience", [pytest.param(looks, marks=on_gpu) for looks in (0, 1)])
+def test_whoever_comes_late_adds_up_all(patience, dtype, monkeypatch):
+    from calibrant.sketches.kernels import gpu_last
+
+    monkeypatch.setattr(gpu_last, "PATIENCE", patience)
+    monkeypatch.setattr(gpu_last, "kernel", gpu_last.kernel.__wrapped__)
+    torch.manual_seed(0)
+    for _ in range(2):
+        assert_same_on_both(torch.randn(3001, 1024, device="cuda").to(getattr(torch, dtype)), bits=6)

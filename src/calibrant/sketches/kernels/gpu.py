@@ -45,7 +45,7 @@ Grouped = tuple[Tensor, Planes, State]  # a tensor, its groups, and the state th
 def count(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:
     """Count x, contiguous and of float32, float16 or bfloat16, into half number `half[0]` (int32) of the state."""
     if nvidia.is_for_last(x, planes, state.mantissa_bits) and _fast_works(x.device, x.dtype, last=True):
-        nvidia.count_last(x, planes, state, half)
+        nvidia.count_last(x, planes, state, half, room)
     elif nvidia.is_for_fast(x, planes, state.mantissa_bits) and _fast_works(x.device, x.dtype):
         nvidia.count_fast(x, planes, state, half)
     else:
@@ -195,7 +195,7 @@ def _differs(device: Any, dtype: Any, last: bool) -> str:
     states = [empty_state(planes.groups, 6 if last else 8, device) for _ in range(2)]
     room = Room(device)
     if last:
-        nvidia.count_last(values, planes, states[0], half)
+        nvidia.count_last(values, planes, states[0], half, room)
     else:
         nvidia.count_fast(values, planes, states[0], half)
     _count_portable(values, planes, states[1], half, room)

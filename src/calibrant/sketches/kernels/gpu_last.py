@@ -28,6 +28,7 @@ ELEMENTS = {portable.FLOAT32: 8, portable.BFLOAT16: 32, portable.FLOAT16: 32}  #
 SLOTS = {portable.FLOAT32: 2, portable.BFLOAT16: 1, portable.FLOAT16: 1}  # of a warp, for what it counts next: 2**n
 SECTOR, MOST_CHANNELS = 32, 32  # bytes of the cache that are read together; and channels of a program
 LEAST_OCTAVES = 22  # that heavy tails need
+PATIENCE = 50  # looks for the other program, of which each takes about a microsecond
 REDUCTIONS = 64  # bytes for each channel that Triton needs for them
 
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
@@ -40,11 +41,26 @@ _PROBES, _RUN = gl.constexpr(256), gl.constexpr(8)  # rows of a sample, and side
 _MOST_TILES = gl.constexpr(32 * gpu_last_layout.SKIPPED_WORDS)  # that words may hold
 
 
-@gluon.jit(do_not_specialize=["rows", "parts"])
-def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.constexpr, K: gl.constexpr):
+@gluon.jit(do_not_specialize=["rows", "parts", "together"])
+def count(
+    x,
+    described,
+    rows,
+    channels,
+    parts,
+    together,
+    state,
+    heads,
+    half,
+    scratch,
+    tickets,
+    ALIGNED: gl.constexpr,
+    K: gl.constexpr,
+):
     """See `gpu_portable.count`: x (rows, channels), whose channels are the groups. Each K.channels of them are counted
     by as many as `heads` parts. described: where ALIGNED, what describes x to the tensor memory accelerator: assembly
-    knows where it is."""
+    knows where it is. together: 2, if two parts each of a block add to its tables as one, in scratch, 2 * K.misc bytes
+    for each part, and by tickets, a zero for each; else 1."""
     ACROSS: gl.constexpr = K.channels // K.vector
     layout: gl.constexpr = gl.BlockedLayout([1, K.vector], [32 // ACROSS, ACROSS], [K.warps, 1], [1, 0])
     line: gl.constexpr = gl.BlockedLayout([1], [32], [K.warps], [0])
@@ -72,6 +88,7 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
     pitch = (heads * _FIELDS + K.table) * 8
     table = (own + heads * _FIELDS).to(gl.int64)
 
+    turn = part * 25 + block * 11  # of programs, where they begin to add to tables: at once, each elsewhere
     where = x + first, rows, channels, column, (first + column) < channels
     row = gl.arange(0, K.rows, layout=gl.SliceLayout(1, layout))
     full = rows // K.rows
@@ -110,13 +127,13 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
             most, counted = word(address, 0, K), word(address, _COUNTED, K)
             held = (tile - held_from) // parts
             if (room > sure) & (counted - seen != (tile - part) // parts * (K.rows * K.channels)):
-                _count_again(where, first, each, table, pitch, part, parts, held_from, tile, K)
+                _count_again(where, first, each, table, pitch, turn, part, parts, held_from, tile, K)
                 most, held, held_from, wrong = most * 0, held * 0, tile, tile >= 0
             seen = counted
             sure, room, room_anew = _room_for(held, most, wrong, K)
             if ((tile < full) & (room < (ROOM + 3) // 4)) | (most > K.limit - K.rows):
                 barrier()
-                _flush(flush, each, table, pitch, part)
+                _flush(flush, each, table, pitch, turn)
                 once(start_anew, each)
                 barrier()
                 sure, room, held_from = sure * 0 + ROOM, room_anew, tile
@@ -126,10 +143,14 @@ def count(x, described, rows, channels, parts, state, heads, half, ALIGNED: gl.c
         padding = (full + 1) * K.rows - rows
     known = _heads(own, part, heads, channels - first, K)
     barrier()
-    _flush(flush, each, table, pitch, part)
+    if together == 2:
+        _flush_together((scratch, tickets), part // 2 * blocks + block, each, table, pitch, turn, part, K)
+    else:
+        _flush(flush, each, table, pitch, turn)
     once(park, each)
     barrier()
     _keep(address, known, gl.where(part == 0, rows, 0), padding, K)
+    shared.index(0).store(gl.full([_ROW], 0, gl.int32, line))  # till now Triton may use that memory for nothing else
 
 
 @gluon.jit
@@ -144,7 +165,7 @@ def _room_for(held, most, wrong, K: gl.constexpr):
 
 
 @gluon.jit
-def _count_again(where, first, each, table, pitch, part, parts, tile, stop, K: gl.constexpr):
+def _count_again(where, first, each, table, pitch, turn, part, parts, tile, stop, K: gl.constexpr):
     """Add the elements of tiles to words that have room for them: those before did not."""
     ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
     ACROSS: gl.constexpr = K.channels // K.vector
@@ -165,7 +186,7 @@ def _count_again(where, first, each, table, pitch, part, parts, tile, stop, K: g
         for t in range(start, gl.minimum(start + ROOM * parts, stop), parts):
             _asm(_load(there, row, t * K.rows, False, K), again, K)
         barrier()
-        _flush(flush, each, table, pitch, part)
+        _flush(flush, each, table, pitch, turn)
         barrier()
 
 
@@ -205,8 +226,40 @@ def _asm(x_bits, ASM: gl.constexpr, K: gl.constexpr):
 
 
 @gluon.jit
-def _flush(ASM: gl.constexpr, each, table, pitch, part):
-    gl.inline_asm_elementwise(ASM, "=r,r,l,r,r", [each, table, pitch, part * 25], gl.int32, is_pure=False, pack=1)
+def _flush(ASM: gl.constexpr, each, table, pitch, turn):
+    gl.inline_asm_elementwise(ASM, "=r,r,l,r,r", [each, table, pitch, turn], gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _flush_together(room, pair, each, table, pitch, turn, part, K: gl.constexpr):
+    """Add the words of two programs to the tables as one: memory has half as much to add up. A program leaves one half
+    of its words in scratch for the other one, whose other half it adds with its own. If one comes much later, it does
+    all of that: the other one has left all words, and waits for nobody who may not be at work at all.
+
+    A ticket is 0 until it is taken by whoever leaves a half, 1 from then on, 3 once that is left."""
+    scratch, tickets = room
+    for n in range(2):
+        half = (part + 1 + n) % 2
+        ticket = tickets + 2 * pair + half
+        place = scratch.to(gl.int64) + (2 * pair + half).to(gl.int64) * (2 * K.misc)
+        taken, tries = part * 0, part * 0
+        while (n == 1) & (taken == 0) & (tries < K.patience):
+            taken = gl.atomic_add(ticket, 0, sem="acquire")
+            tries += 1
+        if taken == 0:
+            taken = gl.atomic_cas(ticket, 0, 1, sem="acquire")
+            if taken == 0:
+                leave: gl.constexpr = K.leave
+                gl.inline_asm_elementwise(leave, "=r,r,l,r", [each, place, half], gl.int32, is_pure=False, pack=1)
+                barrier()
+                gl.atomic_add(ticket, 2, sem="release")
+        if taken > 0:
+            while (taken & 2) == 0:
+                taken = gl.atomic_add(ticket, 0, sem="acquire")
+            flush_both: gl.constexpr = K.flush_both
+            inputs = [each, table, pitch, turn, place, half]
+            gl.inline_asm_elementwise(flush_both, "=r,r,l,r,r,l,r", inputs, gl.int32, is_pure=False, pack=1)
+            gl.store(ticket, 0)
 
 
 @gluon.jit
@@ -282,6 +335,7 @@ class Kernel:
     buffers: int
     limit: int
     table: int
+    patience: int
     begin: str
     place: str
     fetch_first: str
@@ -293,6 +347,8 @@ class Kernel:
     forget: str
     start_anew: str
     flush: str
+    leave: str
+    flush_both: str
     park: str
 
 
@@ -337,6 +393,7 @@ def kernel(kind: int, bits: int, shared_bytes: int) -> Any:
             shared.words // gpu_last_layout.MISC_ROW,
             shared.limit,
             2 << (9 + bits),
+            PATIENCE,
             ptx.begin(shared),
             ptx.place(shared),
             ptx.fetch_first(shared),
@@ -348,6 +405,8 @@ def kernel(kind: int, bits: int, shared_bytes: int) -> Any:
             ptx.forget(shared),
             ptx.start_anew(shared),
             ptx.flush(shared),
+            ptx.leave(shared),
+            ptx.flush_both(shared),
             ptx.park(shared),
         )
     )

@@ -21,11 +21,12 @@ from calibrant.sketches.kernels.gpu_last_layout import (
     UNREAD,
     Shared,
 )
-from calibrant.sketches.kernels.gpu_ptx import LEAVE_IF_NONE, block
+from calibrant.sketches.kernels.gpu_ptx import block
 
 _FETCH = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
 _LEAST = {"f32": 0, "bf16": 0xFF80FF80, "f16": 0xFC00FC00}  # of 16 bits: -Inf, twice
 DESCRIBED = "count_param_1"  # as LLVM names the second parameter of `gpu_last.count`
+AT_ONCE = 4  # strips of another program that a warp reads before it adds them
 NEVER_SEEN = 0xFFFFFFFF  # bits of NaN, of which there are no extremes to be known
 _MOST = {"f32": 0, "bf16": 0x7F807F80, "f16": 0x7C007C00}
 
@@ -186,22 +187,28 @@ def check(shared: Shared) -> str:
     words, and in registers the zeros, and how many there were `away` from words. If a word has overflowed, that falls
     short of the elements: each time 1 << 32 - sum_bits is lost, and at most one for each sum that is carried comes
     back. $1: the address of shared memory."""
-    trash = 4 * (shared.span >> shared.finer) * shared.beside
+    trash, narrow = 4 * (shared.span >> shared.finer) * shared.beside, shared.kind != "f32"
     lines = [
-        ".reg .b32 i, end, a, b, c, d, most, count; .reg .pred p; mov.b32 most, 0;",
-        "mov.b32 count, away;",
+        ".reg .b32 i, at, end, a, b, c, d, most, count; .reg .pred p, r; mov.b32 most, 0; mov.b32 count, away;",
         *(f"add.u32 count, count, zeros{j};" for j in range(shared.vector)),
         f"mad.lo.u32 count, repeats, {shared.elements}, count;",
         f"mov.u32 i, %tid.x; mad.lo.u32 i, i, 16, $1; add.u32 end, $1, {4 * shared.misc};",
         "NEXT: setp.lt.u32 p, i, end; @!p bra THROUGH; ld.shared.v4.b32 {a, b, c, d}, [i];",
+        "setp.eq.u32 r, 0, 0;",
+        # Of 16 bits the words of what is outside are among the others, in either sign's: they may overflow.
         *(
-            f"shr.u32 {x}, {x}, {shared.sum_bits}; add.u32 count, count, {x}; max.u32 most, most, {x};"
+            f"sub.u32 at, i, $1; sub.u32 at, at, {trash + 4 * shared.sign * sign}; setp.ge.and.u32 r, at, 128, r;"
+            for sign in range(2)
+            if narrow
+        ),
+        *(
+            f"shr.u32 {x}, {x}, {shared.sum_bits}; add.u32 count, count, {x}; @r max.u32 most, most, {x};"
             for x in ("a", "b", "c", "d")
         ),
         f"add.u32 i, i, {16 * shared.threads}; bra NEXT;",
         "THROUGH: mov.u32 i, %tid.x; shr.u32 a, i, 5; and.b32 b, i, 31;",
     ]
-    if shared.kind != "f32":  # of 16 bits the words of what is outside are among the others: a warp for each sign
+    if narrow:  # a warp for each sign
         lines += [
             f"setp.lt.u32 p, a, {2 * shared.apart}; mad.lo.u32 a, a, {4 * shared.sign}, $1; mad.lo.u32 a, b, 4, a;",
             f"mov.b32 c, 0; @p ld.shared.b32 c, [a + {trash}];",
@@ -215,50 +222,123 @@ def check(shared: Shared) -> str:
     return block(lines)
 
 
+def leave(shared: Shared) -> str:
+    """For each thread once: leave half of the words in global memory. $1: the address of shared memory, $2: of global
+    memory, $3: which half."""
+    lines = [
+        ".reg .b32 i, at, a, b, c, d; .reg .pred p; .reg .b64 to;",
+        f"mov.u32 i, %tid.x; mad.lo.u32 at, i, 16, $1; mad.lo.u32 at, $3, {2 * shared.misc}, at;",
+        f"mad.wide.u32 to, i, 16, $2; mul.lo.u32 i, i, 4; setp.ge.u32 p, i, {shared.misc // 2}; @p bra THROUGH;",
+        "NEXT: ld.shared.v4.b32 {a, b, c, d}, [at]; st.global.v4.b32 [to], {a, b, c, d};",
+        f"add.u32 at, at, {16 * shared.threads}; add.u64 to, to, {16 * shared.threads};",
+        f"add.u32 i, i, {4 * shared.threads}; setp.lt.u32 p, i, {shared.misc // 2}; @p bra NEXT;",
+        "THROUGH:",
+    ]
+    return block(lines)
+
+
 def flush(shared: Shared) -> str:
     """For each thread once: add the words to the tables, and empty them. A warp adds cells that lie side by side.
 
     $1: the address of shared memory, $2: of the first channel's table, $3: bytes from one to the next, $4: the strip to
     begin with, or any number more."""
-    positions, beside, strips = 8 << (9 + shared.mantissa_bits), shared.beside, shared.misc // STRIP
-    coarser, bias = shared.coarser, shared.bias
+    strips = shared.misc // STRIP
     lines = [
-        ".reg .b32 lane, i, stop, at, strip, sign, j, cell, key, t, channel, zero, word<4>, sum;",
-        ".reg .pred p, inside, any; .reg .b64 to, wide; mov.b32 zero, 0; mov.u32 lane, %laneid;",
-        f"mov.u32 stop, %tid.x; shr.u32 stop, stop, 5; rem.u32 i, $4, {strips}; add.u32 i, i, stop;",
-        f"setp.ge.u32 p, stop, {strips}; @p bra THROUGH;",
-        f"NEXT: setp.ge.u32 p, i, {strips}; @p sub.u32 i, i, {strips};",
-        f"mad.lo.u32 at, lane, 16, $1; mad.lo.u32 at, i, {4 * STRIP}, at;",
-        "ld.shared.v4.b32 {word0, word1, word2, word3}, [at];",
-        LEAVE_IF_NONE,
-        "st.shared.v4.b32 [at], {zero, zero, zero, zero};",
-        f"div.u32 j, i, {shared.sign // STRIP}; mad.lo.u32 strip, j, {-(shared.sign // STRIP)}, i;",
-        "and.b32 sign, j, 1; shr.u32 j, j, 1;",
-        f"mul.lo.u32 sign, sign, {1 << (8 + shared.mantissa_bits)}; mul.lo.u32 strip, strip, {STRIP // beside};",
-    ]
-    for n in range(4):
-        lines += [
-            f"mad.lo.u32 t, lane, 4, {n}; and.b32 channel, t, {beside - 1};",
-            f"mad.lo.u32 channel, channel, {shared.apart}, j;",
-            f"shr.u32 cell, t, {beside.bit_length() - 1}; add.u32 cell, cell, strip;",
-            f"setp.lt.u32 inside, cell, {shared.span >> shared.finer};",
-            f"mad.lo.u32 t, channel, 4, $1; ld.shared.b32 key, [t + {4 * (shared.misc + LOWS)}];",
-            f"add.u32 key, key, {bias}; shr.u32 key, key, {shared.finer}; add.u32 key, key, cell;",
-            f"shl.b32 key, key, {coarser}; add.u32 key, key, sign;",
-            "mad.wide.u32 to, channel, $3, $2; mul.wide.u32 wide, key, 8; add.u64 to, to, wide;",
-            f"shr.u32 t, word{n}, {shared.sum_bits}; and.b32 sum, word{n}, {(1 << shared.sum_bits) - 1};",
-            f"shl.b32 sum, sum, {8 - shared.position_bits};",
-            "setp.ne.and.u32 any, t, 0, inside; setp.ne.and.u32 p, sum, 0, inside; @any add.u32 away, away, t;",
-            "cvt.u64.u32 wide, t; @any red.global.add.u64 [to], wide;",
-            f"cvt.u64.u32 wide, sum; @p red.global.add.u64 [to + {positions}], wide;",
-        ]
-    lines += [
-        f"EMPTY: add.u32 i, i, {shared.threads // 32}; add.u32 stop, stop, {shared.threads // 32};",
+        *_begin_with(shared, strips),
+        "NEXT: mov.b32 strip, i;",
+        *_add_strip(shared, "", "st.shared.v4.b32 [at], {zero, zero, zero, zero};"),
+        f"add.u32 i, i, {shared.threads // 32}; add.u32 stop, stop, {shared.threads // 32};",
+        f"setp.ge.u32 p, i, {strips}; @p sub.u32 i, i, {strips};",
         f"setp.lt.u32 p, stop, {strips}; @p bra NEXT;",
         "THROUGH: mov.u32 i, %tid.x; setp.eq.u32 p, i, 0;",
         f"@p st.shared.b32 [$1 + {4 * shared.misc}], zero;",
     ]
     return block(lines)
+
+
+def flush_both(shared: Shared) -> str:
+    """For each thread once: add half of the words to the tables, with what another program left of that half.
+
+    $1 to $4: as for `flush`, $5: where the other program left its words, $6: which half."""
+    strips, warps = shared.misc // STRIP // 2, shared.threads // 32
+    lines = [
+        *_begin_with(shared, strips),
+        f".reg .b32 {', '.join(f'other{u}_<4>' for u in range(AT_ONCE))}, there<{AT_ONCE}>; .reg .b64 left;",
+        "NEXT:",
+    ]
+    # What is added to memory delays what is read from it: so it is read before.
+    for u in range(AT_ONCE):
+        others = ", ".join(f"other{u}_{n}" for n in range(4))
+        lines += [
+            f"add.u32 there{u}, i, {warps * u}; setp.ge.u32 p, there{u}, {strips};",
+            f"@p sub.u32 there{u}, there{u}, {strips};",
+            f"add.u32 t, stop, {warps * u}; setp.lt.u32 p, t, {strips}; @!p bra READ;",
+            f"mad.wide.u32 left, lane, 16, $5; mad.wide.u32 left, there{u}, {4 * STRIP}, left;",
+            f"ld.global.cg.v4.b32 {{{others}}}, [left];",
+        ]
+    lines.append("READ:")
+    for u in range(AT_ONCE):
+        lines += [
+            f"setp.ge.u32 p, stop, {strips}; @p bra THROUGH; mad.lo.u32 strip, $6, {strips}, there{u};",
+            *_add_strip(shared, f"other{u}_"),
+            f"add.u32 stop, stop, {warps};",
+        ]
+    lines += [
+        f"add.u32 i, i, {warps * AT_ONCE}; setp.ge.u32 p, i, {strips}; @p sub.u32 i, i, {strips};",
+        f"setp.lt.u32 p, stop, {strips}; @p bra NEXT; THROUGH:",
+    ]
+    return block(lines)
+
+
+def _begin_with(shared: Shared, strips: int) -> list[str]:
+    """The warp's first strip i, and its number `stop` among those that are looked at."""
+    return [
+        ".reg .b32 lane, i, stop, at, strip, sign, j, cell, key, t, channel, zero, word<4>, sum;",
+        ".reg .pred p, inside, any; .reg .b64 to, wide; mov.b32 zero, 0; mov.u32 lane, %laneid;",
+        f"mov.u32 stop, %tid.x; shr.u32 stop, stop, 5; rem.u32 i, $4, {strips}; add.u32 i, i, stop;",
+        f"setp.ge.u32 p, stop, {strips}; @p bra THROUGH; setp.ge.u32 p, i, {strips}; @p sub.u32 i, i, {strips};",
+    ]
+
+
+def _add_strip(shared: Shared, other: str, then: str = "") -> list[str]:
+    """Add a strip to the tables, with the words of another program, if `other` names them. then: what is done once it
+    is read, if not all of it is empty."""
+    done, strips_of_sign = f"DONE{other}", shared.sign // STRIP
+    return [
+        f"mad.lo.u32 at, lane, 16, $1; mad.lo.u32 at, strip, {4 * STRIP}, at;",
+        "ld.shared.v4.b32 {word0, word1, word2, word3}, [at]; mov.b32 t, 0;",
+        *(f"or.b32 t, t, word{n};" + (f"or.b32 t, t, {other}{n};" if other else "") for n in range(4)),
+        f"setp.ne.u32 p, t, 0; vote.sync.any.pred p, p, {EVERY}; @!p bra {done};",
+        then,
+        f"div.u32 j, strip, {strips_of_sign}; mad.lo.u32 strip, j, {-strips_of_sign}, strip;",
+        f"and.b32 sign, j, 1; shr.u32 j, j, 1; mul.lo.u32 sign, sign, {1 << (8 + shared.mantissa_bits)};",
+        f"mul.lo.u32 strip, strip, {STRIP // shared.beside};",
+        *(line for n in range(4) for line in _add_word(shared, n, other)),
+        f"{done}:",
+    ]
+
+
+def _add_word(shared: Shared, n: int, other: str) -> list[str]:
+    """Word n of a thread, or of two programs, to its table."""
+    positions, beside, mask = 8 << (9 + shared.mantissa_bits), shared.beside, (1 << shared.sum_bits) - 1
+    return [
+        f"mad.lo.u32 t, lane, 4, {n}; and.b32 channel, t, {beside - 1};",
+        f"mad.lo.u32 channel, channel, {shared.apart}, j;",
+        f"shr.u32 cell, t, {beside.bit_length() - 1}; add.u32 cell, cell, strip;",
+        f"setp.lt.u32 inside, cell, {shared.span >> shared.finer};",
+        f"mad.lo.u32 t, channel, 4, $1; ld.shared.b32 key, [t + {4 * (shared.misc + LOWS)}];",
+        f"add.u32 key, key, {shared.bias}; shr.u32 key, key, {shared.finer}; add.u32 key, key, cell;",
+        f"shl.b32 key, key, {shared.coarser}; add.u32 key, key, sign;",
+        "mad.wide.u32 to, channel, $3, $2; mul.wide.u32 wide, key, 8; add.u64 to, to, wide;",
+        f"shr.u32 t, word{n}, {shared.sum_bits}; and.b32 sum, word{n}, {mask};",
+        f"shr.u32 key, {other}{n}, {shared.sum_bits}; add.u32 t, t, key;" if other else "",
+        f"and.b32 key, {other}{n}, {mask}; add.u32 sum, sum, key;" if other else "",
+        f"shl.b32 sum, sum, {8 - shared.position_bits};",
+        "setp.ne.and.u32 any, t, 0, inside; setp.ne.and.u32 p, sum, 0, inside;",
+        "" if other else "@any add.u32 away, away, t;",
+        "cvt.u64.u32 wide, t; @any red.global.add.u64 [to], wide;",
+        f"cvt.u64.u32 wide, sum; @p red.global.add.u64 [to + {positions}], wide;",
+    ]
 
 
 def park(shared: Shared) -> str:

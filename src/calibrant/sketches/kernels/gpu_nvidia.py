@@ -53,7 +53,7 @@ def is_for_last(x: Tensor, planes: Planes, mantissa_bits: int | None) -> bool:
     )
 
 
-def count_last(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
+def count_last(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:
     """Count channels that take turns in memory."""
     from calibrant.sketches.kernels import gpu_last as last
 
@@ -61,6 +61,8 @@ def count_last(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
     kernel = last.kernel(kind, state.mantissa_bits, device.shared_bytes)
     blocks = -(-planes.groups // kernel.value.channels)
     parts = _parts(blocks, planes.inner, device.multiprocessors, state.rows)
+    # Two parts of a block add up as one if all programs are at work at once: else there would be no end of scratch.
+    together = 2 if parts % 2 == 0 and blocks * parts <= device.multiprocessors else 1
     bits = x.view(_AS_INTEGERS[x.dtype])
     aligned = planes.groups * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
     last.count[(blocks * parts,)](
@@ -69,9 +71,11 @@ def count_last(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
         planes.inner,
         planes.groups,
         parts,
+        together,
         state.memory,
         state.rows,
         half,
+        *room.of(blocks * parts if together == 2 else 1, kernel.value.misc // 4),
         ALIGNED=aligned,
         K=kernel,
         num_warps=last.WARPS,
