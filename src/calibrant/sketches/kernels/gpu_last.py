@@ -59,7 +59,7 @@ def count(
 ):
     """See `gpu_portable.count`: x (rows, channels), whose channels are the groups. Each K.channels of them are counted
     by as many as `heads` parts. described: where ALIGNED, what describes x to the tensor memory accelerator: assembly
-    knows where it is. together: 2, if two parts each of a block add to its tables as one, in scratch, 2 * K.misc bytes
+    knows where it is. together: 2, if two parts each of a block add to its tables as one, in scratch, 4 * K.misc bytes
     for each part, and by tickets, a zero for each; else 1."""
     ACROSS: gl.constexpr = K.channels // K.vector
     layout: gl.constexpr = gl.BlockedLayout([1, K.vector], [32 // ACROSS, ACROSS], [K.warps, 1], [1, 0])
@@ -236,28 +236,26 @@ def _flush_together(room, pair, each, table, pitch, turn, part, K: gl.constexpr)
     of its words in scratch for the other one, whose other half it adds with its own. If one comes much later, it does
     all of that: the other one has left all words, and waits for nobody who may not be at work at all.
 
-    A ticket is 0 until it is taken by whoever leaves a half, 1 from then on, 3 once that is left."""
+    A ticket is how many have left a half: who is the second adds what the first one left."""
     scratch, tickets = room
+    leave: gl.constexpr = K.leave
+    flush_both: gl.constexpr = K.flush_both
+    me = part % 2
     for n in range(2):
-        half = (part + 1 + n) % 2
+        half = (me + 1 + n) % 2
         ticket = tickets + 2 * pair + half
-        place = scratch.to(gl.int64) + (2 * pair + half).to(gl.int64) * (2 * K.misc)
-        taken, tries = part * 0, part * 0
-        while (n == 1) & (taken == 0) & (tries < K.patience):
-            taken = gl.atomic_add(ticket, 0, sem="acquire")
+        places = scratch.to(gl.int64) + (2 * pair + half).to(gl.int64) * (4 * K.misc)
+        left, tries = part * 0, part * 0
+        while (n == 1) & (left == 0) & (tries < K.patience):
+            left = gl.atomic_add(ticket, 0, sem="acquire")
             tries += 1
-        if taken == 0:
-            taken = gl.atomic_cas(ticket, 0, 1, sem="acquire")
-            if taken == 0:
-                leave: gl.constexpr = K.leave
-                gl.inline_asm_elementwise(leave, "=r,r,l,r", [each, place, half], gl.int32, is_pure=False, pack=1)
-                barrier()
-                gl.atomic_add(ticket, 2, sem="release")
-        if taken > 0:
-            while (taken & 2) == 0:
-                taken = gl.atomic_add(ticket, 0, sem="acquire")
-            flush_both: gl.constexpr = K.flush_both
-            inputs = [each, table, pitch, turn, place, half]
+        if left == 0:
+            inputs = [each, places + me * (2 * K.misc), half]
+            gl.inline_asm_elementwise(leave, "=r,r,l,r", inputs, gl.int32, is_pure=False, pack=1)
+            barrier()
+            left = gl.atomic_add(ticket, 1, sem="acq_rel")
+        if left > 0:
+            inputs = [each, table, pitch, turn, places + (1 - me) * (2 * K.misc), half]
             gl.inline_asm_elementwise(flush_both, "=r,r,l,r,r,l,r", inputs, gl.int32, is_pure=False, pack=1)
             gl.store(ticket, 0)
 

@@ -147,7 +147,7 @@ class Shared:
     def cells(self) -> int:
         """Words of a sign of a channel: of 16 bits, some more, for what is outside, one for each row that is counted at
         once; as many as are looked at together or a multiple."""
-        together = STRIP // self.beside
+        together = STRIP * (1 if self.kind == "f32" else 2) // self.beside
         return -(-((self.span >> self.finer) + (0 if self.kind == "f32" else 32 // self.beside)) // together) * together
 
     @property

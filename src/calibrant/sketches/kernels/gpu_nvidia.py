@@ -75,7 +75,7 @@ def count_last(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room
         state.memory,
         state.rows,
         half,
-        *room.of(blocks * parts if together == 2 else 1, kernel.value.misc // 4),
+        *room.of(blocks * parts if together == 2 else 1, kernel.value.misc // 2),
         ALIGNED=aligned,
         K=kernel,
         num_warps=last.WARPS,
