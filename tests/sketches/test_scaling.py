@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from calibrant.core import ObservationError, TensorQuantizationConfig
 from calibrant.core import QuantizationProperty as P
+from calibrant.core import TensorQuantizationConfig
 from calibrant.observers import build_observer, squared_error
 from calibrant.sketches import Extremes, SketchSpec, TensorSketch
 from calibrant.sketches.scaling import divided
@@ -63,6 +63,7 @@ def test_nothing_seen_gives_the_sketch_of_nothing():
     assert divided(TensorSketch.empty(SPEC), FACTORS).histogram.size == 0
 
 
-def test_margins_cannot_be_divided():
-    with pytest.raises(ObservationError, match="isotone"):
-        divided(TensorSketch.of(X, SketchSpec(channel_axis=1, isotone_axis=-1)), FACTORS)
+def test_margins_do_not_outlive_a_division():
+    with_rows = divided(TensorSketch.of(X, SketchSpec(channel_axis=1, per_channel=True, isotone_axis=1)), FACTORS)
+    assert with_rows.margins is None
+    assert with_rows == divided(TensorSketch.of(X, SketchSpec(channel_axis=1, per_channel=True)), FACTORS)

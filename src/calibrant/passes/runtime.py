@@ -153,9 +153,15 @@ def wanted_by(tasks: Sequence[Calibration], graph: Graph) -> dict[str, SketchSpe
     for name in (name for stream in graph.streams if stream.sketched for name in stream.values):
         known = wanted.get(name)
         # Under a mask, an axis as long as its sequences is no axis of channels.
-        if known and known.histogram and known.channel_axis is not None and known.isotone_axis is None:
+        if known and known.histogram and known.channel_axis is not None and _rows_stay_whole(graph, name, known):
             wanted[name] = replace(known, per_channel=True, channel_mantissa_bits=STREAM_BITS)
     return wanted
+
+
+def _rows_stay_whole(graph: Graph, name: str, spec: SketchSpec) -> bool:
+    """Whether margins, if the value has any, are the same where histograms are kept per channel."""
+    shape = graph.shape_of(name)
+    return spec.isotone_axis is None or (shape is not None and spec.isotone_axis % len(shape) == spec.channel_axis)
 
 
 def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads: int) -> Halves:

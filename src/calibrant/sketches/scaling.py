@@ -14,7 +14,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrant.core import ObservationError
 from calibrant.sketches.bins import LogBins, split_index
 from calibrant.sketches.extremes import Extremes
 from calibrant.sketches.halves import Halves
@@ -32,17 +31,15 @@ def divided(sketch: TensorSketch, factors: F64) -> TensorSketch:
     """The sketch of x / factors, channel by channel.
 
     factors: (channels,), positive and finite. The extremes are exact. Where each channel has a histogram there is one
-    of the whole tensor, of bins as fine as `FINE` says; else there is none.
-    Raises ObservationError for a sketch with margins, which tell nothing once channels move against each other.
+    of the whole tensor, of bins as fine as `FINE` says; else there is none. There are no margins: those of rows tell
+    nothing once channels move against each other.
     """
-    if sketch.margins is not None:
-        raise ObservationError("margins of rows do not tell what they are when channels are divided: leave isotone out")
     extremes, each = _divided(sketch.extremes, factors), sketch.channel_histogram
+    spec = replace(sketch.spec, histogram=each is not None, isotone_axis=None)
     if each is None:
-        return replace(sketch, spec=replace(sketch.spec, histogram=False), extremes=extremes, histogram=None)
-    spec = replace(sketch.spec, histogram=True, mantissa_bits=FINE, per_channel=False)
+        return TensorSketch(spec, extremes, None, None, None)
     whole = _moved(each, sketch.extremes, factors)
-    return replace(sketch, spec=spec, extremes=extremes, histogram=whole, channel_histogram=None)
+    return TensorSketch(replace(spec, mantissa_bits=FINE, per_channel=False), extremes, whole, None, None)
 
 
 def divided_halves(halves: Halves, factors: F64, names: Mapping[str, str]) -> Halves:
