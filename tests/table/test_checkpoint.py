@@ -211,7 +211,7 @@ def test_what_is_no_checkpoint(small_model, small_samples, tmp_path):
     table.save(tmp_path / "table")
     with pytest.raises(DataError, match="table is a calibration table, not a checkpoint of an unfinished run"):
         calibrate(small_model, small_samples, checkpoint=tmp_path / "table")
-    for state in (None, 3, {}, {"items": -1}, {"items": True}, {"items": "1"}):
+    for state in (None, 3, {}, {"items": -1}, {"items": 1 << 63}, {"items": True}, {"items": "1"}):
         header, arrays = table.parts()
         write(tmp_path / "odd", header | {"checkpoint": state}, arrays)
         with pytest.raises(DataError, match="not a checkpoint of an unfinished run: name another file"):

@@ -10,6 +10,7 @@ from calibrant import BaseTensorObserver, CalibrationTable, QuantizationSetting,
 from calibrant.api import calibrate, export_graph, load_onnx_graph, quantize
 from calibrant.core import (
     ConfigError,
+    DataError,
     IncompatibleSketches,
     ObservationError,
     QuantizationStates,
@@ -230,6 +231,13 @@ def test_a_method_of_sketches_can_use_a_table(table, small_model, small_samples,
     setting = with_method("half")
     direct = exported(small_model, small_samples, "ONNXRUNTIME", None, setting, tmp_path / "a.onnx")
     assert exported(small_model, None, "ONNXRUNTIME", table, setting, tmp_path / "b.onnx") == direct
+
+
+@pytest.mark.parametrize("samples", [-1, True, 1.0, 1 << 60])
+def test_no_table_is_of_so_many_samples(table, samples):
+    header, arrays = table.parts()
+    with pytest.raises(DataError, match=f"it is of {samples} samples"):
+        CalibrationTable.of_parts("t", header | {"samples": samples}, arrays)
 
 
 def test_a_table_is_a_mapping_of_names(table):

@@ -26,6 +26,7 @@ from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
 from calibrant.passes.runtime import SampleCount, plan, wanted_by
 from calibrant.table.container import read, write_to
+from calibrant.table.packing import MOST
 from calibrant.table.table import CalibrationTable
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def _resumed(path: Path, empty: CalibrationTable, seen: _Seen) -> CalibrationTab
     """The table of the checkpoint, with the samples that it has seen read past."""
     header, arrays = read(path)
     state = header.pop("checkpoint", None)
-    if not isinstance(state, dict) or type(state.get("items")) is not int or state["items"] < 0:
+    if not isinstance(state, dict) or type(state.get("items")) is not int or not 0 <= state["items"] <= MOST:
         raise DataError(f"{path} is a calibration table, not a checkpoint of an unfinished run: name another file")
     table = CalibrationTable.of_parts(path, header, arrays)
     try:

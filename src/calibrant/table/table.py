@@ -26,7 +26,7 @@ from calibrant.passes.calibration import Calibration
 from calibrant.passes.runtime import plan, settle
 from calibrant.sketches import Halves, SketchSpec, TensorSketch
 from calibrant.table.container import Arrays, read, write
-from calibrant.table.packing import pack, spec_of, unpack
+from calibrant.table.packing import MOST, pack, spec_of, unpack
 
 _SYMMETRIC = QuantizationProperty.PER_TENSOR | QuantizationProperty.LINEAR | QuantizationProperty.SYMMETRICAL
 NO_MASK = "(none)"
@@ -221,7 +221,7 @@ class CalibrationTable:
                 for which, half in enumerate(halves):
                     half[name] = unpack(spec, value["halves"][which], arrays, f"{number}.{which}.")
             settings = {str(key): str(what) for key, what in header["settings"].items()}
-            if not isinstance(header["samples"], int) or header["samples"] < 0:
+            if type(header["samples"]) is not int or not 0 <= header["samples"] <= MOST:
                 raise DataError(f"it is of {header['samples']!r} samples")
             return cls(Halves(*halves), str(header["fingerprint"]), header["samples"], str(header["engine"]), settings)
         except (CalibrantError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
