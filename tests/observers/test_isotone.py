@@ -168,6 +168,15 @@ def test_ties_are_reported_and_solved_like_mse(config, solve, caplog):
     assert "0 of 30 rows (30 are tied)" in caplog.text
 
 
+@pytest.mark.parametrize("power_of_2", [True, False])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_scores_next_to_zero_take_no_scale_that_float32_cannot_hold(symmetric, power_of_2, config, solve):
+    x = np.float32([[1e-40, 0.0, -5.0], [-1e-40, -2e-40, -5.0]])
+    isotone, mse = (solve(config(method, symmetric, power_of_2=power_of_2), x) for method in ("isotone", "mse"))
+    assert isotone.detail["isotone"] == {"rows": 2, "kept": 0, "tied": 0}
+    assert isotone.scale == mse.scale
+
+
 def test_rows_of_one_value_have_no_order(config, solve):
     c = solve(config("isotone"), np.random.default_rng(0).normal(size=(30, 1)))
     assert c.detail["isotone"] == {"rows": 0, "kept": 0, "tied": 0}

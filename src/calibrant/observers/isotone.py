@@ -81,8 +81,9 @@ class IsotoneObserver(BaseTensorObserver):
         grid = grid_of(self._quant_cfg)
         rounding = ROUNDING[self._quant_cfg.rounding]
         pos, neg, _ = pieces.make_sides(cells, c)
-        if len(rows.counts):
-            found = order.most_kept(rows, pos, neg, grid, rounding, order.scales_to_try(rows, grid))
+        scales = order.scales_to_try(rows, grid) if len(rows.counts) else np.zeros(0)
+        if len(scales):
+            found = order.most_kept(rows, pos, neg, grid, rounding, scales)
             if found.kept > 0:
                 return found.kept, found.scale, found.below
         return 0, *squares.search(pos, neg, grid, scale, below)
