@@ -148,8 +148,9 @@ def test_the_channels_cannot_be_the_rows(config, solve):
         solve(config("isotone", axis=1), np.random.default_rng(0).normal(size=(9, 5)))
 
 
-def test_rows_along_another_axis_than_collected(config):
-    sketch = TensorSketch.of(np.eye(5, dtype=np.float32), SketchSpec(isotone_axis=-2))
+@pytest.mark.parametrize("axis", [-2, 0])
+def test_rows_along_another_axis_than_collected(axis, config):
+    sketch = TensorSketch.of(np.eye(5, dtype=np.float32), SketchSpec(isotone_axis=axis))
     with pytest.raises(ObservationError, match="margins along axis -1"):
         build_observer(config("isotone"), "x").render_from(sketch)
 

@@ -168,7 +168,7 @@ class BaseTensorObserver:
         needed = bool({Histogram, Margins} & set(self.sketches))
         if spec.channel_axis is None or (needed and not spec.per_channel):
             raise self._lacks("statistics per channel")
-        if axis is not None and spec.channel_axis != axis and (axis < 0) == (spec.channel_axis < 0):
+        if axis is not None and spec.channel_axis != axis:
             raise ObservationError(
                 f"{self._name}: the config's channel_axis is {axis}, but it was collected along {spec.channel_axis}: "
                 "collect again with that axis, or change the config's"

@@ -60,7 +60,7 @@ class IsotoneObserver(BaseTensorObserver):
         if margins is None:
             raise self._lacks("the margins of its rows (isotone_axis)")
         asked = self._quant_cfg.detail.get("isotone_axis", -1)
-        if margins.axis != asked and (margins.axis < 0) == (asked < 0):
+        if margins.axis != asked:
             raise self._lacks(f"the margins along axis {asked} (it has those along axis {margins.axis})")
         if self._quant_cfg.is_per_channel and margins.channels not in (0, channels):
             raise ConfigError(
