@@ -112,6 +112,8 @@ def test_damaged_graphs_are_refused():
         load_onnx_graph(node_model(helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Abs", ["x"], ["y"])))
     with pytest.raises(ModelError, match="nothing makes its output 'y'"):
         load_onnx_graph(node_model(helper.make_node("Relu", ["x"], ["z"])))
+    with pytest.raises(ModelError, match="read what is made from their own results"):
+        load_onnx_graph(node_model(helper.make_node("Relu", ["z"], ["y"]), helper.make_node("Add", ["x", "y"], ["z"])))
 
 
 def test_a_weight_shorter_than_its_shape_is_refused(tiny):
@@ -242,6 +244,7 @@ def test_strings_are_constants_too():
 @settings(max_examples=200, deadline=None)
 @given(cut=st.integers(0, 400), at=st.integers(0, 400), byte=st.integers(0, 255))
 @example(cut=0, at=180, byte=2)  # the element type of a weight
+@example(cut=0, at=15, byte=121)  # MatMul reads what it makes
 def test_damage_anywhere_gives_a_model_or_an_error_of_ours(tmp_path_factory, cut, at, byte):
     content = bytearray(parser.parse_model(TINY).SerializeToString())
     content[at % len(content)] = byte
