@@ -140,6 +140,8 @@ def quantize(
         check_plan(graph)
     passes = pipeline(setting, steps)
     targets = Targets.of(setting, metric, platform if measure_latency else None)
+    if targets is not None:
+        targets.check(graph)
     again = targets is not None or any(isinstance(step, OptimizationPass) for step in passes)
     if again and samples is None:
         what = "a target is" if targets is not None else "the passes after calibration are"
