@@ -50,3 +50,48 @@ def test_the_nearest_element_is_found_in_float32(computed, scale, coordinates):
         np.arange(60, dtype=np.float32).reshape(1, 1, 60),
     )
     assert found[0].tolist() == expected[0].tolist()
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "y = LayerNormalization<axis = 1>(x, scale)",
+        "y = LRN<size = 3>(x)",
+        "y = GlobalLpPool(x)",
+        "y = LpPool<kernel_shape = [2, 2]>(x)",
+        "y = ReduceL2<axes = [1]>(x)",
+    ],
+)
+def test_squares_that_float16_does_not_hold(computed, node):
+    x = np.float16(np.random.default_rng(0).normal(scale=1000, size=(2, 3, 4, 4)))
+    with np.errstate(over="ignore"):
+        assert np.isinf(x * x).any()  # the trap
+    found, expected = computed(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g (float16[2, 3, 4, 4] x) => (float16[A, B, C, D] y)
+        <float[1] one = {{1.0}}> {{ scale = Cast<to = 10>(one) {node} }}""",
+        x,
+    )
+    assert found[0].dtype == np.float16
+    np.testing.assert_allclose(found[0], expected[0], rtol=2e-3, atol=2e-3)
+
+
+def test_the_mean_that_a_normalization_of_float16_gives_out_is_float32(computed):
+    found, expected = computed(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float16[2, 8] x) => (float16[2, 8] y, float[2, 1] mean, float[2, 1] inverse)
+        <float[8] ones = {1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0}>
+        { scale = Cast<to = 10>(ones) y, mean, inverse = LayerNormalization(x, scale) }""",
+        np.float16(np.random.default_rng(0).normal(scale=1000, size=(2, 8))),
+    )
+    assert [array.dtype.name for array in found] == ["float16", "float32", "float32"]
+    for array, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(array, other, rtol=2e-3, atol=2e-3)
+
+
+def test_an_rms_normalization_of_large_float16(computed):
+    found, expected = computed(
+        """<ir_version: 10, opset_import: ["" : 23]> g (float16[2, 8] x) => (float16[2, 8] y)
+        <float[1] one = {1.0}> { scale = Cast<to = 10>(one) y = RMSNormalization(x, scale) }""",
+        np.float16(np.random.default_rng(0).normal(scale=1000, size=(2, 8))),
+    )
+    np.testing.assert_allclose(found[0], expected[0], rtol=2e-3, atol=2e-3)

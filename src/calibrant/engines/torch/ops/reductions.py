@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from calibrant.engines.torch.ops.registry import Tensor, op
-from calibrant.engines.torch.tensors import in_order, number, numbers
+from calibrant.engines.torch.tensors import in_order, number, numbers, widened
 
 Axes = list[int]
 Reduce = Callable[[Tensor, Axes, bool], Tensor]
@@ -78,7 +78,7 @@ _enter("ReduceProd", _product)
 _enter("ReduceMax", _largest)
 _enter("ReduceMin", _smallest)
 _enter("ReduceL1", lambda x, axes, keep: _sum(x.abs(), axes, keep))
-_enter("ReduceL2", lambda x, axes, keep: _sum(x * x, axes, keep).sqrt().to(x.dtype))
+_enter("ReduceL2", lambda x, axes, keep: _sum(widened(x) ** 2, axes, keep).sqrt().to(x.dtype))
 _enter("ReduceSumSquare", lambda x, axes, keep: _sum(x * x, axes, keep))
 _enter("ReduceLogSum", lambda x, axes, keep: _sum(x, axes, keep).log().to(x.dtype))
 _enter("ReduceLogSumExp", _log_sum_exp)
