@@ -51,10 +51,9 @@ def iterate_samples(
     Floating arrays are cast to the model's floating dtype; any other dtype must be the model's own.
     Raises DataError, which names sample, input, what was found and what was expected: for an input that is missing or
     unknown, a dtype, rank or fixed size that does not fit, for NaN and Inf, for an empty sample, and when the loader
-    gives nothing at all. SettingError for steps < 1.
+    gives nothing at all. SettingError for steps that are no whole number from 1.
     """
-    if steps is not None and steps < 1:
-        raise SettingError(f"steps must be at least 1, got {steps}")
+    check_steps(steps)
     count = 0
     for item in islice(items_of(loader), steps):
         count += 1
@@ -66,6 +65,12 @@ def iterate_samples(
             "no samples: the loader gave nothing. It must give at least one; a generator can be read only once, "
             "so make a new one for each calibration"
         )
+
+
+def check_steps(steps: Any) -> None:
+    """Raise SettingError for what is no number of items."""
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1):
+        raise SettingError(f"steps must be at least 1, a whole number, or None for all; got {steps!r}")
 
 
 def items_of(loader: Any) -> Iterator[Any]:
