@@ -95,3 +95,29 @@ def test_an_rms_normalization_of_large_float16(computed):
         np.float16(np.random.default_rng(0).normal(scale=1000, size=(2, 8))),
     )
     np.testing.assert_allclose(found[0], expected[0], rtol=2e-3, atol=2e-3)
+
+
+OTHERS = {
+    "y = Slice(x, start, end, axes, back)": np.float32([1, 2, 3]),
+    "y = Shrink<bias = 1.0, lambd = 1.5>(x)": np.int64([-3, -1, 0, 2]),
+    "y = Pow(x, half)": np.int64([5973, 5134, 5125]) ** 4,
+    "y = DFT<axis = 1, inverse = 1>(x)": np.float32(np.arange(8).reshape(1, 4, 2)),
+    "y = DFT<axis = 1, inverse = 1>(x, )": np.float32(np.arange(5).reshape(1, 5, 1)),
+}
+
+
+@pytest.mark.parametrize("node", OTHERS)
+def test_other_corners(computed, node):
+    x = OTHERS[node]
+    kind = {"float32": "float", "int64": "int64"}[x.dtype.name]
+    shape, free = ", ".join(map(str, x.shape)), ", ".join("ABC"[: x.ndim])
+    found, expected = computed(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g ({kind}[{shape}] x) => ({kind}[{free}] y)
+        <int64[1] start = {{-9}}, int64[1] end = {{-9}}, int64[1] axes = {{0}}, int64[1] back = {{-1}},
+         float half = {{0.5}}>
+        {{ {node} }}""",
+        x,
+    )
+    assert found[0].dtype == x.dtype
+    assert found[0].shape == expected[0].shape
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5 if kind == "float" else 0, atol=1e-6)
