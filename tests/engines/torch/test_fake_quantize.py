@@ -158,6 +158,15 @@ def test_a_tensor_among_arrays_keeps_its_gradient(parsed, pack):
     assert a.grad.tolist() == [-3, -4]
 
 
+@pytest.mark.parametrize("node", ["n = ReduceL2<axes = [1]>(x) y = Max(n, eps)", "y = LpNormalization<axis = 1>(x)"])
+def test_the_norm_of_zeros_has_a_gradient(parsed, node):
+    text = f"g (float[2, 2] x) => (float[2, A] y) <float eps = {{0.1}}> {{ {node} }}"
+    executor = TorchExecutor(parsed(f'<ir_version: 8, opset_import: ["" : 17]> {text}'), "cpu", threads=1)
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    executor.forward_quantized(x)[0].square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
 def test_what_lacks_is_named(parsed):
     executor, a = TorchExecutor(parsed(TWO), "cpu", threads=1), torch.ones(2)
     with pytest.raises(DataError, match="lacks input 'b'"):

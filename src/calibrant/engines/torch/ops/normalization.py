@@ -93,7 +93,7 @@ def mean_variance_normalization(x: Tensor, *, axes: Sequence[int] = (0, 2, 3)) -
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     """Zero stays zero."""
     norm = torch.linalg.vector_norm(x, p, axis, keepdim=True)
-    return torch.where(norm == 0, torch.zeros_like(x), x / norm)
+    return x / torch.where(norm == 0, torch.ones_like(norm), norm)
 
 
 @op("LRN")
