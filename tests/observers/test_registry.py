@@ -173,7 +173,9 @@ def test_extremes_per_channel_are_enough_for_minmax(config, solve):
 
 
 def test_a_histogram_that_was_not_collected(config, solve):
-    with pytest.raises(ObservationError, match="does not hold its histogram, which MseObserver needs; collect again"):
+    with pytest.raises(
+        ObservationError, match="does not hold its histogram, which the method 'mse' needs; collect again"
+    ):
         solve(config("mse"), TensorSketch.of(VALUES, SketchSpec(histogram=False)))
 
 

@@ -15,6 +15,7 @@ from calibrant.graph import load_onnx_graph
 from calibrant.graph.rescaling import rescale
 from calibrant.graph.streams import Stream, find_streams
 from calibrant.passes import RuntimeCalibrationPass
+from calibrant.passes.auto import CANDIDATES
 from calibrant.passes.equalization import HEADROOM, LEAST, least_factors
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
@@ -222,6 +223,22 @@ def test_a_table_gives_the_files_that_samples_give(text, method, tmp_path):
         graph, _ = quantize(path, given["samples"], table=known, setting=setting)
         export_graph(graph, TargetPlatform.ONNXRUNTIME, tmp_path / f"{name}.onnx")
     assert (tmp_path / "data.onnx").read_bytes() == (tmp_path / "table.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("text", [RESIDUAL, BLOCK, SPECTRUM])
+@pytest.mark.parametrize("method", CANDIDATES)
+def test_auto_tries_what_each_method_alone_would_give(text, method, fresh, tmp_path, monkeypatch):
+    """How a graph is equalized depends on the method; and what was tried before leaves no trace."""
+    path, samples = built(text, tmp_path / "model.onnx"), samples_for(text)
+    monkeypatch.setattr("calibrant.auto.choosing.best_of", lambda models: method)
+    found = []
+    for name in ("auto", method):
+        setting = QuantizationSetting()
+        setting.quantize_activation_setting.calib_algorithm = name
+        graph, _ = quantize(path, samples, setting=setting)
+        export_graph(graph, TargetPlatform.ONNXRUNTIME, tmp_path / "int8.onnx")
+        found.append(run(tmp_path / "int8.onnx", fresh(text)))
+    assert np.array_equal(*found)
 
 
 def halves_of(even, odd):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -135,9 +136,12 @@ def _described(fed: Any) -> str:
     return f"{fed.dtype}{list(fed.shape)}" if isinstance(fed, np.ndarray) else f"a sequence of {len(fed)}"
 
 
+_PLACE = re.compile(r"[^\s:]+\.(cc|h):\d+ [^()]*\(.*?\)( const)? (?=\S)")  # file, line, signature
+
+
 def reason(error: Exception) -> str:
-    """onnxruntime's message on one line, without its status prefix."""
-    text = " ".join(str(error).split())
+    """onnxruntime's message on one line, without its status prefix and the place in its sources."""
+    text = _PLACE.sub("", " ".join(str(error).split()))
     return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
 
 

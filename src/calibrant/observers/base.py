@@ -183,9 +183,10 @@ class BaseTensorObserver:
     def _lacks(self, what: str) -> ObservationError:
         how = "collect again with `--per-channel-activations` (in code: a config with a PER_CHANNEL policy)"
         if not self._quant_cfg.is_per_channel:
-            how = f"collect again for the method '{self._quant_cfg.observer_algorithm}'"
+            how = "collect again for it"
+        method = self._quant_cfg.observer_algorithm
         return ObservationError(
-            f"{self._name}: the sketch does not hold {what}, which {type(self).__name__} needs; {how}"
+            f"{self._name}: the sketch does not hold {what}, which the method '{method}' needs; {how}"
         )
 
 

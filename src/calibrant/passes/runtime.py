@@ -19,6 +19,7 @@ from calibrant.core import (
 )
 from calibrant.engines import Executor
 from calibrant.engines.samples import iterate_samples
+from calibrant.engines.variety import watched
 from calibrant.graph import Graph, ScaleGroup
 from calibrant.observers import BaseTensorObserver
 from calibrant.passes.activations import activation_configs, order_carrying, unsettle_dependents
@@ -98,7 +99,7 @@ class RuntimeCalibrationPass(QuantizationPass):
             raise DataError(f"{self.name} needs samples and an executor: optimize(graph, dataloader, executor)")
         steps = self.calib_steps if calib_steps is None else calib_steps
         samples = iterate_samples(dataloader, executor.input_specs, steps, collate_fn)
-        counted = SampleCount(samples)
+        counted = SampleCount(watched(samples))
         sketches = run(tasks, counted, executor, on_step)
         warn_of_few(counted.samples)
         graph.calibrated_samples = counted.samples

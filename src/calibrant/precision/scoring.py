@@ -39,6 +39,11 @@ class Targets:
     latency: bool = False
 
     @property
+    def in_decibels(self) -> bool:
+        """Whether the outputs' SQNR is what is looked at."""
+        return self.sqnr_db is not None or self.budget is not None
+
+    @property
     def budget(self) -> int | None:
         """How many operations may be in float for nothing but more dB; None where there is something to reach."""
         return self.most_in_float if self.sqnr_db is None and self.max_drop is None else None

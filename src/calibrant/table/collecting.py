@@ -23,6 +23,7 @@ from calibrant.core import (
 )
 from calibrant.engines import Executor
 from calibrant.engines.samples import Feed
+from calibrant.engines.variety import watched
 from calibrant.graph import Graph
 from calibrant.passes.runtime import SampleCount, plan, wanted_by
 from calibrant.table.container import read, write_to
@@ -92,6 +93,7 @@ def collect_table(
     Raises DataError where the checkpoint is damaged, or of other samples, IncompatibleSketches where it is of another
     model or of other settings, ExportError where it cannot be written.
     """
+    samples = watched(samples)
     specs = {name: sketch.spec for name, sketch in empty.sketches.even.items()}
     with executor.collecting(specs) as collect:
         if checkpoint is None:
@@ -169,7 +171,7 @@ def _resumed(path: Path, empty: CalibrationTable, seen: _Seen) -> CalibrationTab
     if read_past < state["items"] or seen.digest != state.get("digest"):
         raise DataError(
             f"the first {state['items']} samples are not those of the checkpoint {path}: go on with the same samples "
-            "in the same order, or delete it"
+            "in the same order, prepared the same way (--resize, --mean, --std), or delete it"
         )
     log.info("going on from the checkpoint %s, after %d samples", path, state["items"])
     return table
