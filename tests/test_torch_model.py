@@ -176,7 +176,7 @@ def test_settings_are_checked_before_the_module_is_run(images):
         quantize(None, [images], setting=setting)
     with pytest.raises(SettingError, match="NPU"):
         quantize(None, [images], platform="NPU")
-    with pytest.raises(SettingError, match="a whole number of at least 1, got 0.5"):
+    with pytest.raises(SettingError, match=r"a whole number of at least 1, got 0\.5"):
         quantize(None, [images], calib_steps=0.5)
 
 

@@ -69,7 +69,7 @@ def iterate_samples(
         )
 
 
-def check_steps(steps: Any) -> None:
+def check_steps(steps: int | None) -> None:
     """Raise SettingError for what is no number of items."""
     if steps is not None and not (isinstance(steps, Integral) and steps >= 1):
         raise SettingError(f"steps must be a whole number of at least 1, got {steps!r}")
