@@ -14,12 +14,12 @@ from calibrant import TorchExecutor
 def computed(parsed):
     """What both engines make of a model in ONNX's text form: torch's outputs, and onnxruntime's."""
 
-    def compute(text, *arrays):
+    def compute(text, *arrays, by_torch=True):
         model = onnx.parser.parse_model(text)
         feed = dict(zip([value.name for value in model.graph.input], arrays, strict=True))
         executor = TorchExecutor(parsed(text), "cpu", threads=1)
         found = executor.forward(feed)
-        assert not executor.report
+        assert bool(executor.report) != by_torch
         return found, ort.InferenceSession(model.SerializeToString()).run(None, feed)
 
     return compute
@@ -121,3 +121,13 @@ def test_other_corners(computed, node):
     assert found[0].dtype == x.dtype
     assert found[0].shape == expected[0].shape
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5 if kind == "float" else 0, atol=1e-6)
+
+
+def test_a_grid_of_one_element_between_aligned_corners(computed):
+    found, expected = computed(
+        """<ir_version: 9, opset_import: ["" : 20]> g (float[1, 2, 3] theta) => (float[N, H, W, 2] grid)
+        <int64[4] size = {1, 1, 1, 3}> { grid = AffineGrid<align_corners = 1>(theta, size) }""",
+        np.float32([[[1, 2, 3], [4, 5, 6]]]),
+        by_torch=False,
+    )
+    np.testing.assert_allclose(found[0], expected[0])

@@ -208,4 +208,6 @@ def grid_sample(
 
 @op("AffineGrid", parameters=[1])
 def affine_grid(theta: Tensor, size: Tensor, *, align_corners: int = 0) -> Tensor:
+    if align_corners and 1 in numbers(size)[2:]:
+        raise Unsupported("one element between aligned corners")  # it lies at -1, and in torch at 0
     return F.affine_grid(theta, numbers(size), bool(align_corners))
