@@ -18,7 +18,7 @@ from calibrant.core import (
 )
 from calibrant.distributed import RayCluster, collect_on_ray
 from calibrant.engines import Executor, OnnxruntimeExecutor, TorchExecutor
-from calibrant.engines.samples import iterate_samples
+from calibrant.engines.samples import check_steps, iterate_samples
 from calibrant.engines.session import usable_processors
 from calibrant.exporters import EXPORTERS
 from calibrant.graph import Graph, load_onnx_graph
@@ -131,12 +131,13 @@ def quantize_torch_model(
     _check_device(device)  # what is wrong is said before minutes are spent on an export
     platform = TargetPlatform.of(platform)
     check_methods(QuantizationSetting.of(setting))
+    check_steps(calib_steps)
     example, samples = example_of(model, inputs, input_shape, input_dtype, calib_dataloader, collate_fn)
     graph = load_torch_module(model, example, onnx_export_file)
     if not do_quantize:
         return graph
     executor = _executor_on(graph, device)
-    return _quantized(graph, samples, calib_steps, platform, setting, collate_fn, executor, verbose, metric)
+    return _quantized(graph, samples, calib_steps, platform, setting, None, executor, verbose, metric)
 
 
 def _quantized(

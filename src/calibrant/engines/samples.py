@@ -55,8 +55,7 @@ def iterate_samples(
     unknown, a dtype, rank or fixed size that does not fit, for NaN and Inf, for an empty sample, and when the loader
     gives nothing at all. SettingError for steps that are no whole number from 1.
     """
-    if steps is not None and not (isinstance(steps, Integral) and steps >= 1):
-        raise SettingError(f"steps must be a whole number of at least 1, got {steps!r}")
+    check_steps(steps)
     count = 0
     for item in islice(items_of(loader), steps):
         count += 1
@@ -68,6 +67,12 @@ def iterate_samples(
             "no samples: the loader gave nothing. It must give at least one; a generator can be read only once, "
             "so make a new one for each calibration"
         )
+
+
+def check_steps(steps: int | None) -> None:
+    """Raise SettingError for what is no number of items."""
+    if steps is not None and not (isinstance(steps, Integral) and steps >= 1):
+        raise SettingError(f"steps must be a whole number of at least 1, got {steps!r}")
 
 
 def items_of(loader: Any) -> Iterator[Any]:

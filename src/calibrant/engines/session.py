@@ -127,9 +127,13 @@ def run(session: Any, names: Sequence[str], feed: Feed) -> list[Any]:
     try:
         outputs: list[Any] = session.run(list(names), feed)
     except Exception as error:  # see Runtime.open
-        shapes = ", ".join(f"'{name}' {array.dtype}{list(array.shape)}" for name, array in feed.items())
-        raise ModelError(f"onnxruntime failed on {shapes}: {reason(error)}") from error
+        given = ", ".join(f"'{name}' {_described(array)}" for name, array in feed.items())
+        raise ModelError(f"onnxruntime failed on {given}: {reason(error)}") from error
     return outputs
+
+
+def _described(fed: Any) -> str:
+    return f"{fed.dtype}{list(fed.shape)}" if isinstance(fed, np.ndarray) else f"a sequence of {len(fed)}"
 
 
 _PLACE = re.compile(r"[^\s:]+\.(cc|h):\d+ [^()]*\(.*?\)( const)? (?=\S)")  # file, line, signature
