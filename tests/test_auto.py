@@ -171,6 +171,18 @@ def test_what_is_kept_does_not_depend_on_the_order():
     assert {half_of(feed) for feed in kept.samples} == {0, 1}
 
 
+def test_nor_where_samples_of_many_sizes_are_more_than_fits(monkeypatch):
+    monkeypatch.setattr("calibrant.engines.kept.BYTES", 1000)
+    feeds = [{"x": RNG.normal(size=(1, n)).astype(np.float32)} for n in RNG.integers(1, 100, 60)]
+    found = set()
+    for _ in range(20):
+        kept = Kept([feeds[i] for i in RNG.permutation(len(feeds))])
+        assert sum(1 for _ in kept) == len(feeds)
+        found.add(tuple(feed["x"].tobytes() for feed in kept.samples))
+    assert len(found) == 1
+    assert 0 < sum(map(len, found.pop())) <= 1000
+
+
 def test_a_large_model_is_measured_on_fewer_samples(small_model, small_samples, monkeypatch):
     table = calibrate(small_model, small_samples)
     numbers = sum(sketch.extremes.size for sketch in table.sketches.values()) // 40  # of one sample

@@ -36,6 +36,13 @@ def test_one_file_stacks_samples(tmp_path):
     assert shapes(open_samples(tmp_path / "a.npy", [X], batch_size=2)) == [{"x": (n, 3, 4)} for n in (2, 2, 1)]
 
 
+def test_how_many_lie_in_a_file_is_said_where_they_are_several(tmp_path):
+    for count, notes in ((5, ["5 samples stacked along the first axis"]), (1, [])):
+        np.save(tmp_path / "a.npy", ramp(count, 3, 4))
+        assert open_samples(tmp_path / "a.npy", [X]).notes == notes
+    assert open_samples(tmp_path, [X]).notes == ["a file per sample, or batch of them"]
+
+
 STACKS = {
     "a dimension more counts samples": ((5, 2, 3, 4), ["N", 3, 4], [(2, 3, 4)] * 5),
     "a fixed batch groups rows": ((6, 3, 4), [2, 3, 4], [(2, 3, 4)] * 3),
@@ -236,7 +243,7 @@ FAILURES = {
     "fails": "raised ZeroDivisionError",
     "number": "must return something to iterate over .*got int",
     "none": "gave no samples",
-    "constant": "is a int, not a function",
+    "constant": "is of type int, expected a function",
     "god": "did you mean 'good'",
 }
 

@@ -176,9 +176,14 @@ REFUSED = {
     ),
     "two means": (input_spec(), {"mean": (0.5, 0.5)}, SettingError, "got 2"),
     "std 0": (input_spec(), {"std": (0.0,)}, SettingError, "positive"),
-    "units mixed": (input_spec(), {"mean": (0.5,), "std": (128.0,)}, SettingError, "--pixels"),
-    "units mixed the other way": (input_spec(), {"mean": (127.0,), "std": (0.5,)}, SettingError, "--pixels"),
-    "gray for three": (input_spec(), {"color": "gray"}, DataError, "a gray image has 1"),
+    "units mixed": (input_spec(), {"mean": (0.5,), "std": (128.0,)}, SettingError, r"0\.\.1 and 0\.\.255.*--pixels"),
+    "units mixed the other way": (
+        input_spec(),
+        {"mean": (127.0,), "std": (0.5,)},
+        SettingError,
+        r"0\.\.255 and 0\.\.1\).*--pixels",
+    ),
+    "gray for three": (input_spec(), {"color": "gray"}, DataError, "images in gray have 1"),
 }
 
 

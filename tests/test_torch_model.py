@@ -146,6 +146,16 @@ def test_labels_beside_the_images_are_an_error_that_says_what_to_do(net, images)
         quantize(net, labelled, input_shape=[1, 3, 16, 16])
 
 
+def test_a_sample_is_made_of_each_item_once(net, images):
+    items = [{"image": images[i : i + 8], "label": i} for i in (0, 8, 16)]
+
+    def without_label(item):
+        item.pop("label")  # an error if it is done twice
+        return item
+
+    assert quantize(net, items, collate_fn=without_label).calibrated_samples == 24
+
+
 def test_samples_of_another_size_than_traced_are_an_error(net, images):
     with pytest.raises(DataError, match=r"got 16 on axis 2.*expected 'image': float32\[batch, 3, 8, 8\]"):
         quantize(net, [images], input_shape=[1, 3, 8, 8])
@@ -166,6 +176,8 @@ def test_settings_are_checked_before_the_module_is_run(images):
         quantize(None, [images], setting=setting)
     with pytest.raises(SettingError, match="NPU"):
         quantize(None, [images], platform="NPU")
+    with pytest.raises(SettingError, match=r"a whole number of at least 1, got 0\.5"):
+        quantize(None, [images], calib_steps=0.5)
 
 
 def test_the_arguments_are_ppq_s():

@@ -18,12 +18,13 @@ from calibrant.core import (
 )
 from calibrant.distributed import RayCluster, collect_on_ray
 from calibrant.engines import Executor, OnnxruntimeExecutor, TorchExecutor
-from calibrant.engines.samples import iterate_samples
+from calibrant.engines.samples import check_steps, iterate_samples
 from calibrant.engines.session import usable_processors
 from calibrant.exporters import EXPORTERS
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.modules import example_of, import_torch, load_torch_module
 from calibrant.observers import BaseTensorObserver, build_observer, register_calibration_observer
+from calibrant.passes.parameter import check_weights
 from calibrant.precision import Metric
 from calibrant.quantization import OnStep, QuantizationSummary, Samples, check_methods, quantize
 from calibrant.quantizers import quantize_graph
@@ -129,13 +130,14 @@ def quantize_torch_model(
     """
     _check_device(device)  # what is wrong is said before minutes are spent on an export
     platform = TargetPlatform.of(platform)
-    check_methods(setting or QuantizationSetting())
+    check_methods(QuantizationSetting.of(setting))
+    check_steps(calib_steps)
     example, samples = example_of(model, inputs, input_shape, input_dtype, calib_dataloader, collate_fn)
     graph = load_torch_module(model, example, onnx_export_file)
     if not do_quantize:
         return graph
     executor = _executor_on(graph, device)
-    return _quantized(graph, samples, calib_steps, platform, setting, collate_fn, executor, verbose, metric)
+    return _quantized(graph, samples, calib_steps, platform, setting, None, executor, verbose, metric)
 
 
 def _quantized(
@@ -175,9 +177,12 @@ def export_graph(
 
     platform: the one it was quantized for; another is refused, as its configs would not fit.
     config_save_to: where a platform with a file of parameters beside the model puts it.
-    Raises StateError for configs that are not calibrated, ExportError for what the runtime cannot express.
+    Raises StateError for a graph in float and for configs that are not calibrated, ExportError for what the runtime
+    cannot express.
     """
     platform = TargetPlatform.of(platform)
+    if graph.platform is None and not (graph.configs or graph.edges):
+        raise StateError("the graph is in float, and would be written so: quantize it first, with `quantize`")
     if graph.platform is not None and platform is not graph.platform:
         raise StateError(f"the graph was quantized for {graph.platform.name}: quantize it for {platform.name} instead")
     if platform not in EXPORTERS:
@@ -235,7 +240,7 @@ def calibrate(
     setting: QuantizationSetting | None = None,
     steps: int | None = None,
     collate_fn: Callable[[Any], Any] | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | str = METHODS,
     executor: Executor | None = None,
     threads: int | None = None,
     checkpoint: str | Path | None = None,
@@ -248,8 +253,8 @@ def calibrate(
     model: a file, or a graph that `load_onnx_graph` made. samples, platform, collate_fn, threads: as for `quantize`.
     setting: says which values are quantized, and so are observed; None: the default.
     steps: at most so many items of the samples; None: all.
-    methods: what the table must be able to solve; isotone for the values that carry an order: outputs of Softmax that
-        are quantized, else outputs of rank 2.
+    methods: what the table must be able to solve, one or several; isotone for the values that carry an order: outputs
+        of Softmax that are quantized, else outputs of rank 2.
     executor: what runs the float model, with threads of its own; None: onnxruntime on the CPU.
     checkpoint: a file that is written after `every` samples. Where it is there, the run goes on from it, given the
         same samples in the same order, and ends with the same bytes; it is left when the run is done.
@@ -259,11 +264,13 @@ def calibrate(
     on_step: called with the number of samples done.
     Raises as `quantize` does, and ObservationError for a method that needs raw values.
     """
-    platform, setting = TargetPlatform.of(platform), setting or QuantizationSetting()
+    platform, setting = TargetPlatform.of(platform), QuantizationSetting.of(setting)
     graph = model if isinstance(model, Graph) else load_onnx_graph(model)
     quantize_graph(graph, platform, setting)
+    check_weights(graph)
     executor = executor or OnnxruntimeExecutor(graph, threads=threads)
     kept = None if checkpoint is None else Checkpoint(Path(checkpoint), every)
+    methods = [methods] if isinstance(methods, str) else methods
     empty = empty_table(graph, platform, methods, executor.description)
     if ray is not None:
         if kept is not None:

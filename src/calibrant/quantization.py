@@ -12,7 +12,7 @@ from typing import Any
 
 from calibrant import __version__
 from calibrant.auto import choose_by_output, has_open_methods
-from calibrant.core import QuantizationStates, SettingError, TargetPlatform, unknown
+from calibrant.core import DataError, QuantizationStates, SettingError, TargetPlatform, unknown
 from calibrant.engines import Executor, OnnxruntimeExecutor
 from calibrant.engines.kept import Kept
 from calibrant.engines.samples import Feed, iterate_samples
@@ -27,6 +27,7 @@ from calibrant.passes.auto import AUTO
 from calibrant.passes.base import QuantizationPass
 from calibrant.passes.calibration import MOVES
 from calibrant.passes.optimization import OnLayer, OptimizationPass, StopsBetweenLayers
+from calibrant.passes.parameter import check_weights
 from calibrant.passes.runtime import warn_of_few
 from calibrant.precision import Metric, OnSearch, Reached, Targets, reach
 from calibrant.precision.rebuilding import Found
@@ -91,7 +92,7 @@ def quantize(
     steps: int | None = None,
     collate_fn: Callable[[Any], Any] | None = None,
     executor: Executor | None = None,
-    table: CalibrationTable | None = None,
+    table: CalibrationTable | str | Path | None = None,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     memory_budget: int = 1 << 30,
@@ -113,8 +114,9 @@ def quantize(
     threads: that run the model, unless an executor is given, and do the rest, such as rounding weights; None: all.
     providers: onnxruntime's execution providers; None: the CPU.
     memory_budget: bytes that observed values may take at a time: see `OnnxruntimeExecutor`.
-    table: statistics that were collected before, instead of samples: the model does not run, and the result is what
-        it would be with the samples of the table. With the method `auto`, samples beside it are measured on.
+    table: statistics that were collected before, or their file, instead of samples: the model does not run, and the
+        result is what it would be with the samples of the table. With the method `auto`, samples beside it are
+        measured on.
     keep: the summary gets the statistics of every method, and at most 256 of the samples, to report on. Without a
         table, ObservationError for methods that look at raw values.
     on_step: called with the number of samples done, for a progress bar. on_run: the same while the method `auto`
@@ -130,20 +132,28 @@ def quantize(
 
     Raises the errors of `calibrant.core.errors`; nothing is written to disk.
     """
-    platform, setting = TargetPlatform.of(platform), setting or QuantizationSetting()
+    platform, setting = TargetPlatform.of(platform), QuantizationSetting.of(setting)
     check_methods(setting)
+    table = CalibrationTable.load(table) if isinstance(table, str | Path) else table
     summary = QuantizationSummary(platform)
     with _timed(summary, "load"):
         graph = model if isinstance(model, Graph) else load_onnx_graph(model)
     with _timed(summary, "plan"):
         quantize_graph(graph, platform, setting)
         check_plan(graph)
+        check_weights(graph)
     passes = pipeline(setting, steps)
     targets = Targets.of(setting, metric, platform if measure_latency else None)
+    if targets is not None:
+        targets.check(graph)
     again = targets is not None or any(isinstance(step, OptimizationPass) for step in passes)
-    if again and samples is None:
-        what = "a target is" if targets is not None else "the passes after calibration are"
-        raise SettingError(f"{what} measured by running the model: that needs samples, beside a table as well")
+    sampled = setting.quantize_activation and table is None and bool(graph.groups)  # calibration reads them
+    if samples is None:
+        _refuse_without_samples(sampled, again, targets)
+    if targets is not None and targets.in_decibels and graph.gives_integers_alone:
+        raise SettingError(
+            "the dB of a target are those of floating outputs, and the model has none: give max_drop, with a metric"
+        )
     measuring = samples is not None and has_open_methods(graph)
     if executor is None and (again or (setting.quantize_activation and (table is None or measuring))):
         with _timed(summary, "plan"):
@@ -152,7 +162,6 @@ def quantize(
         feeds = iterate_samples(samples, executor.input_specs, steps, collate_fn)
         samples, collate_fn = Kept(feeds, prepare=partial(unpadded, executor=executor)), None
     road = _Road(graph, platform, setting, summary, executor, samples, collate_fn, table, on_step, on_layer)
-    sampled = setting.quantize_activation and table is None and bool(graph.groups)  # calibration reads them
     if isinstance(samples, Kept) and (measuring or keep or targets is not None or not sampled):
         with _timed(summary, "calibrate"):
             road.collect(METHODS if keep else (), targets is not None, on_run)
@@ -169,6 +178,18 @@ def quantize(
     _tell(summary, graph, executor)
     _sign(graph, summary, setting)
     return graph, summary
+
+
+def _refuse_without_samples(sampled: bool, again: bool, targets: Targets | None) -> None:
+    """Raise for what cannot be done without samples. sampled, again: whether they are read to calibrate, or after."""
+    if again:
+        what = "a target is" if targets is not None else "the passes after calibration are"
+        raise SettingError(f"{what} measured by running the model: that needs samples, beside a table as well")
+    if sampled:
+        raise DataError(
+            "there are no samples, and scales of activations are found on samples: give some, or a table, or set "
+            "quantize_activation to False, which leaves activations in float"
+        )
 
 
 @dataclass

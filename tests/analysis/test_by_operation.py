@@ -1,15 +1,20 @@
 """analyse: every number against one computed by hand, from the configs and onnxruntime."""
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper
 
 from calibrant.analysis import Simulation, analyse, graphwise_error_analyse, layerwise_error_analyse, sqnr_db
+from calibrant.analysis.grid_use import GridUse
 from calibrant.api import load_onnx_graph, quantize
-from calibrant.core import QuantizationStates, SettingError, StateError, fake_quantize
+from calibrant.core import QuantizationProperty as P
+from calibrant.core import QuantizationStates, SettingError, StateError, TensorQuantizationConfig, fake_quantize
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.graph.graph import original
 from calibrant.settings import QuantizationSetting
+from tests.conftest import small_classifier
 
 
 @pytest.fixture
@@ -161,5 +166,29 @@ def test_what_cannot_be_analysed(graph, small_model, samples):
         analyse(load_onnx_graph(small_model), samples)
     with pytest.raises(SettingError, match="did you mean 'cosine'"):
         graphwise_error_analyse(graph, "cpu", samples, method="cosin")
-    with pytest.raises(SettingError, match="interested_outputs: unknown output 'logit'"):
+    with pytest.raises(SettingError, match="interested_outputs: unknown floating output 'logit'"):
         layerwise_error_analyse(graph, "cpu", samples, "logit")
+
+
+def test_an_output_of_integers_is_not_measured(small_samples, tmp_path):
+    model = small_classifier()
+    model.graph.node.append(helper.make_node("ArgMax", ["logits"], ["best"], "argmax", axis=1, keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("best", TensorProto.INT64, ["N"]))
+    onnx.save(model, tmp_path / "two.onnx")
+    graph, _ = quantize(tmp_path / "two.onnx", small_samples[:20])
+    errors = layerwise_error_analyse(graph, "cpu", small_samples[20:22], verbose=False)
+    assert errors == layerwise_error_analyse(graph, "cpu", small_samples[20:22], "logits", verbose=False)
+    with pytest.raises(SettingError, match="unknown floating output 'best'"):
+        layerwise_error_analyse(graph, "cpu", small_samples[20:22], "best")
+
+
+@pytest.mark.parametrize("scale", [0.5, -0.5])
+def test_what_is_rounded_to_the_end_of_the_grid_is_not_beyond_it(scale):
+    """A weight whose rounding was chosen may be most of a step from where it was, on the grid."""
+    config = TensorQuantizationConfig(
+        P.PER_TENSOR | P.LINEAR | P.SYMMETRICAL, quant_min=-127, scale=abs(scale), offset=0
+    )
+    exact = np.float32([126.2, 127.4, 127.9, 3]) * scale
+    use = GridUse(config)
+    use.add(exact, np.float32([127, 127, 127, 3]) * scale)
+    assert (use.elements, use.clipped) == (4, 1)

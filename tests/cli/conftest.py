@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
 
-from calibrant.cli import app
+from calibrant.cli.app import app
 
 OPSET = 17
 

@@ -103,7 +103,7 @@ def test_skip_bad_goes_on_and_counts(here):
     (here / "photos" / "03.png").write_text("no image")
     result = here.quantize("--skip-bad", output="ok.onnx")
     assert result.exit_code == 0, result.output
-    assert "15 from 'photos'; skipped, as unreadable: 1" in result.stdout
+    assert "15 from 'photos'; skipped, as unfit: 1" in result.stdout
     assert f"skipped: image '{os.path.join('photos', '03.png')}'" in result.stdout
 
 
@@ -146,8 +146,27 @@ def test_nan_or_inf_in_a_sample_names_the_file(here, value):
     counts = "(7 NaN, 0 Inf)" if np.isnan(value) else "(0 NaN, 7 Inf)"
     path = os.path.join("arrays", "1.npy")
     here.check_refused(
-        here.quantize(data="arrays"), FAILED, "sample 2", "'x'", "7 of 768", counts, f"the last one read: '{path}'"
+        here.quantize(data="arrays"), FAILED, f"'{path}', input 'x': 7 of 768", counts, "ignore_nonfinite", "--skip-bad"
     )
+    batched = here.quantize("--batch-size", "3", data="arrays")
+    here.check_refused(batched, FAILED, f"'{path}', input 'x': 7 of 768", counts)
+
+
+def test_skip_bad_leaves_out_what_does_not_fit_as_well(here):
+    (here / "arrays").mkdir()
+    rng = np.random.default_rng(0)
+    kinds = {1: np.full((1, 3, 16, 16), np.nan, np.float32), 4: np.ones((1, 3, 16, 17), np.float32)}
+    kinds |= {6: np.ones((3, 16), np.float32), 8: np.ones((1, 3, 16, 16), np.int32)}
+    for i in range(20):
+        np.save(here / "arrays" / f"{i:02}.npy", kinds.get(i, rng.normal(size=(1, 3, 16, 16)).astype(np.float32)))
+    for extra in ([], ["--batch-size", "4"]):
+        result = here.quantize("--skip-bad", "--force", *extra, data="arrays", output="ok.onnx")
+        assert result.exit_code == 0, result.output
+        assert "16 from 'arrays'; skipped, as unfit: 4" in result.stdout
+        for i, words in {1: "768 NaN", 4: "got 17 on axis 3", 6: "takes 4 dimensions", 8: "got int32"}.items():
+            lines = [line for line in result.stdout.splitlines() if os.path.join("arrays", f"{i:02}.npy") in line]
+            assert len(lines) == 1
+            assert words in lines[0]
 
 
 @pytest.mark.parametrize(("value", "words"), [(-1, "NaN"), (0, "Inf")])
@@ -191,6 +210,10 @@ MISTYPED = {
     "per cent": (["quantize", "model.onnx", "--percentile", "99.9"], "write 0.999"),
     "memory": (["quantize", "model.onnx", "--memory-budget", "lots"], "512MB"),
     "provider": (["quantize", "model.onnx", "--provider", "cpuu"], "unknown execution provider 'cpuu'"),
+    "pattern": (["quantize", "model.onnx", "-d", *(f"photos/0{i}.png" for i in range(3))], "itself: --data 'photos'"),
+    "empty option": (["quantize", "model.onnx", "--setting", ""], "--setting is empty"),
+    "empty option, with =": (["quantize", "model.onnx", "--table="], "--table is empty"),
+    "empty argument": (["quantize", ""], "an argument is empty"),
     "override": (["quantize", "model.onnx", "--override", "x"], "not of the form"),
     "override key": (["quantize", "model.onnx", "--override", "x:bit=4"], "did you mean 'bits'?"),
     "override method": (["quantize", "model.onnx", "--override", "x:method=mze"], "did you mean 'mse'?"),
@@ -213,7 +236,7 @@ def test_mistyped(here, case):
     (here / "setting.json").write_text('{"leave_in_flaot": []}')
     args, words = MISTYPED[case]
     if case not in ("command", "no command", "no output", "no data"):
-        args = [*args, "--data", "photos", "--output", "out.onnx"]
+        args = [*args[:2], "--data", "photos", "--output", "out.onnx", *args[2:]]
     here.check_refused(here.run(*args), USAGE, words)
 
 
@@ -251,6 +274,14 @@ def test_an_error_of_the_measure_of_ones_own_names_no_sample(here):
     result = here.quantize("--max-drop", "1", "--metric", "own:broken")
     here.check_refused(result, FAILED, "the metric raised ZeroDivisionError")
     assert "last one read" not in result.output
+
+
+def test_a_measure_of_ones_own_takes_the_model(here):
+    (here / "measures.py").write_text("def of_outputs(outputs, label):\n    return 1\n")
+    wrong = here.quantize("--max-drop", "1", "--metric", "measures:of_outputs")
+    here.check_refused(wrong, FAILED, "'measures:of_outputs' takes (outputs, label), and is called with (model) here")
+    unnamed = here.quantize("--max-drop", "1", "--metric", "measures")
+    here.check_refused(unnamed, USAGE, "'measures' is not of the form package.module:function")
 
 
 def test_output_folder_missing(here):

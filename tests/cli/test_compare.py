@@ -4,13 +4,20 @@ import csv
 import io
 import json
 import shlex
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from typer.testing import CliRunner
 
+from calibrant.advice import Advice
+from calibrant.analysis import Comparison, Difference, LayerError, LayerErrors
 from calibrant.cli.app import app
+from calibrant.cli.compared import Compared
+from calibrant.cli.console import Console
+from calibrant.cli.reading import Reading
+from calibrant.core import TargetPlatform
 from tests.analysis.networks import plain_network, quantized_by, random_samples
 
 SAMPLES = random_samples(10)
@@ -45,6 +52,9 @@ def place(tmp_path_factory):
     for number, sample in enumerate(SAMPLES):
         np.save(folder / "samples" / f"{number}.npy", sample)
     (folder / "mine.py").write_text(LABELS)
+    narrow = plain_network()
+    narrow.graph.input[0].type.tensor_type.shape.dim[-1].dim_value = 3
+    onnx.save(narrow, folder / "narrow.onnx")
     return folder
 
 
@@ -140,13 +150,19 @@ def test_equal_models(folder):
         (["model.onnx", "int.onnx", "--data", "samples"], 1, "did you mean 'int8.onnx'"),
         (["modle.onnx", "int8.onnx", "--data", "samples"], 1, "did you mean 'model.onnx'"),
         (["model.onnx", "samples", "--data", "samples"], 1, "is a folder"),
-        (["model.onnx", "mine.py", "--data", "samples"], 1, "onnxruntime cannot run mine.py"),
+        (["model.onnx", "mine.py", "--data", "samples"], 1, "mine.py is not an ONNX model"),
+        (
+            ["model.onnx", "narrow.onnx", "--data", "samples"],
+            1,
+            "the models take different samples: model.onnx",
+        ),
         (["model.onnx", "int8.onnx"], 2, "--data is missing"),
         (["model.onnx", "int8.onnx", "--data", "nowhere"], 1, "nowhere"),
         (["model.onnx", "int8.onnx", "--data", "mine:labels"], 1, "did you mean 'labelled'"),
         ([*PAIR, "--metric", "mine:tells"], 1, "did you mean 'tell'"),
         ([*PAIR, "--metric", "mine:wrong"], 1, "the metric 'mine:wrong' raised TypeError"),
-        ([*PAIR, "--metric", "mine"], 2, "MODULE:FUNCTION"),
+        ([*PAIR, "--metric", "mine:labelled"], 1, "takes (), and is called with (outputs, about) here"),
+        ([*PAIR, "--metric", "mine"], 2, "'mine' is not of the form package.module:function"),
         ([*PAIR, "--json", "--csv"], 2, "--json contradicts --csv"),
         ([*PAIR, "--csv", "--no-layers"], 2, "contradicts --no-layers"),
     ],
@@ -156,3 +172,26 @@ def test_what_it_refuses(words, code, says, folder):
     assert done.exit_code == code, done.output
     assert says in done.output
     assert "Traceback" not in done.output
+
+
+def test_the_float_model_comes_first(folder):
+    swapped = run("int8.onnx", "model.onnx", "--data", "samples", "--samples", "1", "--no-layers")
+    assert swapped.stderr.startswith("warning: 'int8.onnx' is quantized and 'model.onnx' is not: the float model comes")
+    for pair in (("model.onnx", "int8.onnx"), ("int8.onnx", "int8.onnx")):
+        assert "comes first" not in run(*pair, "--data", "samples", "--samples", "1", "--no-layers").stderr
+
+
+def test_quiet_is_quiet(folder):
+    words = ("model.onnx", "int8.onnx", "--data", "samples", "--samples", "1", "--no-layers", "--quiet")
+    assert run(*words).output == ""
+    assert json.loads(run(*words, "--json").stdout)["samples"] == 1
+
+
+@pytest.mark.parametrize(("restored", "said"), [(48.0, False), (49.0, False), (50.0, True), (np.inf, True)])
+def test_only_what_is_gained_is_said_of_a_layer_in_float(restored, said, capsys):
+    alone = Difference()
+    alone.add(np.ones(4, np.float32), np.full(4, 0.99, np.float32))
+    layers = LayerErrors([LayerError("conv", "Conv", "r", alone=alone, restored_db=restored)], base_db=49.0)
+    advice = Advice(Comparison(samples=1, layers=layers), TargetPlatform.ONNXRUNTIME)
+    Compared(Path("model.onnx"), Path("int8.onnx"), Reading(), advice, fixes=False).show(Console())
+    assert ("it alone in float" in capsys.readouterr().out) == said

@@ -72,6 +72,18 @@ def test_tables_of_other_masks_do_not_merge(texts):
     texts.check_refused(refused, FAILED, "b.table", "collected with the mask (none)", "collect it with that one")
 
 
+def test_a_batch_is_not_called_a_sample(texts):
+    arrays = dict(np.load(texts / "texts.npz"))
+    arrays["mask"][7] = 0
+    np.savez(texts / "texts.npz", **arrays)
+    for size, words in (
+        ("1", "sample 8, mask 'mask': nothing is left"),
+        ("6", "batch 2, mask 'mask': nothing is left"),
+    ):
+        refused = calibrate(texts, "--mask", "mask", "--batch-size", size)
+        texts.check_refused(refused, FAILED, words, "the last one read: sample")
+
+
 def test_what_is_no_mask_is_refused(texts):
     texts.check_refused(quantize(texts, "--mask", "maks"), USAGE, "unknown input 'maks'; did you mean 'mask'?")
     texts.check_refused(quantize(texts, "--mask", "ids"), FAILED, "mask 'ids': expected 1 where a position counts")

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
-from calibrant.cli import app
+from calibrant.cli.app import app
 from calibrant.settings import QuantizationSetting
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from calibrant.cli import app
+from calibrant.cli.app import app
 
 from .conftest import conv_net
 

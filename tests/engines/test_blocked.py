@@ -11,8 +11,9 @@ from onnx import helper
 
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.blocked import as_blocks, expose_blocked, find_block
+from calibrant.engines.statistics import Statistics
 from calibrant.graph import load_onnx_graph
-from calibrant.sketches import Collector, SketchSpec
+from calibrant.sketches import SketchSpec
 
 HAS_BLOCKS = platform.machine().lower() in ("x86_64", "amd64")
 PER_CHANNEL = SketchSpec(channel_axis=1, per_channel=True)
@@ -34,15 +35,15 @@ def find(plain, blocked):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How often the collectors were given blocked values."""
+    """The channels of every blocked value that was counted."""
     calls: list[int] = []
-    add_blocked = Collector.add_blocked
+    add = Statistics.add
 
-    def spy(self, x, channels):
-        calls.append(channels)
-        add_blocked(self, x, channels)
+    def spy(self, batch, half):
+        calls.extend(taken.channels for taken in batch.taken if taken.channels is not None)
+        add(self, batch, half)
 
-    monkeypatch.setattr(Collector, "add_blocked", spy)
+    monkeypatch.setattr(Statistics, "add", spy)
     return calls
 
 

@@ -14,6 +14,7 @@ from calibrant.core import DataError, ModelError, ObservationError, SettingError
 from calibrant.engines import OnnxruntimeExecutor, iterate_samples
 from calibrant.graph import load_onnx_graph
 from calibrant.sketches import Collector, SketchSpec, TensorSketch
+from calibrant.sketches.together import Together
 from tests.arrays import rows
 
 PLAIN = SketchSpec()
@@ -164,8 +165,27 @@ def test_the_same_bytes_on_any_number_of_threads(models):
         assert one[name].to_bytes() == two[name].to_bytes() == many[name].to_bytes()
 
 
-def test_side_by_side_and_never_two_at_one_value(elementwise, monkeypatch):
+def test_side_by_side_and_never_two_at_one_tally(elementwise, monkeypatch):
     """With two values only, in two halves of the samples, four threads meet at them all the time."""
+    plain_count, busy, together = Together.count, set(), []
+
+    def count(self, places):
+        assert self not in busy
+        busy.add(self)
+        together.append(len(busy))
+        time.sleep(0.002)
+        plain_count(self, places)
+        busy.remove(self)
+
+    monkeypatch.setattr(Together, "count", count)
+    samples = [{"x": rows(5, seed=i), "y": rows(5, 1, seed=i)} for i in range(30)]
+    wanted = dict.fromkeys(["sum", "product"], PLAIN)
+    found = OnnxruntimeExecutor(elementwise, threads=4).collect(samples, wanted)
+    assert 2 <= max(together) <= 4
+    assert found["sum"] == TensorSketch.of(np.concatenate([s["x"] + s["y"] for s in samples]), PLAIN)
+
+
+def test_never_two_at_one_value_that_is_added_by_itself(elementwise, monkeypatch):
     plain_add, busy, together = Collector.add, set(), []
 
     def add(self, x):
@@ -178,10 +198,10 @@ def test_side_by_side_and_never_two_at_one_value(elementwise, monkeypatch):
 
     monkeypatch.setattr(Collector, "add", add)
     samples = [{"x": rows(5, seed=i), "y": rows(5, 1, seed=i)} for i in range(30)]
-    wanted = dict.fromkeys(["sum", "product"], PLAIN)
-    found = OnnxruntimeExecutor(elementwise, threads=4).collect(samples, wanted)
+    ordered = SketchSpec(isotone_axis=-1)
+    found = OnnxruntimeExecutor(elementwise, threads=4).collect(samples, dict.fromkeys(["sum", "product"], ordered))
     assert 2 <= max(together) <= 4
-    assert found["sum"] == TensorSketch.of(np.concatenate([s["x"] + s["y"] for s in samples]), PLAIN)
+    assert found["sum"] == TensorSketch.of(np.concatenate([s["x"] + s["y"] for s in samples]), ordered)
 
 
 def test_nothing_wanted_runs_through_the_samples(elementwise):
@@ -284,19 +304,19 @@ def test_interrupted_leaves_no_threads_and_no_files(models, tmp_path, monkeypatc
 def test_buffers_are_reused_and_never_under_the_statistics(models, monkeypatch):
     """One set of buffers for each thread, once the shapes are known, which are two here."""
     addresses: list[int] = []
-    plain_add = Collector.add
+    plain_count = Together.count
 
-    def add(self, x):
-        addresses.append(x.ctypes.data)
-        before = x.copy()
-        plain_add(self, x)
-        assert np.array_equal(before, x)
+    def count(self, places):
+        addresses.extend(places.addresses[:, 0])
+        before = [place.copy() for place in places.arrays]
+        plain_count(self, places)
+        assert all(map(np.array_equal, before, places.arrays))
 
-    monkeypatch.setattr(Collector, "add", add)
+    monkeypatch.setattr(Together, "count", count)
     graph = models["convolutions"]()
     samples = models["images"]([(1, 3, 32, 32)] * 20 + [(2, 3, 24, 16)] * 20)
     collect(graph, samples, {"r1": PLAIN, "r3": PLAIN}, blocked=False)
-    assert len(addresses) == 80
+    assert 74 <= len(addresses) <= 80  # what is seen for the first time lies in onnxruntime's own memory
     assert len(set(addresses)) <= 2 * 2 * 2 + 2 * 2
 
 

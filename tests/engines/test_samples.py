@@ -166,9 +166,9 @@ def test_what_overflows_when_cast_is_refused():
         list(iterate_samples([np.array([1.0, 1e6])], [InputSpec("x", np.dtype(np.float16), (None,))]))
 
 
-@pytest.mark.parametrize("steps", [0, -1])
+@pytest.mark.parametrize("steps", [0, -1, 2.0, "2"])
 def test_steps_start_at_one(steps):
-    with pytest.raises(SettingError, match="at least 1"):
+    with pytest.raises(SettingError, match=f"a whole number of at least 1, got {steps!r}"):
         list(iterate_samples([X], IMAGE, steps))
 
 

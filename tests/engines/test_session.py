@@ -67,6 +67,9 @@ def test_reason_is_one_line_without_the_status():
     text = "[ONNXRuntimeError] : 10 : INVALID_GRAPH : This is an\ninvalid model : it says"
     assert reason(RuntimeError(text)) == "This is an invalid model : it says"
     assert reason(RuntimeError("plain")) == "plain"
+    place = "/src/core/graph/model.cc:256 onnxruntime::Model::Model(onnx::ModelProto&&, const Options&) "
+    assert reason(RuntimeError(f"Load failed:{place}Unsupported version: 99")) == "Load failed:Unsupported version: 99"
+    assert reason(RuntimeError("model.cc (2) : what")) == "model.cc (2) : what"
 
 
 def test_input_specs(models):

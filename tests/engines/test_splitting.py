@@ -13,7 +13,7 @@ from calibrant.engines.session import Runtime
 from calibrant.engines.splitting import Splitter
 from calibrant.engines.statistics import Statistics
 from calibrant.graph import load_onnx_graph
-from calibrant.sketches import Collector, SketchSpec
+from calibrant.sketches import SketchSpec
 
 ROW = 3 * 4 * 4  # bytes that sum, product and out take for one row
 WANTED = dict.fromkeys(["sum", "product", "out"], SketchSpec(channel_axis=1))
@@ -30,15 +30,15 @@ def batch(count, seed=0, other=None):
 
 @pytest.fixture
 def added(monkeypatch):
-    """How many rows each call of a collector was given."""
+    """How many rows each value had that was counted."""
     sizes: list[int] = []
-    add = Collector.add
+    add = Statistics.add
 
-    def spy(self, x):
-        sizes.append(len(x))
-        add(self, x)
+    def spy(self, batch, half):
+        sizes.extend(len(taken.array) for taken in batch.taken)
+        add(self, batch, half)
 
-    monkeypatch.setattr(Collector, "add", spy)
+    monkeypatch.setattr(Statistics, "add", spy)
     return sizes
 
 
@@ -148,7 +148,7 @@ def test_larger_samples_than_the_first_run_one_by_one(elementwise, monkeypatch):
     alive, most, add = [0], [], Statistics.add
 
     def spy(self, values, half):
-        rows = len(values[0].array)
+        rows = len(values.taken[0].array) if values.taken else 0
         alive[0] += rows
         most.append(alive[0])
         time.sleep(0.003)

@@ -104,3 +104,19 @@ def test_the_nodes_before_no_longer_count_as_readers():
     raise_opset(graph, 21, "a test")
     alive = {n for g in graph.model.graphs() for n in g}
     assert {use.node for v in graph.values() for use in v.uses()} <= alive
+
+
+@pytest.mark.parametrize(
+    ("attributes", "same"), [({"axis": 1}, False), ({}, False), ({"axis": 2}, True), ({"axis": -1}, True)]
+)
+def test_a_hardmax_keeps_its_meaning_or_is_refused(run, attributes, same):
+    x, y = (helper.make_tensor_value_info(name, 1, [2, 3, 4]) for name in "xy")
+    proto = helper.make_graph([helper.make_node("Hardmax", ["x"], ["y"], name="most", **attributes)], "g", [x], [y])
+    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", 12)], ir_version=8)
+    feed = {"x": RNG.normal(size=(2, 3, 4)).astype(np.float32)}
+    if same:
+        expected = run(model.SerializeToString(), **feed)
+        np.testing.assert_array_equal(run(load_onnx_graph(model).to_bytes(), **feed), expected)
+    else:
+        with pytest.raises(ModelError, match="Hardmax 'most' is not known to be over the last axis"):
+            load_onnx_graph(model)

@@ -53,10 +53,15 @@ def test_a_shape_makes_zeros_of_the_module_s_dtype_or_the_one_asked_for():
 
 @pytest.mark.parametrize("make", [list, iter, lambda items: (item for item in items)])
 def test_without_both_the_first_sample_serves_and_is_not_lost(make):
-    samples = [(X * k, k) for k in range(3)]
-    example, loader = example_of(Two(), loader=make(samples), collate_fn=lambda item: item[0])
+    samples = [{"image": X * k, "label": k} for k in range(3)]
+
+    def without_label(item):
+        item.pop("label")  # an error if it is done twice
+        return item
+
+    example, loader = example_of(Two(), loader=make(samples), collate_fn=without_label)
     assert torch.equal(values(example)["image"], X * 0)
-    assert [k for _, k in loader] == [0, 1, 2]
+    assert [float(sample["image"].max() / X.max()) for sample in loader] == [0, 1, 2]
 
 
 def test_a_loader_that_is_not_needed_is_not_touched():
@@ -66,6 +71,7 @@ def test_a_loader_that_is_not_needed_is_not_touched():
 
     loader = never()
     assert example_of(Two(), X, loader=loader)[1] is loader
+    example_of(Two(), X, loader=loader, collate_fn=lambda item: item)
 
 
 def test_a_batch_of_one_becomes_two_in_every_tensor_that_has_it():
@@ -81,8 +87,18 @@ def test_a_batch_of_one_becomes_two_in_every_tensor_that_has_it():
     assert three.of_two() is three
 
 
-def test_numbers_without_axes_have_no_batch():
-    assert example_of(Two(), torch.tensor(1.0))[0].batch is None
+@pytest.mark.parametrize("number", [torch.tensor(1.0), np.float32(1), np.array(1.0)])
+def test_numbers_without_axes_have_no_batch(number):
+    example = example_of(Two(), number)[0]
+    assert example.batch is None
+    assert values(example)["image"].ndim == 0
+
+
+def test_arrays_of_any_byte_order_and_such_as_can_only_be_read():
+    array = np.arange(12).reshape(3, 4).astype(">f4")[::-1]
+    array.flags.writeable = False
+    found = values(example_of(Two(), array)[0])["image"]
+    assert found.tolist() == array.tolist()
 
 
 def test_gradients_are_left_behind():
@@ -98,10 +114,15 @@ def test_gradients_are_left_behind():
         ({"inputs": (3,)}, DataError, "no tensor in it; Two.forward takes"),
         ({"inputs": X[:0]}, DataError, r"empty tensor in it: \(0, 4\)"),
         ({"loader": []}, DataError, "nothing to trace the module with"),
-        ({"loader": None}, DataError, "loader must be an iterable"),
+        ({"loader": None}, DataError, "nothing to trace the module with"),
+        ({"loader": 3}, DataError, "loader must be an iterable"),
+        ({"loader": [np.array(["cat"])]}, DataError, "the first sample has an array of <U3"),
         ({"shape": [1, -1]}, SettingError, r"input_shape takes whole numbers from 1.*got \[1, -1\]"),
         ({"shape": [1, 2.5]}, SettingError, "input_shape takes whole numbers"),
+        ({"shape": 4}, SettingError, "input_shape takes whole numbers .* got 4"),
+        ({"shape": np.array([1, 4])}, SettingError, "input_shape takes whole numbers"),
         ({"shape": [1, 4], "dtype": "flot"}, SettingError, "input_dtype 'flot' is no dtype of torch"),
+        ({"shape": [1, 4], "dtype": [torch.float32]}, SettingError, r"input_dtype \[torch.float32\] is no dtype"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(arguments, error, message):

@@ -159,6 +159,31 @@ def test_a_module_that_cannot_be_traced_is_an_error_in_one_line_and_left_as_it_w
     assert not module._forward_hooks
 
 
+class Merging(nn.Linear):
+    """As LoRA layers do it: the update is part of the weight while the module is in evaluation mode."""
+
+    def train(self, mode=True):
+        if mode != self.training:
+            self.weight.data += -1 if mode else 1
+        return super().train(mode)
+
+    def get_extra_state(self):
+        return {"merged": not self.training}
+
+    def set_extra_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_what_a_module_does_when_it_changes_its_mode_is_undone(outer):
+    module = nn.Sequential(Merging(4, 4), nn.Linear(4, 4))
+    module.training = outer
+    weight = module[0].weight.detach().clone()
+    load(module, torch.ones(2, 4))
+    torch.testing.assert_close(module[0].weight.detach(), weight)
+    assert [part.training for part in module.modules()] == [outer, True, True]
+
+
 class NoOnnx(nn.Module):
     def forward(self, x):
         return torch.linalg.svd(x).S

@@ -148,8 +148,9 @@ def test_the_channels_cannot_be_the_rows(config, solve):
         solve(config("isotone", axis=1), np.random.default_rng(0).normal(size=(9, 5)))
 
 
-def test_rows_along_another_axis_than_collected(config):
-    sketch = TensorSketch.of(np.eye(5, dtype=np.float32), SketchSpec(isotone_axis=-2))
+@pytest.mark.parametrize("axis", [-2, 0])
+def test_rows_along_another_axis_than_collected(axis, config):
+    sketch = TensorSketch.of(np.eye(5, dtype=np.float32), SketchSpec(isotone_axis=axis))
     with pytest.raises(ObservationError, match="margins along axis -1"):
         build_observer(config("isotone"), "x").render_from(sketch)
 
@@ -166,6 +167,15 @@ def test_ties_are_reported_and_solved_like_mse(config, solve, caplog):
     assert isotone.detail["isotone"] == {"rows": 30, "kept": 0, "tied": 30}
     assert isotone.scale == mse.scale
     assert "0 of 30 rows (30 are tied)" in caplog.text
+
+
+@pytest.mark.parametrize("power_of_2", [True, False])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_scores_next_to_zero_take_no_scale_that_float32_cannot_hold(symmetric, power_of_2, config, solve):
+    x = np.float32([[1e-40, 0.0, -5.0], [-1e-40, -2e-40, -5.0]])
+    isotone, mse = (solve(config(method, symmetric, power_of_2=power_of_2), x) for method in ("isotone", "mse"))
+    assert isotone.detail["isotone"] == {"rows": 2, "kept": 0, "tied": 0}
+    assert isotone.scale == mse.scale
 
 
 def test_rows_of_one_value_have_no_order(config, solve):

@@ -118,6 +118,18 @@ def test_count_is_exact_at_the_edges_of_bins(name, data, sketches):
     assert seen.zeros == (x == 0).sum()
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_values_all_of_one_sign_may_begin_with_what_is_next_to_zero(sign):
+    """Such as probabilities of which many underflow: they count once, and others not less for them."""
+    x = sign * np.linspace(0.01, 1, 10_000, dtype=np.float32)
+    x[:300] = sign * np.float32(1e-44)
+    seen = Distribution.of(Histogram.of(x), Extremes.of(x))
+    assert seen.count([-2, 2]).tolist() == [0, 10_000]
+    assert seen.quantile_of_magnitude(0.99) == pytest.approx(np.quantile(np.abs(x), 0.99), rel=2**-8)
+    for p in (0.01, 0.5, 0.99):
+        assert seen.quantile(p) == pytest.approx(np.quantile(x, p), rel=2**-8)
+
+
 @pytest.mark.parametrize("at", [0.7, 1.2345, 3.0, -2.5, 1e-20])
 def test_an_atom_is_found_where_it_is(at):
     """A fifth of the values in one place, amid smooth ones: the mass jumps there, to 2^-16 of the place."""

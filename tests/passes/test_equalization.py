@@ -15,6 +15,7 @@ from calibrant.graph import load_onnx_graph
 from calibrant.graph.rescaling import rescale
 from calibrant.graph.streams import Stream, find_streams
 from calibrant.passes import RuntimeCalibrationPass
+from calibrant.passes.auto import CANDIDATES
 from calibrant.passes.equalization import HEADROOM, LEAST, least_factors
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
@@ -60,6 +61,12 @@ BLOCK = """(float[N,6,16] x) => (float[N,6,16] y) {
     y = Add(o, n)
 }"""
 
+# Scores of which some are large, that the next layer reads.
+GATE = """(float[N,16] x) => (float[N,5] y) {
+    h = Gemm(x, wg, bg)
+    s = Softmax(h)
+    y = Gemm(s, w6)
+}"""
 # Magnitudes of a spectrum, made in float, whose quiet bins a convolution along time reads beside loud ones.
 SPECTRUM = """(float[N,16,12] x) => (float[N,5,12] y) {
     p = Mul(x, x)
@@ -96,6 +103,8 @@ def weights_of(text):
             "zero": np.array(0),
             "six": np.array(6),
         }
+    if text is GATE:
+        return {"wg": skewed(C, C), "bg": np.log2(SKEW), "w6": skewed(C, 5)}
     if text is SPECTRUM:
         return {"wk": skewed(C, C, 3, columns=SKEW), "bk": RNG.normal(0, 1, C), "w5": skewed(5, C, 1)}
     found = {
@@ -224,6 +233,22 @@ def test_a_table_gives_the_files_that_samples_give(text, method, tmp_path):
     assert (tmp_path / "data.onnx").read_bytes() == (tmp_path / "table.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("text", [RESIDUAL, BLOCK, SPECTRUM])
+@pytest.mark.parametrize("method", CANDIDATES)
+def test_auto_tries_what_each_method_alone_would_give(text, method, fresh, tmp_path, monkeypatch):
+    """How a graph is equalized depends on the method; and what was tried before leaves no trace."""
+    path, samples = built(text, tmp_path / "model.onnx"), samples_for(text)
+    monkeypatch.setattr("calibrant.auto.choosing.best_of", lambda models: method)
+    found = []
+    for name in ("auto", method):
+        setting = QuantizationSetting()
+        setting.quantize_activation_setting.calib_algorithm = name
+        graph, _ = quantize(path, samples, setting=setting)
+        export_graph(graph, TargetPlatform.ONNXRUNTIME, tmp_path / "int8.onnx")
+        found.append(run(tmp_path / "int8.onnx", fresh(text)))
+    assert np.array_equal(*found)
+
+
 def halves_of(even, odd):
     """Of a value `r` of one channel for each entry, with these largest values in the two halves of the samples."""
     spec = SketchSpec(channel_axis=1)
@@ -295,6 +320,23 @@ def test_a_mul_before_a_convolution_has_to_halve_the_noise(tmp_path):
         scale = SKEW[:, None] ** (skew - 1)
         graph, _ = quantize(path, [(x * scale).astype(np.float32) for x in samples_for(SPECTRUM)])
         assert any(stream.inserted for stream in graph.rescalings) is divided
+
+
+@pytest.mark.parametrize(("method", "smooth"), [(None, None), ("mse", True), ("isotone", True)])
+def test_what_a_table_keeps_of_rows_changes_nothing(method, smooth, tmp_path):
+    """Scores in the middle of a model, of which a table of all methods has the order of each row."""
+    path = built(GATE, tmp_path / "model.onnx")
+    rng = np.random.default_rng(4)
+    samples = [rng.normal(0, 1, (1, C)).astype(np.float32) for _ in range(24)]
+    setting = QuantizationSetting(smooth_quant=smooth)
+    setting.quantize_activation_setting.calib_algorithm = method
+    table = calibrate(path, samples, setting=QuantizationSetting(smooth_quant=smooth))
+    assert table.sketches["s"].margins is not None
+    for name, given in (("data", {"samples": samples}), ("table", {"samples": None, "table": table})):
+        graph, summary = quantize(path, setting=setting, **given)
+        assert any(note.startswith("equalized") for note in summary.notes) == (method != "isotone")
+        export_graph(graph, TargetPlatform.ONNXRUNTIME, tmp_path / f"{name}.onnx")
+    assert (tmp_path / "data.onnx").read_bytes() == (tmp_path / "table.onnx").read_bytes()
 
 
 def test_what_a_table_does_not_know_is_said(tmp_path):

@@ -39,7 +39,7 @@ def moved(model, samples, monkeypatch, factor):
 def test_what_makes_the_outputs_worse_is_taken_back(small_model, small_samples, monkeypatch):
     plain, _ = quantize(small_model, small_samples)
     graph, notes = moved(small_model, small_samples, monkeypatch, 0.2)
-    assert notes == ["Moving made the outputs worse on held-out samples: all is as it was before"]
+    assert notes == ["moving made the outputs worse on held-out samples: all is as it was before"]
     assert graph.config_of("r1").scale == pytest.approx(plain.config_of("r1").scale, rel=2e-3)
     assert (graph.value("b4").const_value.numpy() == plain.value("b4").const_value.numpy()).all()
 

@@ -233,3 +233,15 @@ def test_half_of_one_sample_says_nothing_about_movement(small_model, small_sampl
     graph, summary = quantize(small_model, small_samples[:1])
     assert summary.moving == {}
     assert not any("moved" in group.config.detail for group in graph.groups)
+
+
+def test_movement_is_that_of_the_scale_there_is_now(graph, executor, small_samples):
+    RuntimeCalibrationPass("mse").optimize(graph, small_samples, executor)
+    IsotoneCalibrationPass(["sum"], axis=-3).optimize(graph, small_samples, executor)
+    config = graph.config_of("sum")
+    moved = config.detail["moved"]
+    assert moved > 0
+    IsotoneCalibrationPass(["sum"], axis=-3).optimize(graph, small_samples[:1], executor)
+    assert "moved" not in config.detail  # half of one sample says nothing
+    IsotoneCalibrationPass(["sum"], axis=1, calib_steps=40).optimize(graph, small_samples[:32], executor)
+    assert config.detail["moved"] == moved

@@ -6,6 +6,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from calibrant.analysis import Simulation, sqnr_db
 from calibrant.api import calibrate, export_graph, quantize, quantize_onnx_model
@@ -240,3 +241,20 @@ def test_wrong_targets(residual, photos):
         with_target(float("nan"))
     with pytest.raises(DataError, match="the metric has to return a number, got None"):
         quantize(residual, photos, setting=with_target(max_drop=1.0), metric=lambda run: None)
+
+
+@pytest.mark.parametrize("wanted", [{"db": 30.0}, {"most_in_float": 2}])
+def test_a_model_without_floating_outputs_has_no_decibels(wanted, photos, tmp_path):
+    """Labels alone: a target in dB would count as met, and is an error; a metric of one's own tells."""
+    model = residual_net(blocks=1)
+    model.graph.node.append(helper.make_node("ArgMax", ["logits"], ["label"], "argmax", axis=1, keepdims=0))
+    model.graph.output.pop()
+    model.graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["N"]))
+    onnx.save(model, tmp_path / "labels.onnx")
+    with pytest.raises(SettingError, match="measured at floating outputs, and the model has none: give max_drop"):
+        quantize(tmp_path / "labels.onnx", photos, setting=with_target(**wanted))
+    setting = with_target(max_drop=0.0)
+    _, summary = quantize(
+        tmp_path / "labels.onnx", photos, setting=setting, metric=lambda run: float(len(run(photos[0])))
+    )
+    assert summary.target.left == []

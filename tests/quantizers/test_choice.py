@@ -30,7 +30,7 @@ def test_a_pattern_that_fits_nothing_names_the_nearest():
     with pytest.raises(
         SettingError, match="leave_in_float: unknown name or operator type 'Con_1'; did you mean 'Conv_1'"
     ):
-        matching("leave_in_float", "Con_1", ["Conv_1", "Relu_0"])
+        matching("leave_in_float", "Con_1", ["Conv_1", "Relu_0"], ["Conv", "Relu"])
     with pytest.raises(SettingError, match=r"only: '\(' is no name, and no regular expression either"):
         matching("only", "(", ["Conv_1"])
     many = [f"/model/layer.{i}/MatMul" for i in range(2000)]
@@ -98,7 +98,8 @@ def test_only_and_leave_in_float_together(quantized, setting):
         ("leave_in_float", "secnd", "did you mean 'second'"),
         ("only", "Softmax", "only: unknown name or operator type 'Softmax'"),
         ("only", "act", "only: 'act' means Relu, which ONNXRUNTIME does not quantize"),
-        ("overrides", "zz", "overrides: unknown name or operator type 'zz'"),
+        ("overrides", "zz", "overrides: unknown value 'zz'"),
+        ("overrides", "act", "overrides: 'act' is a node, and overrides are of values: it makes 'r'"),
         ("overrides", "a", "value 'a' is not quantized: it is left in float, or lies within a fused operator"),
     ],
 )

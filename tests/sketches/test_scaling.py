@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from calibrant.core import ObservationError, TensorQuantizationConfig
 from calibrant.core import QuantizationProperty as P
-from calibrant.observers import build_observer, squared_error
+from calibrant.core import TensorQuantizationConfig
+from calibrant.observers import Distribution, build_observer, squared_error
 from calibrant.sketches import Extremes, SketchSpec, TensorSketch
 from calibrant.sketches.scaling import divided
 
@@ -59,10 +59,37 @@ def test_a_constant_channel_and_zeros_stay_what_they_are():
     }
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_value_that_many_elements_end_at_stays_that_value(sign):
+    """Clipped values: spread over their coarse cell like the others, they would miss there and be found at the end."""
+    x = sign * np.clip(np.random.default_rng(2).normal(6, 3, (40, 4, 500)), 0, 5).astype(np.float32)
+    factors = np.array([0.5, 2, 2, 2])
+    y = (x / factors[:, None]).astype(np.float32)
+    found, exact = divided(TensorSketch.of(x, SPEC), factors), TensorSketch.of(y)
+    seen, true = (Distribution.of(s.histogram, s.extremes.per_tensor()) for s in (found, exact))
+    assert seen.count([-20, 20]).tolist() == [0, x.size]
+    assert found.extremes == Extremes.of(y, 1)
+    for p in (0.05, 0.5, 0.95, 0.99):
+        assert seen.quantile(p) == pytest.approx(true.quantile(p), rel=0.02)
+    config = TensorQuantizationConfig(P.PER_TENSOR | P.LINEAR | P.ASYMMETRICAL, observer_algorithm="mse")
+    build_observer(config).render_from(found)
+    told, is_so = (squared_error(config, sketch) for sketch in (found, exact))
+    assert told == pytest.approx(is_so, rel=0.05)
+
+
+def test_an_end_that_underflows_is_zero():
+    x = X.copy()
+    x[:, 0] = -1e-45
+    found = divided(TensorSketch.of(x, SPEC), np.where(np.arange(64) == 0, 4.0, FACTORS)).extremes
+    assert found.lo[0] == 0
+    assert not np.signbit([found.lo[0], found.hi[0]]).any()
+
+
 def test_nothing_seen_gives_the_sketch_of_nothing():
     assert divided(TensorSketch.empty(SPEC), FACTORS).histogram.size == 0
 
 
-def test_margins_cannot_be_divided():
-    with pytest.raises(ObservationError, match="isotone"):
-        divided(TensorSketch.of(X, SketchSpec(channel_axis=1, isotone_axis=-1)), FACTORS)
+def test_margins_do_not_outlive_a_division():
+    with_rows = divided(TensorSketch.of(X, SketchSpec(channel_axis=1, per_channel=True, isotone_axis=1)), FACTORS)
+    assert with_rows.margins is None
+    assert with_rows == divided(TensorSketch.of(X, SketchSpec(channel_axis=1, per_channel=True)), FACTORS)

@@ -167,7 +167,7 @@ def swap_channels(samples):
 def test_other_samples_are_refused(small_model, small_samples, tmp_path, change):
     interrupted(small_model, small_samples, tmp_path / "c", at=18)
     before = (tmp_path / "c").read_bytes()
-    with pytest.raises(DataError, match=r"first 16 samples are not those of the checkpoint .*c: go on with the same"):
+    with pytest.raises(DataError, match=r"first 16 samples are not those of the checkpoint .*c: go on .* --mean"):
         calibrate(small_model, change(small_samples), checkpoint=tmp_path / "c")
     with pytest.raises(DataError, match="no samples"):
         calibrate(small_model, [], checkpoint=tmp_path / "c")
@@ -189,7 +189,7 @@ def test_another_run_is_refused_by_what_differs(small_model, small_samples, tmp_
     check_refused("only one of them has", setting=setting)
     graph = load_onnx_graph(small_model)
     graph.fingerprint = "0" * 64
-    check_refused("model [0-9a-f]+ and 0000", model=graph)
+    check_refused("model [0-9a-f]{8} and 00000000\\)", model=graph)
     assert (tmp_path / "c").read_bytes() == before
 
 
@@ -211,7 +211,7 @@ def test_what_is_no_checkpoint(small_model, small_samples, tmp_path):
     table.save(tmp_path / "table")
     with pytest.raises(DataError, match="table is a calibration table, not a checkpoint of an unfinished run"):
         calibrate(small_model, small_samples, checkpoint=tmp_path / "table")
-    for state in (None, 3, {}, {"items": -1}, {"items": True}, {"items": "1"}):
+    for state in (None, 3, {}, {"items": -1}, {"items": 1 << 63}, {"items": True}, {"items": "1"}):
         header, arrays = table.parts()
         write(tmp_path / "odd", header | {"checkpoint": state}, arrays)
         with pytest.raises(DataError, match="not a checkpoint of an unfinished run: name another file"):

@@ -97,7 +97,7 @@ def without(table, name):
 
 
 DIFFERENT = {
-    r"different model [0-9a-f]{64} and other$": lambda t: replace(t, fingerprint="other"),
+    r"different model [0-9a-f]{8} and other$": lambda t: replace(t, fingerprint="other"),
     r"different engine onnxruntime .* and onnxruntime 0\.1$": lambda t: replace(t, engine="onnxruntime 0.1"),
     r"platform ONNXRUNTIME and TRT_INT8$": lambda t: replace(t, settings=t.settings | {"platform": "TRT_INT8"}),
     r"different engine .* and x; methods .* and kl; model .* and y$": lambda t: replace(

@@ -145,7 +145,7 @@ class _Measuring:
         self._operations = operations_of(graph)
         self._runs = [OperationRun(graph, operation) for operation in self._operations]
         self._pieces = Pieces(graph, self._operations) if at_outputs else None
-        outputs = [name for name in graph.output_names if _is_floating(graph.value(name))]
+        outputs = [name for name in graph.output_names if is_floating(graph.value(name))]
         of_outputs = outputs if at_outputs else []
         self.found = Analysis(
             outputs={name: Difference() for name in outputs},
@@ -213,7 +213,8 @@ def _weights(graph: Graph, operations: Sequence[Operation]) -> list[TensorError]
     return list(found.values())
 
 
-def _is_floating(value: ir.Value) -> bool:
+def is_floating(value: ir.Value) -> bool:
+    """Whether its elements are floats, as far as is known."""
     return value.dtype is None or value.dtype.is_floating_point()
 
 

@@ -108,10 +108,18 @@ def find(
 
 
 def found_of(
-    name: str, halves: Halves, methods: Sequence[str], moving: Sequence[str], config: TensorQuantizationConfig
+    name: str,
+    halves: Halves,
+    methods: Sequence[str],
+    moving: Sequence[str],
+    config: TensorQuantizationConfig,
+    shared: Halves | None = None,
 ) -> Finding:
-    """What is found of one value. config: of the grid, per tensor."""
-    seen = halves[name].extremes.per_tensor()
+    """What is found of one value. config: of the grid, per tensor.
+
+    shared: under the value's name, what its scale is solved from where others are on it too; None: its own sketches.
+    """
+    seen, shared = halves[name].extremes.per_tensor(), shared or halves
     choices: dict[str, Choice] = {}
     refused: dict[str, str] = {}
     for method in methods:
@@ -119,9 +127,9 @@ def found_of(
             task = Calibration.of(config, [name], method)
             task.observer.refuse_without_raw_values()
             if method in moving:
-                task.solve(halves)
+                task.solve(shared)
             else:
-                task.observer.render_from(halves[name])
+                task.observer.render_from(shared[name])
             choices[method] = chosen(task.draft, halves[name], task.moved)
         except (ObservationError, ConfigError, StateError) as error:
             refused[method] = str(error)

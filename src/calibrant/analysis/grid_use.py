@@ -46,9 +46,10 @@ class GridUse:
             exact = np.where(np.isnan(exact), np.zeros_like(exact), exact)
         integers = quantize(exact if stored is None else stored, config)
         found = dequantize(integers, config)
-        ends = (integers == config.quant_min) | (integers == config.quant_max)
-        step = np.asarray(config.scale).reshape(config.parameter_shape(exact.ndim))
-        beyond = ends & (np.abs(exact - found) > step * np.float32(0.5 + 1e-3))
+        half = np.asarray(config.scale).reshape(config.parameter_shape(exact.ndim)) * np.float32(0.5 + 1e-3)
+        beyond = ((integers == config.quant_min) & (found - exact > half)) | (
+            (integers == config.quant_max) & (exact - found > half)
+        )
         self.elements += exact.size
         self.clipped += int(beyond.sum())
         self._occurs[(integers - config.quant_min).reshape(-1)] = True

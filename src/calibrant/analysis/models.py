@@ -101,10 +101,18 @@ def _matched_inputs(
     by_name = {spec.name: spec for spec in theirs}
     for spec in ours:
         other = by_name[matched[spec.name]]
-        ranks = spec.shape is None or other.shape is None or len(spec.shape) == len(other.shape)
-        if not ranks or (spec.dtype != other.dtype and not spec.dtype.kind == other.dtype.kind == "f"):
+        same_type = spec.dtype == other.dtype or spec.dtype.kind == other.dtype.kind == "f"
+        if not (same_type and _fit(spec.shape, other.shape)):
             raise ModelError(f"the models take different samples: {paths[0]} has {spec}, {paths[1]} has {other}")
     return {spec.name: by_name[matched[spec.name]] for spec in ours}
+
+
+def _fit(one: Sequence[int | str | None] | None, other: Sequence[int | str | None] | None) -> bool:
+    """Whether a sample can have both shapes."""
+    if one is None or other is None:
+        return True
+    differing = (a != b and isinstance(a, int) and isinstance(b, int) for a, b in zip(one, other, strict=False))
+    return len(one) == len(other) and not any(differing)
 
 
 def _matched(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, str]:

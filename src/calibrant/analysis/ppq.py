@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrant.analysis.by_operation import analyse
+from calibrant.analysis.by_operation import analyse, is_floating
 from calibrant.analysis.measures import Difference
 from calibrant.core import SettingError, unknown
 from calibrant.graph import Graph
@@ -59,19 +59,21 @@ def layerwise_error_analyse(
 ) -> dict[str, float]:
     """By operation, how far the model's outputs are from the float model's when that operation alone is quantized.
 
-    interested_outputs: of the model, by name; None: all floating ones. Of several, the mean.
-    All else as `graphwise_error_analyse` has it.
+    interested_outputs: floating ones of the model, by name; None: all of these. Of several, the mean.
+    All else as `graphwise_error_analyse` has it. SettingError also for an output that is not floating.
     """
     measure = _measure(method, running_device)
-    names = [interested_outputs] if isinstance(interested_outputs, str) else interested_outputs
-    for name in names or []:
-        if name not in graph.output_names:
-            raise SettingError("interested_outputs: " + unknown("output", name, graph.output_names))
+    known = [name for name in graph.output_names if is_floating(graph.value(name))]
+    if not known:
+        raise SettingError("the model has no floating output, so there is none on which an operation could be measured")
+    names = [interested_outputs] if isinstance(interested_outputs, str) else interested_outputs or known
+    for name in names:
+        if name not in known:
+            raise SettingError("interested_outputs: " + unknown("floating output", name, known))
     found = analyse(graph, dataloader, steps=steps, collate_fn=collate_fn, at_outputs=True)
     errors = {}
     for one in found.operations:
-        wanted = [difference for name, difference in one.at_outputs.items() if names is None or name in names]
-        errors[one.name] = float(np.mean([measure(difference) for difference in wanted]))
+        errors[one.name] = float(np.mean([measure(one.at_outputs[name]) for name in names]))
     return _told(errors, method, verbose)
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import TypeVar
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from calibrant.analysis import Simulation, reader_errors
-from calibrant.core import CalibrantError, TargetPlatform, TensorQuantizationConfig
+from calibrant.core import CalibrantError, ConfigError, TargetPlatform, TensorQuantizationConfig
 from calibrant.engines import Executor
 from calibrant.engines.samples import Feed
 from calibrant.graph import Graph
+from calibrant.graph.streams import Stream
 from calibrant.passes import ParameterQuantizePass, pipeline
 from calibrant.passes.auto import AUTO, CANDIDATES, AutoCalibration, candidates_for
 from calibrant.passes.calibration import Calibration
@@ -29,15 +34,51 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Choice = tuple[str, ...]  # a method for each config whose method is `auto`, in the order of `CalibrationTable.check`
 Ways = dict[str, Calibration]  # by the method's name what it found for one config
 OWN = "the platform's own"
 
 
-class Trials:
-    """The graph with one choice of methods after another. table: its statistics, equalized as the graph is.
+class Choice(NamedTuple):
+    """equalized: for which method the graph is. methods: of each config whose method is `auto`, in the order of
+    `CalibrationTable.check`."""
 
-    What the models have in common is found once: the scale of every value by every method, and the weights.
+    equalized: str
+    methods: tuple[str, ...]
+
+
+@dataclass
+class _Ground:
+    """The graph as it is equalized for one method: what all models on it have in common.
+
+    table: its statistics then. methods: that it is equalized for. tasks: what is to be solved; ways: of each what every
+    method finds. weights: once they are solved.
+    """
+
+    table: CalibrationTable
+    factors: Mapping[Stream, NDArray[np.float64]]
+    methods: list[str] = field(default_factory=list)
+    tasks: Sequence[Calibration] = ()
+    ways: list[Ways] = field(default_factory=list)
+    weights: dict[tuple[str, int], TensorQuantizationConfig] = field(default_factory=dict)
+
+    def is_like(self, other: _Ground) -> bool:
+        """Whether the same streams are divided by the same factors."""
+        return self.factors.keys() == other.factors.keys() and all(
+            np.array_equal(factors, other.factors[stream]) for stream, factors in self.factors.items()
+        )
+
+    def open(self, each: Sequence[T]) -> list[T]:
+        """Of a sequence with an item for each task, those of the configs whose method is `auto`."""
+        return [one for one, task in zip(each, self.tasks, strict=True) if isinstance(task, AutoCalibration)]
+
+
+class Trials:
+    """The graph with one choice of methods after another.
+
+    How a graph is equalized depends on the methods of its values: for each of them alone it is as it would be without
+    `auto`, so that the models of single methods are among those that are tried. What models that are equalized alike
+    have in common is found once: the scale of every value by every method, and the weights.
+    table: after `prepare`, the statistics, equalized as the graph is.
     Raises as `CalibrationTable.check` does, and the method's own error where none at all serves a value.
     """
 
@@ -49,63 +90,60 @@ class Trials:
         table: CalibrationTable,
         executor: Executor,
     ) -> None:
-        self.graph, self.executor = graph, executor
+        self.graph, self.executor, self.table = graph, executor, table
         self._platform, self._setting = platform, setting
-        self._weights: dict[tuple[str, int], TensorQuantizationConfig] = {}
-        own = replace(
-            setting, quantize_activation_setting=replace(setting.quantize_activation_setting, calib_algorithm=None)
-        )
-        quantize_graph(graph, platform, own)
-        equalized = equalize(graph, table.check(graph), table.sketches)
-        self.table = replace(table, sketches=equalized.sketches)
-        self._factors = equalized.factors
-        self._anew(own)
-        self._methods = [task.config.observer_algorithm.casefold() for task in self.table.check(graph)]
-        self._anew()
+        own = self._ground(None)
         executor.load_graph(graph)
-        self._tasks = self.table.check(graph)
-        self._ways = self._solved()
+        self._grounds = {OWN: own}
+        for method in CANDIDATES:
+            with suppress(ConfigError):  # kl takes 8 bits at most
+                ground = self._ground(method)
+                self._grounds[method] = own if ground.is_like(own) else ground
 
     def choices(self) -> dict[str, Choice]:
         """By name: the platform's own methods, each method alone, and for each value the best by the table.
 
         Without those that do not serve every value, such as kl beyond 8 bits.
         """
-        opened = self._open(self._methods)
-        found = {OWN: tuple(opened)} | {method: (method,) * len(opened) for method in CANDIDATES} | self._by_table()
-        serving = self._open(self._ways)
-        return {
-            name: choice
-            for name, choice in found.items()
-            if all(method in ways for method, ways in zip(choice, serving, strict=True))
-        }
+        own = self._grounds[OWN]
+        found = {OWN: Choice(OWN, tuple(own.open(own.methods)))}
+        for method in CANDIDATES:
+            found[method] = self._alone(method, OWN)
+            if self._grounds.get(method, own) is not own:
+                found[f"{method}, equalized for {OWN}"] = found[method]
+                found[method] = self._alone(method, method)
+        found |= self._by_table(own)
+        return {name: choice for name, choice in found.items() if self._serves(choice)}
 
     def by_layer(self, samples: Sequence[Feed]) -> Choice:
         """For each value the method of least error at the outputs of the operators that read it, on these samples."""
+        own = self._grounds[OWN]
+        self._anew(own)
         values = {id(group.config): group.values for group in self.graph.groups}
-        tasks, ways = self._open(self._tasks), self._open(self._ways)
+        tasks, ways = own.open(own.table.check(self.graph)), own.open(own.ways)
         tried = [
             (values.get(id(task.config), task.roots), [way.draft for way in of.values()])
             for task, of in zip(tasks, ways, strict=True)
         ]
         errors = reader_errors(self.graph, self.executor, samples, tried)
-        return tuple(list(of)[int(error.argmin())] for of, error in zip(ways, errors, strict=True))
+        return Choice(OWN, tuple(list(of)[int(error.argmin())] for of, error in zip(ways, errors, strict=True)))
 
     def model(self, choice: Choice) -> Simulation:
         """The graph with these methods, quantized and ready to run: up to what passes do that run it again.
 
         Each sample runs on one thread, so that several may run side by side.
         """
-        self._anew()
-        methods = iter(choice)
-        for task, ways in zip(self.table.check(self.graph), self._ways, strict=True):
+        ground = self._grounds[choice.equalized]
+        self._anew(ground)
+        methods = iter(choice.methods)
+        for task, ways in zip(ground.table.check(self.graph), ground.ways, strict=True):
             way = ways[next(methods)] if isinstance(task, AutoCalibration) else next(iter(ways.values()))
             replace(way, config=task.config).commit()
         for step in pipeline(self._setting, None):
             if not isinstance(step, (RuntimeCalibrationPass, OptimizationPass)):
                 step.optimize(self.graph, threads=self.executor.threads)
             if isinstance(step, ParameterQuantizePass):
-                self._weights = self._weights or solved_weights(self.graph)
+                ground.weights = ground.weights or solved_weights(self.graph)
         return Simulation(self.graph, threads=1)
 
     def prepare(self, choice: Choice) -> None:
@@ -113,45 +151,66 @@ class Trials:
 
         But where output refinement is to come, which wants them in float: they are solved again behind it.
         """
+        ground = self._grounds[choice.equalized]
         if self._setting.wants("output_refinement"):
-            self._weights = {}
-        self._anew()
-        for task, method in zip(self._open(self.table.check(self.graph)), choice, strict=True):
+            ground.weights = {}
+        self._anew(ground)
+        self.table = ground.table
+        for task, method in zip(ground.open(self.table.check(self.graph)), choice.methods, strict=True):
             task.config.observer_algorithm = method
 
-    def _anew(self, setting: QuantizationSetting | None = None) -> None:
+    def _ground(self, method: str | None) -> _Ground:
+        """The graph equalized for a method, None: the platform's own; and what is found on it."""
+        table = self.table
+        asked = replace(self._setting.quantize_activation_setting, calib_algorithm=method)
+        setting = replace(self._setting, quantize_activation_setting=asked)
+        quantize_graph(self.graph, self._platform, setting)
+        equalized = equalize(self.graph, table.check(self.graph), table.sketches)
+        ground = _Ground(replace(table, sketches=equalized.sketches), equalized.factors)
+        self._anew(ground, setting)
+        ground.methods = [task.config.observer_algorithm.casefold() for task in ground.table.check(self.graph)]
+        self._anew(ground)
+        ground.tasks = ground.table.check(self.graph)
+        ground.ways = self._solved(ground)
+        return ground
+
+    def _anew(self, ground: _Ground, setting: QuantizationSetting | None = None) -> None:
         quantize_graph(self.graph, self._platform, setting or self._setting)
-        equalize_again(self.graph, self._factors)
-        keep_weights(self.graph, self._weights)
+        equalize_again(self.graph, ground.factors)
+        keep_weights(self.graph, ground.weights)
 
-    def _open(self, each: Sequence[T]) -> list[T]:
-        """Of a sequence with an item for each config, those of the configs whose method is `auto`."""
-        return [one for one, task in zip(each, self._tasks, strict=True) if isinstance(task, AutoCalibration)]
+    def _alone(self, method: str, equalized: str) -> Choice:
+        ground = self._grounds[equalized]
+        return Choice(equalized, (method,) * len(ground.open(ground.tasks)))
 
-    def _by_table(self) -> dict[str, Choice]:
+    def _serves(self, choice: Choice) -> bool:
+        ground = self._grounds[choice.equalized]
+        return all(method in ways for method, ways in zip(choice.methods, ground.open(ground.ways), strict=True))
+
+    def _by_table(self, ground: _Ground) -> dict[str, Choice]:
         """For each value the method that errs least on the half of the statistics that its scale is not found on."""
 
         def best(task: Calibration) -> str:
-            chosen = task.chosen(self.table.sketches) if isinstance(task, AutoCalibration) else task
+            chosen = task.chosen(ground.table.sketches) if isinstance(task, AutoCalibration) else task
             return chosen.draft.observer_algorithm
 
         with self._pool() as pool:
             try:
-                return {AUTO: tuple(pool.map(best, self._open(self._tasks)))}
+                return {AUTO: Choice(OWN, tuple(pool.map(best, ground.open(ground.tasks))))}
             except CalibrantError as error:  # of a half that is too poor for one of the methods
                 log.info("auto: no choice by the table: %s", error)
                 return {}
 
-    def _solved(self) -> list[Ways]:
+    def _solved(self, ground: _Ground) -> list[Ways]:
         """Of each config what each method finds in the table; those open are tried with the platform's own too."""
         tried = [
             candidates_for(task.config, task.roots, method)
             if isinstance(task, AutoCalibration)
             else [Calibration.of(task.config, task.roots, task.draft.observer_algorithm)]
-            for task, method in zip(self._tasks, self._methods, strict=True)
+            for task, method in zip(ground.tasks, ground.methods, strict=True)
         ]
         with self._pool() as pool:
-            return list(pool.map(lambda ways: _served(ways, self.table.sketches), tried))
+            return list(pool.map(lambda ways: _served(ways, ground.table.sketches), tried))
 
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.executor.threads, thread_name_prefix="calibrant-solve")

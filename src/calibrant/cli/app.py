@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -65,11 +66,28 @@ class Commands(TyperGroup):
 class Command(TyperCommand):
     """A command whose --mean and --std take their three numbers with spaces between, as well as with commas.
 
-    And whose --ray goes without an address.
+    And whose --ray goes without an address. Nothing may be empty: as a path it would be the current folder.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        empty = empty_argument(args)
+        if empty is not None:
+            ctx.fail(f"{empty} is empty")
         return list(super().parse_args(ctx, complete_address(join_numbers(args, ("--mean", "--std")), "--ray")))
+
+
+def empty_argument(args: list[str]) -> str | None:
+    """What was given nothing: an option, or an argument.
+
+    >>> empty_argument(["m.onnx", "-o", ""]), empty_argument(["--data="]), empty_argument([""]), empty_argument(["-q"])
+    ('-o', '--data', 'an argument', None)
+    """
+    for before, arg in zip(["", *args], args, strict=False):
+        if not arg:
+            return before if before.startswith("-") else "an argument"
+        if arg.startswith("--") and arg.endswith("="):
+            return arg[:-1]
+    return None
 
 
 def complete_address(args: list[str], option: str, default: str = "local") -> list[str]:
@@ -120,6 +138,9 @@ def _wrong_usage(error: Any) -> NoReturn:
     if type(error).__name__ == "NoSuchOption" and context is not None:
         near = closest(str(option), [name for p in context.command.get_params(context) for name in p.opts])
         text = f"unknown option '{option}'" + (f"; did you mean '{near}'?" if near else "")
+    extra = re.search(r"unexpected extra argument.* \(([^ )]+)", text)
+    if extra is not None and Path(extra[1]).exists():
+        text += f"; for every file of a folder give the folder itself: --data '{Path(extra[1]).parent}'"
     if type(error).__name__ == "NoArgsIsHelpError":
         print(text, file=sys.stderr)
         sys.exit(USAGE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,6 +55,7 @@ CutOff = Annotated[
 ]
 NoLayers = Annotated[bool, o.flag("--no-layers", panel=o.OUTPUT, help="Compare outputs alone, which is quicker.")]
 NoFixes = Annotated[bool, o.flag("--no-fixes", panel=o.OUTPUT, help="Do not try what would help, which takes longest.")]
+Csv = Annotated[bool, o.flag("--csv", panel=t.SHOWN, help="Print CSV: a row for each layer.")]
 
 
 def compare(
@@ -76,7 +77,7 @@ def compare(
     no_layers: NoLayers = False,
     no_fixes: NoFixes = False,
     json: t.Json = False,
-    csv: t.Csv = False,
+    csv: Csv = False,
     verbose: o.Verbose = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -100,7 +101,7 @@ def compare(
         found = Compared(model, other, reading, advice, fixes)
         if json or csv:
             write_out(as_json(found) if json else as_csv(found))
-        else:
+        elif not quiet:
             found.show(console)
 
 
@@ -113,13 +114,17 @@ def compared(
     from calibrant.cli.output import check_model
     from calibrant.cli.reading import naming_the_file
     from calibrant.engines import iterate_samples
+    from calibrant.graph.check import quantized_operators
+    from calibrant.graph.load import read_onnx
 
     if reading.data is None:
         raise SettingError("--data is missing: the models are compared on samples")
     if reading.mask is not None and metric is not None:
         raise SettingError("--metric is told which sample it is given, and --mask takes batches apart: leave one out")
-    check_model(model)
-    check_model(other, "the other model")
+    first = quantized_operators(read_onnx(check_model(model)))
+    second = quantized_operators(read_onnx(check_model(other, "the other model")))
+    if first and not second and not console.quiet:
+        console.say(f"warning: '{model}' is quantized and '{other}' is not: the float model comes first", "yellow")
     with Stages(console) as stages:
         stages.begin("loading the models")
         specs = OpenPair.open(model, other).specs
@@ -166,11 +171,9 @@ def without_padding(samples: Iterable[Feed], model: Path, mask: str) -> Iterator
 
 def metric_of(spec: str) -> Metric:
     """The user's function, whose errors are said with their place. Raises DataError where there is none."""
-    from calibrant.data.functions import blame, is_function, load_function
+    from calibrant.data.functions import blame, load_function
 
-    if not is_function(spec):
-        raise SettingError(f"--metric '{spec}' is not of the form MODULE:FUNCTION")
-    function: Callable[..., Any] = load_function(spec, "of (outputs, about)")
+    function = load_function(spec, "outputs", "about")
 
     def metric(outputs: list[Any], about: Any) -> float:
         try:

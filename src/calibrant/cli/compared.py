@@ -74,7 +74,7 @@ class Compared:
         head = worst[0]
         verdict = f"The error comes first of all from {printable(head.name)} ({head.kind}): "
         verdict += f"it alone leaves {in_db(head.alone.sqnr_db)} at the output"
-        if head.restored_db is not None:
+        if head.restored_db is not None and not head.restored_db <= layers.base_db:
             verdict += f"; it alone in float, the model would have {in_db(head.restored_db)}"
             verdict += f" instead of {in_db(layers.base_db)}"
         console.out.print(Text(f"{verdict}.", style="bold"))

@@ -21,11 +21,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from calibrant.core import in_prose
+
 LOGGERS = ("calibrant", "py.warnings")
 WIDE = 10_000  # columns
 COMPARING = "comparing methods"
 LABEL = 13  # columns of the labels of a summary
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
+COMPILING = "(kernels are compiled first, this once)"  # in the name of a stage that stands still for long at its start
 
 
 Row = tuple[str, str]  # label and text
@@ -147,6 +150,8 @@ class Stages:
             if self.task is not None:
                 self.bar.remove_task(self.task)
             self.task = self.bar.add_task(name, total=total)
+        elif name.endswith(COMPILING) and not self.console.quiet:
+            self.console.say(name)
 
     def done(self, count: int) -> None:
         """So many samples, or other units, of the stage are done."""
@@ -165,7 +170,7 @@ class Stages:
 
     def optimizing(self, name: str, count: int, total: int) -> None:
         """So many layers of all are done by the pass of that name."""
-        self.counting(name, count, total, "layers")
+        self.counting(in_prose(name), count, total, "layers")
 
     def counting(self, name: str, count: int, total: int, unit: str) -> None:
         """So many units of all are done in the stage of that name, which begins with the first of them."""

@@ -74,29 +74,19 @@ class Job:
         """Quantize, write the file, print the summary. What can be refused is refused before the work starts."""
         started = time.perf_counter()
         check_model(self.model)
-        if self.output is None:
-            raise SettingError("--output is missing: say where the quantized model goes (or --dry-run)")
         setting = self._setting()
         source = self._source(setting)
         platform = self._platform(source)
-        reads = (self.table, self.choices.setting, self.reading.data)
-        output = check_output(self.output, self.force, self.model, beside(self.output, platform), reads=reads)
-        if self.report is not None:
-            check_report(self.report, self.force, self.model, output)
-        if setting.quantize_activation and self.reading.data is None and source is None:
-            raise SettingError("--data is missing: calibration needs samples (or a --table, or --weights-only)")
-        metric = None if self.metric is None else load_function(self.metric, "of a model")
+        output = self._output(platform)
+        metric = None if self.metric is None else load_function(self.metric, "model")
         Targets.of(setting, metric, platform if self.measure_latency else None)  # refused here what cannot be reached
-        measures = runs_again(setting) or setting.has_target or self.analyse
-        if measures and self.reading.data is None:
-            raise SettingError("--data is missing: what is done after calibration is measured on samples")
+        reads = self._reads(setting, source)
         with Stages(console) as stages:
             stages.begin("loading the model")
             graph = load_onnx_graph(self.model)
             size = size_of(self.model, graph)
             executor, samples = None, None
-            calibrates = setting.quantize_activation and (source is None or self.reading.data is not None)
-            if calibrates or measures:
+            if reads:
                 executor = self.running.executor(graph)
                 samples = self.reading.open(executor.input_specs)
                 stages.begin(calibrating(), samples.expected, then=finding_scales())
@@ -160,12 +150,35 @@ class Job:
             with naming_the_file(samples):
                 return analyse(graph, samples, executor=executor, steps=ANALYSED, at_outputs=True, on_step=stages.done)
 
+    def _output(self, platform: TargetPlatform) -> Path:
+        """Where the model goes, if that, and the report, can be written. SettingError where it was not said."""
+        if self.output is None:
+            raise SettingError("--output is missing: say where the quantized model goes (or --dry-run)")
+        reads = (self.table, self.choices.setting, self.reading.data)
+        output = check_output(self.output, self.force, self.model, beside(self.output, platform), reads=reads)
+        if self.report is not None:
+            check_report(self.report, self.force, self.model, output)
+        return output
+
+    def _reads(self, setting: QuantizationSetting, source: TableFile | None) -> bool:
+        """Whether samples are read, and the model is run on them. SettingError where that must be without --data."""
+        calibrates = setting.quantize_activation and (source is None or self.reading.data is not None)
+        if calibrates and self.reading.data is None:
+            raise SettingError("--data is missing: calibration needs samples (or a --table, or --weights-only)")
+        measures = self._measures(setting)
+        if measures and self.reading.data is None:
+            raise SettingError("--data is missing: what is done after calibration is measured on samples")
+        return calibrates or measures
+
+    def _measures(self, setting: QuantizationSetting) -> bool:
+        """Whether the model is run again after calibration."""
+        return runs_again(setting) or setting.has_target or self.analyse
+
     def _source(self, setting: QuantizationSetting) -> TableFile | None:
         """The table that stands in for samples. SettingError for options that contradict it."""
         if self.table is None:
             return None
-        again = runs_again(setting) or setting.has_target or self.analyse
-        measuring = setting.quantize_activation_setting.calib_algorithm == AUTO or again
+        measuring = setting.quantize_activation_setting.calib_algorithm == AUTO or self._measures(setting)
         if not (measuring and self.reading.data is not None):
             self.reading.refuse_beside(str(self.table))
         if not setting.quantize_activation:

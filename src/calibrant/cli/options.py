@@ -58,7 +58,12 @@ BatchSize = Annotated[
     ),
 ]
 SkipBad = Annotated[
-    bool, flag("--skip-bad", panel=DATA, help="Leave out files that cannot be read, with a warning for each.")
+    bool,
+    flag(
+        "--skip-bad",
+        panel=DATA,
+        help="Leave out samples in files that cannot be read, do not fit the model, or hold NaN or Inf; each is named.",
+    ),
 ]
 Mask = Annotated[
     str | None,
@@ -291,7 +296,7 @@ IgnoreNonfinite = Annotated[
     flag(
         "--ignore-nonfinite",
         panel=ACTIVATIONS,
-        help="Where values are NaN or Inf, calibrate on the finite ones.",
+        help="Where values within the model are NaN or Inf, calibrate on the finite ones. Samples must be finite.",
     ),
 ]
 

@@ -72,4 +72,5 @@ def naming_the_file(samples: Samples | None) -> Iterator[None]:
         about_one = str(error).startswith("sample ")
         if samples is None or not about_one or not samples.last or samples.last in str(error):
             raise
-        raise DataError(f"{error} (the last one read: {samples.last})") from error
+        text = str(error) if samples.batch == 1 else f"batch {str(error).removeprefix('sample ')}"
+        raise DataError(f"{text} (the last one read: {samples.last})") from error

@@ -15,6 +15,7 @@ from calibrant.cli.reading import Reading
 from calibrant.cli.tables import TableFile
 from calibrant.cli.targets import target_rows
 from calibrant.cli.words import Parameters, config_in_words, counted, left_in_float, masked_rows, megabytes
+from calibrant.core import in_prose
 from calibrant.data import Samples
 from calibrant.data.images import Images
 from calibrant.data.paths import count
@@ -72,7 +73,7 @@ def rows(done: Finished, verbose: bool = False) -> Iterator[tuple[str, str]]:
         yield from target_rows(summary.target)
     yield from (("note", note) for note in done.notes + (summary.notes if verbose else alike(summary.notes)))
     total = sum(done.seconds.values())
-    stages = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in done.seconds.items() if spent >= 0.05)
+    stages = ", ".join(f"{in_prose(stage)} {spent:.1f} s" for stage, spent in done.seconds.items() if spent >= 0.05)
     reading = f" (waiting for samples: {done.samples.seconds:.1f} s)" if done.samples is not None else ""
     yield "time", f"{total:.1f} s" + (f": {stages}{reading}" if stages else "")
     after = done.output.stat().st_size + sum(path.stat().st_size for path in beside(done.output) if path.exists())
@@ -123,7 +124,7 @@ def samples_in_words(samples: Samples, used: int) -> str:
     text = f"{used} from '{samples.where}'"
     if samples.available is not None and samples.taken < samples.available:
         text = f"{used} of the {samples.available} in '{samples.where}', evenly spread"
-    skipped = f"; skipped, as unreadable: {len(samples.skipped)}" if samples.skipped else ""
+    skipped = f"; skipped, as unfit: {len(samples.skipped)}" if samples.skipped else ""
     return text + skipped
 
 

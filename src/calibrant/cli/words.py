@@ -6,7 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from calibrant.cli.console import COMPILING
 from calibrant.core import QuantizationStates, TensorQuantizationConfig
+from calibrant.data.paths import count
 from calibrant.graph import Graph
 from calibrant.observers.kernels import squares
 from calibrant.sketches.kernels import cpu
@@ -21,9 +23,6 @@ def calibrating() -> str:
 def finding_scales() -> str:
     """The same of the stage behind it."""
     return "finding the scales" if is_kept(squares.solve_channels) else f"finding the scales {COMPILING}"
-
-
-COMPILING = "(kernels are compiled first, this once)"
 
 
 def config_in_words(config: TensorQuantizationConfig) -> str:
@@ -85,7 +84,7 @@ class Parameters:
     def __str__(self) -> str:
         weights = f"{len(self.weights)} in {counted(map(config_in_words, self.weights))}" if self.weights else "none"
         methods = f" ({counted(c.observer_algorithm for c in self.weights)})" if self.weights else ""
-        return weights + methods + (f"; {len(self.biases)} biases in int32" if self.biases else "")
+        return weights + methods + (f"; {count(len(self.biases), 'bias', 'biases')} in int32" if self.biases else "")
 
 
 def left_in_float(graph: Graph, most: int | None = 3) -> list[tuple[str, str]]:

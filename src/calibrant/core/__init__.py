@@ -15,7 +15,7 @@ from calibrant.core.errors import (
     StateError,
     TargetError,
 )
-from calibrant.core.names import closest, unknown
+from calibrant.core.names import closest, in_prose, unknown
 from calibrant.core.platforms import TargetPlatform
 from calibrant.core.policy import QuantizationPolicy, QuantizationProperty, QuantizationStates, RoundingPolicy
 
@@ -41,6 +41,7 @@ __all__ = [
     "closest",
     "dequantize",
     "fake_quantize",
+    "in_prose",
     "quantize",
     "unknown",
 ]

@@ -1,5 +1,6 @@
-"""Mistyped names: the nearest known one, for every error message that wants it."""
+"""Names in messages: of a mistyped one the nearest that is known, and what a class is called in prose."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -26,3 +27,12 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = closest(name, known)
     return f"unknown {what} '{name}'; " + (f"did you mean '{near}'?" if near else "known: " + ", ".join(known))
+
+
+def in_prose(name: str) -> str:
+    """The name of a pass as people say it.
+
+    >>> in_prose("OutputRefinementPass"), in_prose("calibrate")
+    ('output refinement', 'calibrate')
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removesuffix("Pass")).lower()

@@ -64,7 +64,7 @@ class Files:
             )
         self.paths = paths
         self.inputs = inputs
-        self.notes = ["a file per sample"]
+        self.notes = ["a file per sample, or batch of them"]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -92,7 +92,7 @@ class Folders:
         self.folders = folders
         self.files = files[first]
         self.inputs = inputs
-        self.notes = ["a folder per input, a file per sample"]
+        self.notes = ["a folder per input, a file per sample, or batch of them"]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -116,7 +116,7 @@ class Stacked:
             spelled = ", ".join(f"{name} {n}" for name, n in lengths.items())
             raise DataError(f"{where}: the inputs have different numbers of samples: {spelled}")
         self.length = next(iter(lengths.values()), 1)
-        self.notes = [f"{count(self.length, 'sample')} stacked along the first axis"]
+        self.notes = [f"{count(self.length, 'sample')} stacked along the first axis"] if self.length > 1 else []
 
     def __len__(self) -> int:
         return self.length

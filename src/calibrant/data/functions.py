@@ -1,6 +1,7 @@
 """`package.module:function` as samples: whatever Python can produce."""
 
 import importlib
+import inspect
 import re
 import sys
 import traceback
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from calibrant.core import DataError, unknown
+from calibrant.core import DataError, SettingError, unknown
 
 FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -42,14 +43,17 @@ def load_module(name: str) -> ModuleType:
         raise DataError(f"the module '{name}' fails when imported: {blame(error)}") from error
 
 
-def load_function(spec: str, purpose: str = "that returns samples") -> Callable[..., Any]:
-    """The function that `package.module:function` names. Raises DataError when there is none.
+def load_function(spec: str, *arguments: str) -> Callable[..., Any]:
+    """The function that `package.module:function` names.
 
-    purpose: what it is to do, for messages.
+    arguments: what it will be called with, in words that are names.
+    Raises DataError when there is none, or one that cannot be called so; SettingError for another form.
     """
     module_name, _, path = spec.partition(":")
-    if module_name.endswith(".py"):
+    if module_name.endswith(".py") and path:
         raise DataError(f"'{spec}' is not of the form package.module:function: write '{module_name[:-3]}:{path}'")
+    if not is_function(spec):
+        raise SettingError(f"'{spec}' is not of the form package.module:function")
     found: Any = load_module(module_name)
     for part in path.split("."):
         if not hasattr(found, part):
@@ -57,9 +61,21 @@ def load_function(spec: str, purpose: str = "that returns samples") -> Callable[
             raise DataError(f"'{spec}': {unknown('name in ' + module_name, part, public)}")
         found = getattr(found, part)
     if not callable(found):
-        raise DataError(f"'{spec}' is a {type(found).__name__}, not a function {purpose}")
+        raise DataError(f"'{spec}' is of type {type(found).__name__}, expected a function")
     function: Callable[..., Any] = found
+    _check_arguments(function, spec, arguments)
     return function
+
+
+def _check_arguments(function: Callable[..., Any], spec: str, arguments: tuple[str, ...]) -> None:
+    try:
+        takes = inspect.signature(function)
+    except (TypeError, ValueError):  # one of C's, which says nothing about itself
+        return
+    try:
+        takes.bind(*arguments)
+    except TypeError:
+        raise DataError(f"'{spec}' takes {takes}, and is called with ({', '.join(arguments)}) here") from None
 
 
 class FunctionSamples:

@@ -184,7 +184,7 @@ def plan(said: Preprocessing, target: ModelInput) -> ImagePlan:
     if channels not in (None, depth):
         raise DataError(
             f"input '{target.name}' takes {channels} channels ({layout.upper()} {_dims(target)}), "
-            f"a {color} image has {depth}: check --layout and --color"
+            f"images in {color} have {depth}: check --layout and --color"
         )
     resize, crop = _sizes(said, target.name, height, width)
     mean, std, pixels = _normalization(said, depth, target)
@@ -254,8 +254,9 @@ def _units(mean: tuple[float, ...], std: tuple[float, ...]) -> Literal[1, 255]:
     mean_is_pixels, std_is_pixels = max(mean) > 1, max(std) > 1
     mixed = (std_is_pixels and not mean_is_pixels and any(mean)) or (mean_is_pixels and max(std) < 1)
     if mixed:
+        units = "0..255 and 0..1" if mean_is_pixels else "0..1 and 0..255"
         raise SettingError(
-            f"--mean {_spell(mean)} and --std {_spell(std)} look like different units (0..1 and 0..255): "
+            f"--mean {_spell(mean)} and --std {_spell(std)} look like different units ({units}): "
             "say which with --pixels 1 or --pixels 255"
         )
     return 255 if mean_is_pixels or std_is_pixels else 1

@@ -14,6 +14,7 @@ import numpy as np
 from calibrant.core import DataError, SettingError
 from calibrant.data import arrays, images, parquet
 from calibrant.data.ahead import read_ahead
+from calibrant.data.checking import checked
 from calibrant.data.functions import FunctionSamples, is_function
 from calibrant.data.inputs import ModelInput, Sample, Source, spread, static
 from calibrant.data.paths import count, missing, visible
@@ -37,7 +38,7 @@ class Samples:
     Of the last iteration so far: given, how many samples it handed out (of a function: items); seconds, how long
     they were waited for; last, the name of the one read last, for messages about it (empty for functions).
 
-    Iterating raises DataError for what cannot be read (unless skip_bad), and when nothing is left.
+    Iterating raises DataError for what cannot be read or does not fit (unless skip_bad), and when nothing is left.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Samples:
     ) -> None:
         self.where = where
         self.source = source
+        self.inputs = inputs
         self.batch = batch
         self.skip_bad = skip_bad
         self.reopen = reopen
@@ -132,7 +134,7 @@ class Samples:
             yield waiting
 
     def _read(self, source: Source, start: int, stop: int) -> Iterator[Sample]:
-        for index, future in read_ahead(source.__getitem__, spread(len(source), self.taken, start, stop)):
+        for index, future in read_ahead(partial(self._one, source), spread(len(source), self.taken, start, stop)):
             try:
                 sample = future.result()
             except DataError as error:
@@ -144,6 +146,10 @@ class Samples:
             else:
                 self.last = source.name_of(index)
                 yield sample
+
+    def _one(self, source: Source, index: int) -> Sample:
+        sample, where = source[index], source.name_of(index)
+        return {i.name: checked(sample[i.name], i, f"{where}, input '{i.name}'", self.batch == 1) for i in self.inputs}
 
 
 def open_samples(
@@ -160,7 +166,7 @@ def open_samples(
     inputs: the model's. preprocessing: of images; giving it for anything else is a SettingError.
     samples: how many to take (None: up to 512), evenly spread over files and rows, the first ones of a function.
     batch_size: samples of equal shape that go through the model together (None: what the model fixes, else 1).
-    skip_bad: leave out files that cannot be read, with a warning each.
+    skip_bad: leave out what cannot be read or does not fit (see `calibrant.data.checking`), with a warning each.
 
     Raises DataError for what is missing, empty or does not fit the inputs; SettingError for options that do not.
     """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import local
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,28 +14,39 @@ from calibrant.engines.samples import Feed
 from calibrant.engines.session import run
 
 Array = NDArray[Any]
+T = TypeVar("T")
+U = TypeVar("U")
 _Key = tuple[tuple[int, ...], ...]
 _Kind = tuple[tuple[int, ...], np.dtype[Any]]
 LINE = 64  # bytes of a cache line, and what onnxruntime aligns to
 MOST_SHAPES = 1024  # of inputs that are remembered
 
 
-class BufferedSession:
+class BufferedSession(Generic[T]):
     """Runs a session for `names`. What a thread is given lies in its own buffers, until its next run.
 
+    show: makes of the values, in order, what `run` gives. It is told whether they will lie in the same memory again; of
+    memory that is used again it is asked but once.
     Buffers are bound once the shapes that such inputs lead to have been seen. Where the same shapes lead to others,
     because they depend on what the inputs hold, onnxruntime refuses the buffers, and goes on without any.
     """
 
-    def __init__(self, session: Any, names: Sequence[str]) -> None:
+    def __init__(self, session: Any, names: Sequence[str], show: Callable[[list[Array], bool], T]) -> None:
         self._session = session
         self._names = list(names)
+        self._show = show
         self._kinds: dict[_Key, list[_Kind]] = {}
         self._can_bind = True
-        self._mine = local()  # key, binding, arrays
+        self._mine = local()  # key, binding, shown
 
-    def run(self, feed: Feed) -> list[Array]:
-        """The values, in order. Raises ModelError where onnxruntime fails."""
+    def showing(self, show: Callable[[list[Array], bool], U]) -> BufferedSession[U]:
+        """The same in another form; what shapes were seen is known."""
+        other = BufferedSession(self._session, self._names, show)
+        other._kinds, other._can_bind = self._kinds, self._can_bind
+        return other
+
+    def run(self, feed: Feed) -> T:
+        """The values. Raises ModelError where onnxruntime fails."""
         key = tuple(array.shape for array in feed.values())
         if self._can_bind and key in self._kinds:
             try:
@@ -47,23 +58,24 @@ class BufferedSession:
             self._can_bind = False
         elif len(self._kinds) < MOST_SHAPES:
             self._kinds[key] = [(value.shape, value.dtype) for value in values]
-        return values
+        return self._show(values, False)
 
-    def _run_bound(self, feed: Feed, key: _Key) -> list[Array]:
+    def _run_bound(self, feed: Feed, key: _Key) -> T:
         if getattr(self._mine, "key", None) != key:
             self._bind(key)
         binding = self._mine.binding
         for name, array in feed.items():
             binding.bind_cpu_input(name, array)
         self._session.run_with_iobinding(binding)
-        arrays: list[Array] = self._mine.arrays
-        return arrays
+        shown: T = self._mine.shown
+        return shown
 
     def _bind(self, key: _Key) -> None:
-        self._mine.arrays = []  # those for other shapes go before the new ones come
-        self._mine.arrays = _side_by_side(self._kinds[key])
+        self._mine.key = self._mine.binding = self._mine.shown = None  # the old ones go before the new ones come
+        arrays = _side_by_side(self._kinds[key])
+        self._mine.shown = self._show(arrays, True)
         self._mine.binding = self._session.io_binding()
-        for name, array in zip(self._names, self._mine.arrays, strict=True):
+        for name, array in zip(self._names, arrays, strict=True):
             self._mine.binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         self._mine.key = key
 

@@ -33,6 +33,7 @@ class Kept:
         self._prepared: list[Feed] | None = None
         self._heap: list[tuple[int, int, Feed]] = []
         self._bytes = 0
+        self._bound = WORD  # the least content that was dropped: what is beyond it would have been, too
 
     def __iter__(self) -> Iterator[Feed]:
         self._prepared = None
@@ -55,12 +56,15 @@ class Kept:
                 on_step(number)
 
     def _consider(self, content: int, number: int, feed: Feed) -> None:
-        if len(self._heap) == self._most and content >= -self._heap[0][0]:
+        is_full = len(self._heap) == self._most
+        if content >= self._bound or (is_full and content >= -self._heap[0][0]):
             return
         heapq.heappush(self._heap, (-content, number, {name: array.copy() for name, array in feed.items()}))
         self._bytes += _size(feed)
         while len(self._heap) > self._most or (self._bytes > BYTES and len(self._heap) > 1):
-            self._bytes -= _size(heapq.heappop(self._heap)[2])
+            content, _, dropped = heapq.heappop(self._heap)
+            self._bytes -= _size(dropped)
+            self._bound = -content
 
 
 def _size(feed: Feed) -> int:

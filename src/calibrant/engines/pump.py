@@ -19,7 +19,7 @@ from calibrant.engines.samples import Feed
 from calibrant.engines.session import return_memory
 from calibrant.engines.splitting import Splitter
 from calibrant.engines.statistics import Statistics, named
-from calibrant.engines.taps import Taken, TapMaker, Taps
+from calibrant.engines.taps import Batch, Taken, TapMaker, Taps
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +141,16 @@ class Pump:
 
     def _work(self, part: Feed, half: int) -> tuple[int, list[tuple[str, NDArray[Any]]]]:
         """Compute a part and count its values; their bytes, and copies of those that are wanted raw."""
-        batch = self._taps.run(part) if self._taps is not None else []
-        nbytes = sum(taken.array.nbytes for taken in batch)
-        batch += [Taken(name, part[name]) for name in self._names if name in part]
+        batch = self._taps.run(part) if self._taps is not None else Batch([])
+        batches = [batch, Batch([Taken(name, part[name]) for name in self._names if name in part])]
         if self._masking is not None:
-            values = {taken.name: taken.array for taken in batch}
+            values = {taken.name: taken.array for one in batches for taken in one.taken}
             cut = self._masking.parts(values, self._masking.kept(part))
-            batch = [Taken(name, array) for values in cut for name, array in values.items()]
-        self._statistics.add(batch, half)
-        return nbytes, [(taken.name, taken.array.copy()) for taken in batch if taken.name in self._raw]
+            batches = [Batch([Taken(name, array) for name, array in values.items()]) for values in cut]
+        for one in batches:
+            self._statistics.add(one, half)
+        raw = [taken for one in batches for taken in one.taken if taken.name in self._raw]
+        return batch.nbytes, [(taken.name, taken.array.copy()) for taken in raw]
 
     def _finish(self, on_step: Callable[[int], None] | None) -> None:
         """Wait for the oldest part, and pass on what it gave."""

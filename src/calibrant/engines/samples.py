@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrant.core import DataError, SettingError, unknown
+from calibrant.data.checking import checked
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -51,10 +53,9 @@ def iterate_samples(
     Floating arrays are cast to the model's floating dtype; any other dtype must be the model's own.
     Raises DataError, which names sample, input, what was found and what was expected: for an input that is missing or
     unknown, a dtype, rank or fixed size that does not fit, for NaN and Inf, for an empty sample, and when the loader
-    gives nothing at all. SettingError for steps < 1.
+    gives nothing at all. SettingError for steps that are no whole number from 1.
     """
-    if steps is not None and steps < 1:
-        raise SettingError(f"steps must be at least 1, got {steps}")
+    check_steps(steps)
     count = 0
     for item in islice(items_of(loader), steps):
         count += 1
@@ -66,6 +67,12 @@ def iterate_samples(
             "no samples: the loader gave nothing. It must give at least one; a generator can be read only once, "
             "so make a new one for each calibration"
         )
+
+
+def check_steps(steps: int | None) -> None:
+    """Raise SettingError for what is no number of items."""
+    if steps is not None and not (isinstance(steps, Integral) and steps >= 1):
+        raise SettingError(f"steps must be a whole number of at least 1, got {steps!r}")
 
 
 def items_of(loader: Any) -> Iterator[Any]:
@@ -95,7 +102,7 @@ def _until_none(get_next: Callable[[], Any]) -> Iterator[Any]:
 
 def _checked(item: Any, inputs: Sequence[InputSpec], number: int) -> Feed:
     given = _by_name(item, inputs, number)
-    feed = {spec.name: _array(given[spec.name], spec, number) for spec in inputs}
+    feed = {i.name: checked(given[i.name], i, f"sample {number}, input '{i.name}'") for i in inputs}
     if feed and all(a.size == 0 for a in feed.values()):
         shapes = ", ".join(f"'{name}' {a.shape}" for name, a in feed.items())
         raise DataError(f"sample {number} is empty: {shapes}")
@@ -123,69 +130,6 @@ def _by_name(item: Any, inputs: Sequence[InputSpec], number: int) -> Mapping[str
             f"sample {number} has {len(values)} array(s), the model {len(names)} input(s): {_wanted(inputs)}{hint}"
         )
     return dict(zip(names, values, strict=True))
-
-
-def _array(value: Any, spec: InputSpec, number: int) -> Array:
-    where = f"sample {number}, input '{spec.name}'"
-    array = _to_numpy(value, where)
-    if array.dtype != spec.dtype and not array.dtype.kind == spec.dtype.kind == "f":
-        hint = ": convert it as the model was trained, scaling and all" if spec.dtype.kind == "f" else ""
-        raise DataError(f"{where}: got {array.dtype}, expected {spec.dtype}{hint}")
-    _check_shape(array, spec, where)
-    if array.dtype.kind == "f":
-        _check_finite(array, where)
-        if array.dtype != spec.dtype:
-            with np.errstate(over="ignore"):
-                array = array.astype(spec.dtype)
-            _check_finite(array, f"{where}, cast to {spec.dtype}")
-    return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes a scalar 1-d
-
-
-def _to_numpy(value: Any, where: str) -> Array:
-    if hasattr(value, "detach"):  # a torch tensor, recognised without importing torch
-        value = value.detach().cpu()
-        if "bfloat16" in str(value.dtype):
-            value = value.float()  # exact; numpy has no bfloat16
-        return np.asarray(value.numpy())
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise DataError(f"{where}: not an array: {error}") from None
-    if array.dtype.kind in "US":
-        array = array.astype(object)
-    elif array.dtype.kind == "O" and not all(isinstance(v, str | bytes) for v in array.flat):
-        raise DataError(f"{where}: expected an array, got {type(value).__name__}")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def _check_shape(array: Array, spec: InputSpec, where: str) -> None:
-    if spec.shape is None:
-        return
-    if array.ndim != len(spec.shape):
-        hint = "; a sample carries the batch axis: give x[None]" if array.ndim == len(spec.shape) - 1 else ""
-        raise DataError(f"{where}: got rank {array.ndim}, shape {array.shape}; expected {spec}{hint}")
-    for axis, (got, want) in enumerate(zip(array.shape, spec.shape, strict=True)):
-        if isinstance(want, int) and got != want:
-            hint = _other_layout(array.shape, spec.shape)
-            raise DataError(f"{where}: got {got} on axis {axis}, shape {array.shape}; expected {spec}{hint}")
-
-
-def _other_layout(got: tuple[int, ...], wanted: Sequence[int | str | None]) -> str:
-    """What to do where the channels of an image are at the other end."""
-    if len(got) != 4:
-        return ""
-    for words, axes in (("channels come last", (0, 3, 1, 2)), ("channels come first", (0, 2, 3, 1))):
-        if all(got[axis] == want for axis, want in zip(axes, wanted, strict=True) if isinstance(want, int)):
-            return f"; its {words}: give x.transpose{axes}"
-    return ""
-
-
-def _check_finite(array: Array, where: str) -> None:
-    finite = np.isfinite(array)
-    if not finite.all():
-        bad = array.size - int(finite.sum())
-        nan = int(np.isnan(array).sum())
-        raise DataError(f"{where}: {bad} of {array.size} values are not finite ({nan} NaN, {bad - nan} Inf)")
 
 
 def _wanted(inputs: Sequence[InputSpec]) -> str:

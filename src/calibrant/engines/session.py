@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -126,14 +127,21 @@ def run(session: Any, names: Sequence[str], feed: Feed) -> list[Any]:
     try:
         outputs: list[Any] = session.run(list(names), feed)
     except Exception as error:  # see Runtime.open
-        shapes = ", ".join(f"'{name}' {array.dtype}{list(array.shape)}" for name, array in feed.items())
-        raise ModelError(f"onnxruntime failed on {shapes}: {reason(error)}") from error
+        given = ", ".join(f"'{name}' {_described(array)}" for name, array in feed.items())
+        raise ModelError(f"onnxruntime failed on {given}: {reason(error)}") from error
     return outputs
 
 
+def _described(fed: Any) -> str:
+    return f"{fed.dtype}{list(fed.shape)}" if isinstance(fed, np.ndarray) else f"a sequence of {len(fed)}"
+
+
+_PLACE = re.compile(r"[^\s:]+\.(cc|h):\d+ [^()]*\(.*?\)( const)? (?=\S)")  # file, line, signature
+
+
 def reason(error: Exception) -> str:
-    """onnxruntime's message on one line, without its status prefix."""
-    text = " ".join(str(error).split())
+    """onnxruntime's message on one line, without its status prefix and the place in its sources."""
+    text = _PLACE.sub("", " ".join(str(error).split()))
     return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
 
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 
 from calibrant.core import CalibrantError
-from calibrant.engines.taps import Taken
+from calibrant.engines.taps import Batch, Taken
 from calibrant.sketches import Collector, Halves, SketchSpec
+from calibrant.sketches.together import Place, Places, Together
 
 
 class Statistics:
-    """Feeds values to their collectors. Several threads may do so at once: they take turns at a value, not at all of
-    them."""
+    """Feeds values to their collectors. Several threads may do so at once.
+
+    Values that come in the same memory again are counted in one call, into tallies that no other thread uses
+    meanwhile. For the others threads take turns at a value, not at all of them.
+    """
 
     def __init__(self, wanted: Mapping[str, SketchSpec]) -> None:
         self._halves = [{name: _Counting(Collector(spec)) for name, spec in wanted.items()} for _ in range(2)]
+        self._free: list[list[Together]] = [[], []]  # of each half: those that no thread uses now
 
     def use_threads(self, threads: int) -> None:
         """Count a large value on so many threads."""
@@ -26,11 +31,44 @@ class Statistics:
             for counting in half.values():
                 counting.collector.threads = threads
 
-    def add(self, batch: Iterable[Taken], half: int) -> None:
+    def add(self, batch: Batch, half: int) -> None:
         """Count the values that somebody asked for, in that half. The first error, which names the value, ends it."""
+        if not batch.comes_again:
+            self._add_each(batch.taken, half)
+            return
+        if batch.plan is None:
+            batch.plan = self._plan(batch.taken, half)
+        self._add_together(batch.plan.places, half)
+        self._add_each(batch.plan.others, half)
+
+    def _plan(self, batch: Sequence[Taken], half: int) -> _Plan:
+        places, others = [], []
+        for taken in reversed(batch):  # the values computed last are still in the cache
+            if taken.name not in self._halves[half]:
+                continue
+            try:
+                layout = self._halves[half][taken.name].collector.layout_to_lend(taken.array, taken.channels)
+            except CalibrantError as error:
+                raise named(error, taken.name) from error
+            if layout is None:
+                others.append(taken)
+            else:
+                places.append(Place(taken.name, taken.array, layout))
+        return _Plan(Places(places), others)
+
+    def _add_together(self, places: Places, half: int) -> None:
+        free = self._free[half]
+        try:
+            together = free.pop()
+        except IndexError:
+            together = Together({name: counting.collector for name, counting in self._halves[half].items()})
+        together.count(places)
+        free.append(together)
+
+    def _add_each(self, batch: Iterable[Taken], half: int) -> None:
         countings = self._halves[half]
         waiting = deque(taken for taken in batch if taken.name in countings)
-        waiting.reverse()  # the values computed last are still in the cache
+        waiting.reverse()  # as above
         refused = 0  # in a row
         while waiting:
             taken = waiting.popleft()
@@ -56,6 +94,14 @@ class Statistics:
                 for half in self._halves
             )
             return Halves(even, odd)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Of a batch: what can be counted together, and what cannot."""
+
+    places: Places
+    others: list[Taken]
 
 
 @dataclass(slots=True)

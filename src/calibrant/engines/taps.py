@@ -35,10 +35,23 @@ class Taken:
     channels: int | None = None
 
 
+class Batch:
+    """The values of one run. comes_again: the same object stands for those of later runs, in the same memory.
+
+    plan: how they are counted, which `Statistics` finds out once.
+    """
+
+    def __init__(self, taken: list[Taken], comes_again: bool = False) -> None:
+        self.taken = taken
+        self.comes_again = comes_again
+        self.nbytes = sum(value.array.nbytes for value in taken)
+        self.plan: Any = None
+
+
 class Taps(Protocol):
     """Runs the model on a feed and gives the values it was made for."""
 
-    def run(self, feed: Feed) -> list[Taken]: ...
+    def run(self, feed: Feed) -> Batch: ...
 
 
 class PlainTaps:
@@ -48,38 +61,41 @@ class PlainTaps:
         self.session = session
         self._names = names
         self._weights = weights
-        self._buffered = BufferedSession(session, names)
+        self._buffered = BufferedSession(session, names, self._batch)
 
-    def run(self, feed: Feed) -> list[Taken]:
-        arrays = self._buffered.run(feed)
-        return [Taken(name, array) for name, array in zip(self._names, arrays, strict=True)]
+    def run(self, feed: Feed) -> Batch:
+        return self._buffered.run(feed)
 
-
-class OutputsByName:
-    """All that a session gives, in buffers."""
-
-    def __init__(self, session: Any) -> None:
-        self._names = [output.name for output in session.get_outputs()]
-        self._buffered = BufferedSession(session, self._names)
-
-    def run(self, feed: Feed) -> dict[str, NDArray[Any]]:
-        return dict(zip(self._names, self._buffered.run(feed), strict=True))
+    def _batch(self, arrays: list[NDArray[Any]], come_again: bool) -> Batch:
+        return Batch([Taken(name, array) for name, array in zip(self._names, arrays, strict=True)], come_again)
 
 
 class BlockedTaps:
-    """Values in onnxruntime's blocked layout where it has them so. `blocked`: see `expose_blocked`."""
+    """Values in onnxruntime's blocked layout where it has them so.
+
+    outputs: that are computed, in order, in the arrays of `buffered`. blocked: see `expose_blocked`.
+    """
 
     def __init__(
-        self, outputs: OutputsByName, names: Sequence[str], blocked: Mapping[str, tuple[str, int]], block: int
+        self,
+        buffered: BufferedSession[Any],
+        outputs: Sequence[str],
+        names: Sequence[str],
+        blocked: Mapping[str, tuple[str, int]],
+        block: int,
     ) -> None:
+        self._buffered = buffered.showing(self._batch)
         self._outputs = outputs
         self._names = names
         self._blocked = blocked
         self._block = block
 
-    def run(self, feed: Feed) -> list[Taken]:
-        arrays = self._outputs.run(feed)
-        return [self._taken(name, arrays) for name in self._names]
+    def run(self, feed: Feed) -> Batch:
+        return self._buffered.run(feed)
+
+    def _batch(self, values: list[NDArray[Any]], come_again: bool) -> Batch:
+        arrays = dict(zip(self._outputs, values, strict=True))
+        return Batch([self._taken(name, arrays) for name in self._names], come_again)
 
     def _taken(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> Taken:
         if name not in self._blocked:
@@ -119,7 +135,7 @@ class TapMaker:
         with ThreadPoolExecutor(1) as pool:
             trial = pool.submit(self._try_blocked, feed, 1)  # beside the plain values, which take as long
             values = self._plain.run(feed)
-        threads = threads_for(feed, sum(taken.array.nbytes for taken in values))
+        threads = threads_for(feed, values.nbytes)
         if threads > 1:  # what is computed may depend on that
             self._plain = self._plain_taps(threads)
             values = self._plain.run(feed)
@@ -130,12 +146,12 @@ class TapMaker:
             return self._plain
         if tried is None:
             return self._plain
-        block = self._agreed_block(tried, {taken.name: taken.array for taken in values})
+        block = self._agreed_block(tried, {taken.name: taken.array for taken in values.taken})
         if block is None:
             note("values are taken plain, which is slower: in the blocked layout they could not be verified")
             return self._plain
         log.info("%d of %d values are taken in blocks of %d channels", len(tried.blocked), len(self._names), block)
-        return BlockedTaps(tried.outputs, self._names, tried.blocked, block)
+        return BlockedTaps(tried.buffered, list(tried.arrays), self._names, tried.blocked, block)
 
     def _plain_taps(self, threads: int) -> PlainTaps:
         source, weights = self._model.exposing(self._names)
@@ -153,8 +169,10 @@ class TapMaker:
             return None
         changed = self._optimized.with_name("blocked.onnx")  # its weights are found beside it
         onnx.save(model, changed)
-        outputs = OutputsByName(self._runtime.open(changed, threads, optimize=False))
-        return _Tried(outputs, blocked, outputs.run(feed))
+        session = self._runtime.open(changed, threads, optimize=False)
+        names = [output.name for output in session.get_outputs()]
+        buffered = BufferedSession(session, names, lambda values, _: dict(zip(names, values, strict=True)))
+        return _Tried(buffered, blocked, buffered.run(feed))
 
     def _agreed_block(self, tried: _Tried, plain: Mapping[str, NDArray[Any]]) -> int | None:
         arrays = tried.arrays
@@ -173,6 +191,6 @@ class TapMaker:
 class _Tried:
     """A session with blocked outputs, which they are, and what it gave for a first feed."""
 
-    outputs: OutputsByName
+    buffered: BufferedSession[dict[str, NDArray[Any]]]
     blocked: Mapping[str, tuple[str, int]]
     arrays: Mapping[str, NDArray[Any]]

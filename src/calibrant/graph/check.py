@@ -74,12 +74,15 @@ def _check_opset(model: ir.Model, where: str) -> None:
         )
 
 
-def _check_not_quantized(model: ir.Model, where: str) -> None:
-    found: Counter[str] = Counter()
+def quantized_operators(model: ir.Model) -> Counter[str]:
+    """How many operators there are of each type that only quantized models have."""
     bodies = [*model.graphs(), *model.functions.values()]
-    for node in (node for body in bodies for node in body):
-        if node.op_type in _QUANTIZED or node.op_type.startswith(_QUANTIZED_PREFIXES):
-            found[node.op_type] += 1
+    kinds = (node.op_type for body in bodies for node in body)
+    return Counter(kind for kind in kinds if kind in _QUANTIZED or kind.startswith(_QUANTIZED_PREFIXES))
+
+
+def _check_not_quantized(model: ir.Model, where: str) -> None:
+    found = quantized_operators(model)
     if found:
         which = ", ".join(f"{count} {op}" for op, count in found.most_common(3))
         raise ModelError(f"{where} is quantized already ({which}): give the float model it was made from")

@@ -7,6 +7,7 @@ from collections import Counter
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from calibrant.core import ModelError
 from calibrant.graph.bodies import body_graphs
 from calibrant.graph.fold_affine import fold_affine
 from calibrant.graph.fold_constants import fold_constants
@@ -40,7 +41,7 @@ def clean(graph: Graph, simplify: bool) -> None:
         graph.report.append(f"{counted(len(overridable), 'input')} with a default made constant")
         model.ir_version = max(model.ir_version, 4)  # before, every initializer had to be an input
     graph.source_inputs = graph.input_names
-    model.graph.sort()
+    _put_in_order(graph)
     raise_opset(graph, PER_CHANNEL_OPSET, "per-channel QuantizeLinear needs it")
     trouble = infer_shapes(model)
     if simplify:
@@ -50,6 +51,15 @@ def clean(graph: Graph, simplify: bool) -> None:
     name_nodes(model)
     graph.forget_index()
     _report_bodies(graph)
+
+
+def _put_in_order(graph: Graph) -> None:
+    """Sort the nodes so that each stands behind those it reads from. ModelError where there is no such order."""
+    try:
+        graph.model.graph.sort()
+    except ValueError as error:
+        where = "the model" if graph.path is None else str(graph.path)
+        raise ModelError(f"{where} is damaged: some of its nodes read what is made from their own results") from error
 
 
 def _simplify(graph: Graph) -> None:

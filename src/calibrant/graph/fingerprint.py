@@ -47,6 +47,8 @@ def _add_nodes(digest: "hashlib._Hash", nodes: Iterable[ir.Node]) -> None:
                 _add_tensor(digest, key, attribute.as_tensor())
             elif attribute.type is ir.AttributeType.FLOAT:  # Python's 1e-5 in memory, its float32 in a file
                 digest.update(f"{key}={float(np.float32(attribute.as_float()))};".encode())
+            elif attribute.type is ir.AttributeType.FLOATS:
+                digest.update(f"{key}={tuple(float(np.float32(x)) for x in attribute.as_floats())};".encode())
             elif attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
                 digest.update(f"{key}={attribute.value};".encode())
 

@@ -266,6 +266,12 @@ class Graph:
         """Names of the outputs of the working model."""
         return names(self.model.graph.outputs)
 
+    @property
+    def gives_integers_alone(self) -> bool:
+        """Whether no output is floating, so that outputs are equal or not, and never near."""
+        kinds = [self.dtype_of(name) for name in self.output_names]
+        return all(kind is not None and not kind.is_floating_point() for kind in kinds)
+
     def input_of(self, node_name: str, index: int) -> str:
         """The value that this node reads there. Raises ModelError when the node, or that input, does not exist."""
         inputs = self.node(node_name).inputs

@@ -28,6 +28,8 @@ def raise_opset(graph: Graph, version: int, because: str) -> bool:
     if before is None or before >= version:
         return False
     try:
+        if before < 13 <= version:
+            _check_hardmax(model)
         converted = ir.from_proto(onnx.version_converter.convert_version(without_weights(model), version))
     except Exception as error:  # the converter raises RuntimeError, ValueError and its own
         reason = first_line(error)
@@ -44,6 +46,23 @@ def raise_opset(graph: Graph, version: int, because: str) -> bool:
     graph.forget_index()
     graph.report.append(f"opset {before} raised to {version}: {because}")
     return True
+
+
+def _check_hardmax(model: ir.Model) -> None:
+    """Raise ValueError for a Hardmax that the converter would change: before opset 13, its axis and all behind are one.
+
+    It leaves the node as it is, which is right for the last axis alone; Softmax and LogSoftmax it converts.
+    """
+    for node in model.graph.all_nodes():
+        if node.op_type != "Hardmax" or node.domain not in ("", "ai.onnx"):
+            continue
+        axis, value = node.attributes.get("axis"), node.inputs[0]
+        rank = None if value is None or value.shape is None else len(value.shape)
+        last = rank == 2 if axis is None else rank is not None and axis.as_int() % rank == rank - 1
+        if not last and (axis is None or axis.as_int() != -1):
+            raise ValueError(
+                f"Hardmax '{node.name}' is not known to be over the last axis, and means another one from 13"
+            )
 
 
 def _take_nodes(model: ir.Model, converted: ir.Model) -> None:

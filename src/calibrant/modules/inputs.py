@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,35 +67,37 @@ def example_of(
     loader: Any = None,
     collate_fn: Callable[[Any], Any] | None = None,
 ) -> tuple[Example, Any]:
-    """What to trace the module with, and the loader, in which what was read of it comes again.
+    """What to trace the module with, and the loader's samples, in which what was read of them comes again.
 
     inputs: a tensor or array, a tuple or list in the order of forward's parameters, or a dict by their names; what is
         no tensor becomes a constant of the model.
     shape: without `inputs`: that of the one input, or a list of shapes. dtype: what to make of it, a dtype of torch or
         numpy, or its name; None: the module's own.
     Without both, the first sample of the loader serves.
+    collate_fn: makes a sample of an item, once of each.
 
     Raises DataError for what forward does not take, SettingError for a shape or dtype that is none.
     """
     torch = import_torch("a module")
     check_module(torch, module)
     source = "inputs"
+    samples = loader if loader is None or collate_fn is None else _collated(loader, collate_fn)
     if inputs is None and shape is not None:
         inputs, source = _zeros(torch, module, shape, dtype), "input_shape"
     elif inputs is None:
-        items = iter(items_of(loader))
-        first = next(items, None)
-        if first is None:
+        items = items_of(() if samples is None else samples)
+        read = list(islice(items, 1))
+        if not read:
             raise DataError("there is nothing to trace the module with: give input_shape, inputs, or samples")
-        inputs, source = collate_fn(first) if collate_fn is not None else first, "the first sample"
-        loader = chain([first], items)
+        inputs, source = read[0], "the first sample"
+        samples = chain(read, items)
     bound = _bound(module, inputs, source)
     device = next((tensor.device for tensor in chain(module.parameters(), module.buffers())), "cpu")
     found: list[Any] = []
 
     def to_tensor(leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray | np.generic):
-            leaf = torch.from_numpy(np.ascontiguousarray(leaf))
+            leaf = _from_numpy(torch, leaf, source)
         if _is_tensor(leaf):
             leaf = leaf.detach().to(device)
             found.append(leaf)
@@ -106,7 +108,20 @@ def example_of(
         raise DataError(f"{source} has no tensor in it; {_wanted(module, bound.signature)}")
     if any(tensor.numel() == 0 for tensor in found):
         raise DataError(f"{source} has an empty tensor in it: {', '.join(str(tuple(t.shape)) for t in found)}")
-    return Example.of(_arguments(bound.signature, arguments)), loader
+    return Example.of(_arguments(bound.signature, arguments)), samples
+
+
+def _collated(loader: Any, collate_fn: Callable[[Any], Any]) -> Iterator[Any]:
+    """The samples that it makes of the loader's items; nothing is read before the first is asked for."""
+    yield from map(collate_fn, items_of(loader))
+
+
+def _from_numpy(torch: Any, array: Any, source: str) -> torch.Tensor:
+    """A tensor in memory of its own, as the array may be one that can only be read."""
+    try:
+        return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
+    except TypeError as error:
+        raise DataError(f"{source} has an array of {array.dtype}, and torch has no tensors of that") from error
 
 
 def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
@@ -129,20 +144,29 @@ def _arguments(signature: inspect.Signature, values: dict[str, Any]) -> inspect.
 
 def _zeros(torch: Any, module: torch.nn.Module, shape: Sequence[Any], dtype: Any) -> tuple[torch.Tensor, ...]:
     """One tensor for each shape. Zeros are valid indices, too."""
-    shapes = list(shape) if shape and all(isinstance(dims, Sequence) for dims in shape) else [shape]
-    for dims in shapes:
-        if not all(isinstance(d, int | np.integer) and not isinstance(d, bool) and d > 0 for d in dims):
-            raise SettingError(f"input_shape takes whole numbers from 1, such as [1, 3, 224, 224]; got {shape!r}")
+    several = isinstance(shape, Sequence) and len(shape) > 0 and all(isinstance(dims, Sequence) for dims in shape)
+    shapes = list(shape) if several else [shape]
+    if not all(_is_shape(dims) for dims in shapes):
+        raise SettingError(f"input_shape takes whole numbers from 1, such as [1, 3, 224, 224]; got {shape!r}")
     kind = _torch_dtype(torch, dtype)
     if kind is None:
         kind = next((p.dtype for p in module.parameters() if p.dtype.is_floating_point), torch.float32)
     return tuple(torch.zeros([int(d) for d in dims], dtype=kind) for dims in shapes)
 
 
+def _is_shape(dims: Any) -> bool:
+    return isinstance(dims, Sequence) and all(
+        isinstance(d, int | np.integer) and not isinstance(d, bool) and d > 0 for d in dims
+    )
+
+
 def _torch_dtype(torch: Any, dtype: Any) -> torch.dtype | None:
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
-    name = dtype.removeprefix("torch.") if isinstance(dtype, str) else np.dtype(dtype).name
+    try:
+        name = dtype.removeprefix("torch.") if isinstance(dtype, str) else np.dtype(dtype).name
+    except TypeError:  # it is no dtype of numpy
+        name = ""
     found: Any = getattr(torch, name, None)
     if not isinstance(found, torch.dtype):
         raise SettingError(f"input_dtype {dtype!r} is no dtype of torch; expected one such as torch.float32 or 'int64'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ def load_torch_module(module: torch.nn.Module, example: Example, keep: str | Pat
     with ExitStack() as stack:
         places = stack.enter_context(whole_files(target, external_name(target))) if target is not None else []
         traced = trace(module, example)
-        shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items()}
+        tensors = (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+        shapes = {name: tuple(tensor.shape) for name, tensor in chain(*tensors)}
         parameters = {noted: Parameter(name, shapes.get(name, ())) for noted, name in traced.parameters.items()}
         name_after_modules(traced.model, traced.inputs, traced.outputs, parameters)
         name_batch(traced.model)

@@ -112,6 +112,9 @@ def _inferring(module: torch.nn.Module) -> Iterator[list[str]]:
     finally:
         hook.remove()
         for part, flag in training:
+            if part.training is not flag:
+                part.train(flag)  # by its own method, which may do more: LoRA layers take their update out again
+        for part, flag in training:
             part.training = flag
 
 

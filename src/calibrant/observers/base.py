@@ -168,7 +168,7 @@ class BaseTensorObserver:
         needed = bool({Histogram, Margins} & set(self.sketches))
         if spec.channel_axis is None or (needed and not spec.per_channel):
             raise self._lacks("statistics per channel")
-        if axis is not None and spec.channel_axis != axis and (axis < 0) == (spec.channel_axis < 0):
+        if axis is not None and spec.channel_axis != axis:
             raise ObservationError(
                 f"{self._name}: the config's channel_axis is {axis}, but it was collected along {spec.channel_axis}: "
                 "collect again with that axis, or change the config's"
@@ -183,9 +183,10 @@ class BaseTensorObserver:
     def _lacks(self, what: str) -> ObservationError:
         how = "collect again with `--per-channel-activations` (in code: a config with a PER_CHANNEL policy)"
         if not self._quant_cfg.is_per_channel:
-            how = f"collect again for the method '{self._quant_cfg.observer_algorithm}'"
+            how = "collect again for it"
+        method = self._quant_cfg.observer_algorithm
         return ObservationError(
-            f"{self._name}: the sketch does not hold {what}, which {type(self).__name__} needs; {how}"
+            f"{self._name}: the sketch does not hold {what}, which the method '{method}' needs; {how}"
         )
 
 

@@ -60,7 +60,7 @@ class IsotoneObserver(BaseTensorObserver):
         if margins is None:
             raise self._lacks("the margins of its rows (isotone_axis)")
         asked = self._quant_cfg.detail.get("isotone_axis", -1)
-        if margins.axis != asked and (margins.axis < 0) == (asked < 0):
+        if margins.axis != asked:
             raise self._lacks(f"the margins along axis {asked} (it has those along axis {margins.axis})")
         if self._quant_cfg.is_per_channel and margins.channels not in (0, channels):
             raise ConfigError(
@@ -81,8 +81,9 @@ class IsotoneObserver(BaseTensorObserver):
         grid = grid_of(self._quant_cfg)
         rounding = ROUNDING[self._quant_cfg.rounding]
         pos, neg, _ = pieces.make_sides(cells, c)
-        if len(rows.counts):
-            found = order.most_kept(rows, pos, neg, grid, rounding, order.scales_to_try(rows, grid))
+        scales = order.scales_to_try(rows, grid) if len(rows.counts) else np.zeros(0)
+        if len(scales):
+            found = order.most_kept(rows, pos, neg, grid, rounding, scales)
             if found.kept > 0:
                 return found.kept, found.scale, found.below
         return 0, *squares.search(pos, neg, grid, scale, below)

@@ -78,7 +78,7 @@ class Calibration:
             return None
         scales = []
         for half in (sketches.even, sketches.odd):
-            other = Calibration.of(self.config, self.roots, self.draft.observer_algorithm)
+            other = Calibration.of(self.draft, self.roots, self.draft.observer_algorithm)
             try:
                 other.observer.render_from(merged([half[root] for root in self.roots], per_channel=False))
             except CalibrantError:  # a half of few samples may hold nothing that this value's method can work with
@@ -90,8 +90,9 @@ class Calibration:
         """Write what was found into the config, all of it at once."""
         self.config.scale, self.config.offset = self.draft.scale, self.draft.offset
         self.config.observer_algorithm, self.config.detail = self.draft.observer_algorithm, self.draft.detail
+        self.config.detail.pop("moved", None)  # of a scale before this one
         if self.moved is not None:
-            self.config.detail = self.config.detail | {"moved": self.moved}
+            self.config.detail["moved"] = self.moved
         self.config.state = QuantizationStates.ACTIVATED
 
 

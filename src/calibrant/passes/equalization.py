@@ -26,7 +26,7 @@ from calibrant.graph.streams import Stream, smoothed_name
 from calibrant.passes.activations import activation_configs
 from calibrant.passes.calibration import Calibration
 from calibrant.passes.stream_noise import StreamNoise
-from calibrant.sketches import Halves, TensorSketch
+from calibrant.sketches import Halves, Margins, TensorSketch
 from calibrant.sketches.scaling import divided_halves
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def _concerned(
             return []
         if stream.inserted and not _alone(graph, stream):
             return []
-        if any(sketches[root].margins is not None for root in roots):  # they follow the order of the channels
+        if Margins in task.observer.sketches:  # they follow the order of the channels
             return []
         if any(sketches[root].extremes.channels not in (0, stream.channels) for root in roots):
             return None

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from calibrant.core import DataError
+from calibrant.core import DataError, in_prose
 from calibrant.engines.samples import iterate_samples
 from calibrant.engines.unpadding import unpadded
 from calibrant.passes.base import QuantizationPass
@@ -67,7 +67,7 @@ class OptimizationPass(QuantizationPass):
             if on_layer is not None and on_layer(self.name, done, total) is False:
                 return
         if before.restore_if_worse():
-            graph.note(f"{self.name} made the outputs worse on held-out samples: all is as it was before")
+            graph.note(f"{in_prose(self.name)} made the outputs worse on held-out samples: all is as it was before")
 
 
 def is_held(number: int, count: int) -> bool:

@@ -105,7 +105,7 @@ class Weight:
         own = self.config.observer_algorithm
         known_whole = "mse" if own.casefold() in FOR_SAMPLES else own
         draft = self.config.clone(scale=None, offset=None, observer_algorithm=method or known_whole)
-        self._check()
+        self.check()
         found = _BY_NAME.get(draft.observer_algorithm.casefold())
         if found is not None:
             draft.scale, draft.offset = found(self.values, draft)
@@ -119,13 +119,20 @@ class Weight:
             scale[dead] = scale[~dead].max()
         return Weight(self.name, self.values, self.config, scale, draft.offset, draft.observer_algorithm)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise ObservationError for NaN and Inf."""
         bad = self.values.size - int(np.isfinite(self.values).sum())
         if bad:
             raise ObservationError(
                 f"weight '{self.name}': {bad} of {self.values.size} values are NaN or Inf, so it has no scale; "
                 "mend the model, or leave the node in float"
             )
+
+
+def check_weights(graph: Graph) -> None:
+    """Raise ObservationError for NaN and Inf in what will get a scale: known before any sample is run."""
+    for weight in waiting(graph):
+        weight.check()
 
 
 def waiting(graph: Graph) -> Iterator[Weight]:

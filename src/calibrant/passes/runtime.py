@@ -19,6 +19,7 @@ from calibrant.core import (
 )
 from calibrant.engines import Executor
 from calibrant.engines.samples import iterate_samples
+from calibrant.engines.variety import watched
 from calibrant.graph import Graph, ScaleGroup
 from calibrant.observers import BaseTensorObserver
 from calibrant.passes.activations import activation_configs, order_carrying, unsettle_dependents
@@ -98,7 +99,7 @@ class RuntimeCalibrationPass(QuantizationPass):
             raise DataError(f"{self.name} needs samples and an executor: optimize(graph, dataloader, executor)")
         steps = self.calib_steps if calib_steps is None else calib_steps
         samples = iterate_samples(dataloader, executor.input_specs, steps, collate_fn)
-        counted = SampleCount(samples)
+        counted = SampleCount(watched(samples))
         sketches = run(tasks, counted, executor, on_step)
         warn_of_few(counted.samples)
         graph.calibrated_samples = counted.samples
@@ -153,9 +154,15 @@ def wanted_by(tasks: Sequence[Calibration], graph: Graph) -> dict[str, SketchSpe
     for name in (name for stream in graph.streams if stream.sketched for name in stream.values):
         known = wanted.get(name)
         # Under a mask, an axis as long as its sequences is no axis of channels.
-        if known and known.histogram and known.channel_axis is not None and known.isotone_axis is None:
+        if known and known.histogram and known.channel_axis is not None and _rows_stay_whole(graph, name, known):
             wanted[name] = replace(known, per_channel=True, channel_mantissa_bits=STREAM_BITS)
     return wanted
+
+
+def _rows_stay_whole(graph: Graph, name: str, spec: SketchSpec) -> bool:
+    """Whether margins, if the value has any, are the same where histograms are kept per channel."""
+    shape = graph.shape_of(name)
+    return spec.isotone_axis is None or (shape is not None and spec.isotone_axis % len(shape) == spec.channel_axis)
 
 
 def settle(graph: Graph, tasks: Sequence[Calibration], sketches: Halves, threads: int) -> Halves:

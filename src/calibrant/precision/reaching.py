@@ -30,7 +30,8 @@ class Reached:
     """A model that reaches its target, or the best within a limit.
 
     left: the operations to leave in float, by name. in_float, operations: how many are lost to float, with those that
-        go along, of how many that could be quantized. setting: gives this model again, without a search.
+        go along, of how many that could be quantized. setting: leaves the same in float, without a search; what is
+        equalized, or found by passes that optimize, is found anew.
     score: see `Judge.score`. float_metric, float_latency: of the float model.
     curve: this one, and of the others that were run those that none beats, from nothing in float on: see
         `worth_a_choice`. runs: how many were run.

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrant.analysis.by_operation import is_floating
 from calibrant.analysis.measures import Difference
 from calibrant.core import CalibrantError, DataError, SettingError, TargetPlatform
 from calibrant.data.functions import blame
+from calibrant.graph import Graph
 from calibrant.settings import QuantizationSetting
 
 Run = Callable[[Any], list[NDArray[Any]]]
@@ -37,6 +39,11 @@ class Targets:
     metric: Metric | None = None
     most_in_float: int | None = None
     latency: bool = False
+
+    @property
+    def in_decibels(self) -> bool:
+        """Whether the outputs' SQNR is what is looked at."""
+        return self.sqnr_db is not None or self.budget is not None
 
     @property
     def budget(self) -> int | None:
@@ -64,6 +71,16 @@ class Targets:
         if timed_for is not None:
             raise SettingError("latency is measured of the models on the way to a target: give one (--target-sqnr)")
         return None
+
+    def check(self, graph: Graph) -> None:
+        """Raise SettingError for a target that is told at floating outputs, of a model that has none."""
+        if (self.sqnr_db is not None or self.budget is not None) and not any(
+            is_floating(graph.value(name)) for name in graph.output_names
+        ):
+            raise SettingError(
+                "dB are measured at floating outputs, and the model has none: give max_drop and a metric of your own "
+                "(--max-drop, --metric) instead of target_sqnr or most_in_float"
+            )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ def matching(what: str, pattern: str, names: Sequence[str], types: Iterable[str]
     except re.error as error:
         raise SettingError(f"{what}: '{pattern}' is no name, and no regular expression either: {error}") from None
     if not found:
-        raise SettingError(f"{what}: " + unknown("name or operator type", pattern, _near(pattern, names, known)))
+        kind = "name or operator type" if known else "value"
+        raise SettingError(f"{what}: " + unknown(kind, pattern, _near(pattern, names, known)))
     return found
 
 

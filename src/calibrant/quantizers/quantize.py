@@ -32,7 +32,7 @@ def quantize_graph(graph: Graph, platform: TargetPlatform, setting: Quantization
     Raises SettingError for a platform without a table, for a pattern of the setting that fits nothing, for a mask that
     is none, and for a wish that the platform cannot fulfil. The graph is then without quantization.
     """
-    setting = setting or QuantizationSetting()
+    setting = QuantizationSetting.of(setting)
     table = table_of(platform)
     graph.clear_quantization()
     name_mask(graph, setting.quantize_activation_setting.mask)
@@ -218,6 +218,9 @@ def _changes(graph: Graph, plan: Plan, setting: QuantizationSetting) -> dict[str
             raise SettingError(
                 f"overrides: value '{pattern}' is not quantized: it is left in float, or lies within a fused operator"
             )
+        made = [v.name for node in graph.model.graph if node.name == pattern for v in node.outputs]
+        if pattern not in known and made:
+            raise SettingError(f"overrides: '{pattern}' is a node, and overrides are of values: it makes '{made[0]}'")
         for name in matching("overrides", pattern, known):
             found[name] = found.get(name, {}) | changes
     return found

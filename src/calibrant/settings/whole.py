@@ -90,6 +90,18 @@ class QuantizationSetting(Setting):
                 check_override(pattern, changes)
         super().__setattr__(name, value)
 
+    @classmethod
+    def of(cls, setting: QuantizationSetting | None) -> QuantizationSetting:
+        """A copy, checked anew, as lists may have been added to; None: the default. SettingError for anything else."""
+        if setting is None:
+            return cls()
+        if not isinstance(setting, QuantizationSetting):
+            raise SettingError(
+                f"setting takes a QuantizationSetting, got {type(setting).__name__}: QuantizationSetting.from_dict, "
+                "from_json and from_file make one"
+            )
+        return setting.from_dict(setting.to_dict())
+
     @property
     def has_target(self) -> bool:
         """Whether operations are to be left in float: as many as a target takes, or for more dB."""

@@ -20,7 +20,7 @@ from calibrant.sketches.layout import Layout
 from calibrant.sketches.margins import MarginTally
 from calibrant.sketches.sketch import TensorSketch, row_channel_axis
 from calibrant.sketches.spec import SketchSpec
-from calibrant.sketches.tally import Tally
+from calibrant.sketches.tally import FLUSH_LIMIT, Tally
 
 if TYPE_CHECKING:
     from calibrant.sketches.device import DeviceCollectors
@@ -42,6 +42,7 @@ class Collector:
         self.spec = spec or SketchSpec()
         self.threads = threads
         self._tallies: dict[tuple[int, int], Tally] = {}  # by (thread, channels)
+        self._lent: list[Tally] = []
         self._margins = None if self.spec.isotone_axis is None else MarginTally(self.spec.isotone_axis)
         self._channels: int | None = None
         self._blocked: tuple[tuple[int, ...], int, Layout] | None = None  # shape, channels, layout of the last such
@@ -82,18 +83,37 @@ class Collector:
                 self._add_rows(as_floats(plain[:, :channels]))
             self._count(values.reshape(-1), self._blocked[2])
 
+    def layout_to_lend(self, x: Any, channels: int | None = None) -> Layout | None:
+        """The layout of `x` for `kernels.count_all`, if that is all there is to do; None where `x` has to be added.
+
+        channels: of a blocked tensor, see `add_blocked`; None for a plain one.
+        """
+        is_floats = type(x) is np.ndarray and x.dtype == np.float32 and x.flags.c_contiguous and x.flags.aligned
+        if not is_floats or not 0 < x.size <= FLUSH_LIMIT or self._margins is not None or self.threads > 1:
+            return None
+        if channels is not None:
+            return self._blocked_layout(x.shape, channels)
+        layout = Layout.of(x.shape, self.spec.channel_axis)
+        self._check_channels(layout.channels)
+        return layout
+
+    def lend(self, channels: int) -> Tally:
+        """A new tally for somebody else to count into; what it then holds is part of the sketch."""
+        self._lent.append(self._new_tally(channels))
+        return self._lent[-1]
+
     def sketch(self) -> TensorSketch:
         """The sketch of all that was added so far; more may be added afterwards."""
         spec = self.spec
         extremes, margins = Extremes.empty(), None if self._margins is None else self._margins.margins()
         whole = Histogram.empty(LogBins(spec.mantissa_bits))
         each = Histogram.empty(LogBins(spec.channel_mantissa_bits))
-        for (_, channels), tally in self._tallies.items():
+        for tally in [*self._tallies.values(), *self._lent]:
             found = Extremes.from_tally(tally)
             extremes = extremes.merge(found.per_tensor() if spec.channel_axis is None else found)
             whole = whole.merge(Histogram.from_cells(whole.bins, 1, tally.histogram()))
             if spec.per_channel:
-                each = each.merge(Histogram.from_cells(each.bins, channels, tally.channel_histogram()))
+                each = each.merge(Histogram.from_cells(each.bins, tally.channels, tally.channel_histogram()))
         sketch = TensorSketch(
             spec, extremes, whole if spec.histogram else None, each if spec.per_channel else None, margins
         )
@@ -147,12 +167,15 @@ class Collector:
         _run_together([task(part) for part in range(parts)])
 
     def _tally(self, thread: int, channels: int) -> Tally:
-        spec = self.spec
         if (thread, channels) not in self._tallies:
-            whole = spec.mantissa_bits if spec.histogram else None
-            each = spec.channel_mantissa_bits if spec.per_channel else None
-            self._tallies[thread, channels] = Tally(channels, whole, each)
+            self._tallies[thread, channels] = self._new_tally(channels)
         return self._tallies[thread, channels]
+
+    def _new_tally(self, channels: int) -> Tally:
+        spec = self.spec
+        whole = spec.mantissa_bits if spec.histogram else None
+        each = spec.channel_mantissa_bits if spec.per_channel else None
+        return Tally(channels, whole, each)
 
 
 @cache

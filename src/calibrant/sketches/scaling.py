@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrant.core import ObservationError
 from calibrant.sketches.bins import LogBins, split_index
-from calibrant.sketches.extremes import Extremes
+from calibrant.sketches.cells import I64
+from calibrant.sketches.extremes import F32, Extremes
 from calibrant.sketches.halves import Halves
 from calibrant.sketches.histogram import Histogram
 from calibrant.sketches.kernels.spread import spread
@@ -32,17 +32,15 @@ def divided(sketch: TensorSketch, factors: F64) -> TensorSketch:
     """The sketch of x / factors, channel by channel.
 
     factors: (channels,), positive and finite. The extremes are exact. Where each channel has a histogram there is one
-    of the whole tensor, of bins as fine as `FINE` says; else there is none.
-    Raises ObservationError for a sketch with margins, which tell nothing once channels move against each other.
+    of the whole tensor, of bins as fine as `FINE` says; else there is none. There are no margins: those of rows tell
+    nothing once channels move against each other.
     """
-    if sketch.margins is not None:
-        raise ObservationError("margins of rows do not tell what they are when channels are divided: leave isotone out")
     extremes, each = _divided(sketch.extremes, factors), sketch.channel_histogram
+    spec = replace(sketch.spec, histogram=each is not None, isotone_axis=None)
     if each is None:
-        return replace(sketch, spec=replace(sketch.spec, histogram=False), extremes=extremes, histogram=None)
-    spec = replace(sketch.spec, histogram=True, mantissa_bits=FINE, per_channel=False)
+        return TensorSketch(spec, extremes, None, None, None)
     whole = _moved(each, sketch.extremes, factors)
-    return replace(sketch, spec=spec, extremes=extremes, histogram=whole, channel_histogram=None)
+    return TensorSketch(replace(spec, mantissa_bits=FINE, per_channel=False), extremes, whole, None, None)
 
 
 def divided_halves(halves: Halves, factors: F64, names: Mapping[str, str]) -> Halves:
@@ -54,20 +52,46 @@ def divided_halves(halves: Halves, factors: F64, names: Mapping[str, str]) -> Ha
 def _moved(histogram: Histogram, extremes: Extremes, factors: F64) -> Histogram:
     """The whole tensor's histogram of the divided values, `FINE` mantissa bits.
 
-    Each cell is spread over PARTS values, none beyond the extremes of its channel.
+    Each cell is spread over PARTS values, none beyond the extremes of its channel. Where several elements are at an
+    extreme, as values that were clipped are, they stay there.
     """
     bins = LogBins(FINE)
     if not histogram.channels:
         return Histogram.empty(bins)
-    ends = [extremes.lo.astype(np.float64)[histogram.channel], extremes.hi.astype(np.float64)[histogram.channel]]
-    lower, upper = np.clip([histogram.bins.lower(histogram.keys), histogram.bins.upper(histogram.keys)], *ends)
-    mean = np.clip(middles(histogram), lower, upper)
-    sizes, sums = spread((lower, upper), mean, histogram.counts, factors[histogram.channel], PARTS, FINE)
+    of_end, end, hits = _shared_ends(extremes)
+    rest = _without(histogram, of_end, end, hits)
+    reach = [side.astype(np.float64)[rest.channel] for side in (extremes.lo, extremes.hi)]
+    lower, upper = np.clip([rest.bins.lower(rest.keys), rest.bins.upper(rest.keys)], *reach)
+    mean = np.clip(middles(rest), lower, upper)
+    lower, upper, mean = (np.concatenate([cells, end.astype(np.float64)]) for cells in (lower, upper, mean))
+    counts, channel = np.concatenate([rest.counts, hits]), np.concatenate([rest.channel, of_end])
+    sizes, sums = spread((lower, upper), mean, counts, factors[channel], PARTS, FINE)
     found = np.flatnonzero(sizes)
     keys = split_index(found, FINE)
     order = keys.argsort()
     cells = [np.zeros_like(keys), keys[order]], [sizes[found[order]], sums[found[order]]]
     return Histogram.from_cells(bins, 1, cells)
+
+
+def _shared_ends(extremes: Extremes) -> tuple[I64, F32, I64]:
+    """The smallest and largest values of channels that several elements have: channel, value, how many elements."""
+    low = np.flatnonzero(extremes.n_lo > 1)
+    high = np.flatnonzero((extremes.n_hi > 1) & (extremes.lo < extremes.hi))
+    values, hits = [extremes.lo[low], extremes.hi[high]], [extremes.n_lo[low], extremes.n_hi[high]]
+    return np.concatenate([low, high]), np.concatenate(values), np.concatenate(hits)
+
+
+def _without(histogram: Histogram, channel: I64, values: F32, hits: I64) -> Histogram:
+    """The histogram without these elements of it."""
+    bins = histogram.bins
+    cells = (histogram.channel.astype(np.int64) << 32) + histogram.keys  # ascending
+    at = np.searchsorted(cells, (channel << 32) + bins.keys(values))
+    counts, positions = histogram.counts.copy(), histogram.positions.copy()
+    np.subtract.at(counts, at, hits)
+    np.subtract.at(positions, at, hits * bins.sub(values))
+    left = counts > 0
+    names, weights = [histogram.channel[left], histogram.keys[left]], [counts[left], positions[left]]
+    return Histogram.from_cells(bins, histogram.channels, (names, weights))
 
 
 def middles(histogram: Histogram) -> F64:
@@ -78,7 +102,8 @@ def middles(histogram: Histogram) -> F64:
 
 
 def _divided(extremes: Extremes, factors: F64) -> Extremes:
-    lo, hi = extremes.lo.astype(np.float64), extremes.hi.astype(np.float64)
     if not extremes.channels:
         return extremes
-    return replace(extremes, lo=(lo / factors).astype(np.float32), hi=(hi / factors).astype(np.float32))
+    ends = (end.astype(np.float64) / factors for end in (extremes.lo, extremes.hi))
+    lo, hi = (end.astype(np.float32) + np.float32(0) for end in ends)  # what becomes -0.0 is 0.0
+    return replace(extremes, lo=lo, hi=hi)

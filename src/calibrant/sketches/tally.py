@@ -29,7 +29,7 @@ class Tally:
 
     def __init__(self, channels: int, mantissa_bits: int | None, channel_mantissa_bits: int | None) -> None:
         self.channels = channels
-        self.size = 0
+        self._size = np.zeros(1, np.int64)
         self.ends = np.repeat(np.array([[NONE_LO], [NONE_HI]], np.int32), channels, axis=1)
         self.hits = np.zeros((2, channels), np.int64)
         self.totals = np.zeros(4, np.int64)
@@ -44,10 +44,24 @@ class Tally:
         step = max(step - step % layout.lanes, layout.lanes)
         for start in range(0, values.size, step):
             part = values[start : start + step]
-            self._histogram.make_room(part.size, self)
-            if self._channel_histogram.is_wanted:
-                self._channel_histogram.make_room(layout.most_of_one_channel(base + start, part.size), self)
-            self.size += kernels.count(float_bits(part), base + start, *layout, *self._state)
+            self.make_room(part.size, layout.most_of_one_channel(base + start, part.size))
+            self._size += kernels.count(float_bits(part), base + start, *layout, *self._state)
+
+    def make_room(self, elements: int, of_one_channel: int) -> None:
+        """Be ready for so many more elements, at most FLUSH_LIMIT, of which at most so many are in the same channel."""
+        self._histogram.make_room(elements, self)
+        if self._channel_histogram.is_wanted:
+            self._channel_histogram.make_room(of_one_channel, self)
+
+    @property
+    def size(self) -> int:
+        return int(self._size[0])
+
+    @property
+    def addresses(self) -> list[int]:
+        """Where all this lies: a row of `tallies` in `kernels.count_all`."""
+        state = [array.ctypes.data for array in (self._size, self.ends, self.hits, self.totals)]
+        return state + self._histogram.address + self._channel_histogram.address
 
     def histogram(self) -> Cells:
         """Cells (channel, signed key), (count, position sum) of the whole tensor; channel is 0 throughout."""
@@ -74,6 +88,7 @@ class _Table:
         self._mantissa_bits = mantissa_bits or 0
         self._packed = lazy_zeros(1 << (9 + self._mantissa_bits), groups if self.is_wanted else 0)
         self.arguments = (self._packed, self._mantissa_bits)  # of the kernel
+        self.address = [self._packed.ctypes.data, self._packed.shape[1], self._mantissa_bits]
         none, nothing = np.zeros(0, np.int32), np.zeros(0, np.int64)
         self._cells: Cells = [none, none], [nothing, nothing]
         self._pending = 0  # elements that the fullest cell may hold, as far as its limits go: see `kernels.load`

@@ -23,9 +23,11 @@ from calibrant.core import (
 )
 from calibrant.engines import Executor
 from calibrant.engines.samples import Feed
+from calibrant.engines.variety import watched
 from calibrant.graph import Graph
 from calibrant.passes.runtime import SampleCount, plan, wanted_by
 from calibrant.table.container import read, write_to
+from calibrant.table.packing import MOST
 from calibrant.table.table import CalibrationTable
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ def collect_table(
     Raises DataError where the checkpoint is damaged, or of other samples, IncompatibleSketches where it is of another
     model or of other settings, ExportError where it cannot be written.
     """
+    samples = watched(samples)
     specs = {name: sketch.spec for name, sketch in empty.sketches.even.items()}
     with executor.collecting(specs) as collect:
         if checkpoint is None:
@@ -156,7 +159,7 @@ def _resumed(path: Path, empty: CalibrationTable, seen: _Seen) -> CalibrationTab
     """The table of the checkpoint, with the samples that it has seen read past."""
     header, arrays = read(path)
     state = header.pop("checkpoint", None)
-    if not isinstance(state, dict) or type(state.get("items")) is not int or state["items"] < 0:
+    if not isinstance(state, dict) or type(state.get("items")) is not int or not 0 <= state["items"] <= MOST:
         raise DataError(f"{path} is a calibration table, not a checkpoint of an unfinished run: name another file")
     table = CalibrationTable.of_parts(path, header, arrays)
     try:
@@ -169,7 +172,7 @@ def _resumed(path: Path, empty: CalibrationTable, seen: _Seen) -> CalibrationTab
     if read_past < state["items"] or seen.digest != state.get("digest"):
         raise DataError(
             f"the first {state['items']} samples are not those of the checkpoint {path}: go on with the same samples "
-            "in the same order, or delete it"
+            "in the same order, prepared the same way (--resize, --mean, --std), or delete it"
         )
     log.info("going on from the checkpoint %s, after %d samples", path, state["items"])
     return table

@@ -26,10 +26,11 @@ from calibrant.passes.calibration import Calibration
 from calibrant.passes.runtime import plan, settle
 from calibrant.sketches import Halves, SketchSpec, TensorSketch
 from calibrant.table.container import Arrays, read, write
-from calibrant.table.packing import pack, spec_of, unpack
+from calibrant.table.packing import MOST, pack, spec_of, unpack
 
 _SYMMETRIC = QuantizationProperty.PER_TENSOR | QuantizationProperty.LINEAR | QuantizationProperty.SYMMETRICAL
 NO_MASK = "(none)"
+DIGITS = 8  # of a fingerprint, in messages
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class CalibrationTable:
 
     def merge(self, other: CalibrationTable) -> CalibrationTable:
         """The table of all the samples of both. IncompatibleSketches, naming what differs, where anything else does."""
+        if not isinstance(other, CalibrationTable):
+            raise IncompatibleSketches(
+                f"cannot merge a table with {other!r:.40}: give a CalibrationTable; CalibrationTable.load reads one"
+            )
         differing = self.differences(other)
         if differing:
             raise IncompatibleSketches(f"cannot merge tables of different {'; '.join(differing)}")
@@ -80,21 +85,34 @@ class CalibrationTable:
         value_name: str,
         method: str = "mse",
         policy: QuantizationPolicy | QuantizationProperty | TensorQuantizationConfig = _SYMMETRIC,
-        **config: Any,
+        *,
+        num_of_bits: int | None = None,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        channel_axis: int | None = None,
+        detail: dict[str, Any] | None = None,
     ) -> tuple[F32, F32]:
         """Scale and offset of one value.
 
-        policy: a policy, on the grid -128..127 unless `config` says otherwise (num_of_bits, quant_min, quant_max,
-        channel_axis, detail), or a whole TensorQuantizationConfig, which is not changed.
+        policy: a policy, on the grid -128..127 unless the keywords say otherwise, or a whole TensorQuantizationConfig,
+        which is not changed. num_of_bits and the other keywords: as in that config; None: its own.
         Raises SettingError for an unknown value or method, ObservationError where the table lacks what the method
         needs: a method that wants raw values needs samples.
         """
         if value_name not in self.sketches:
             raise SettingError(unknown("value", value_name, self.sketches))
+        said = {
+            "num_of_bits": num_of_bits,
+            "quant_min": quant_min,
+            "quant_max": quant_max,
+            "channel_axis": channel_axis,
+            "detail": detail,
+        }
+        given: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
         if isinstance(policy, TensorQuantizationConfig):
-            draft = policy.clone(scale=None, offset=None, observer_algorithm=method)
+            draft = policy.clone(scale=None, offset=None, observer_algorithm=method, **given)
         else:
-            draft = TensorQuantizationConfig(policy, observer_algorithm=method, **config)
+            draft = TensorQuantizationConfig(policy, observer_algorithm=method, **given)
         return solved(draft, value_name, self.sketches[value_name])
 
     def plot(
@@ -151,7 +169,8 @@ class CalibrationTable:
         """What `apply` would solve. Raises what it would raise for a table that does not fit."""
         if graph.fingerprint != self.fingerprint:
             raise IncompatibleSketches(
-                f"the table is of another model: its fingerprint is {self.fingerprint}, the model's {graph.fingerprint}"
+                f"the table is of another model: its fingerprint begins with {self.fingerprint[:DIGITS]}, the model's "
+                f"with {graph.fingerprint[:DIGITS]}"
             )
         if graph.mask not in (None, self.settings.get("mask")):
             raise IncompatibleSketches(
@@ -164,12 +183,14 @@ class CalibrationTable:
         lacking = [root for task in tasks for root in task.roots if root not in self.sketches]
         if lacking:
             more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-            raise ObservationError(
-                f"the table has no statistics of '{lacking[0]}'{more}: it was collected for "
-                f"{self.settings.get('platform', 'an unknown platform')}, or with other settings (symmetric or not, "
-                "activation type, layers in float); collect it with the platform and the settings that you quantize "
-                f"with, {graph.platform.name if graph.platform else 'no platform'} here"
-            )
+            own, here = self.settings.get("platform"), graph.platform.name if graph.platform else None
+            why = f"for {own}, and {here} quantizes others: collect it for {here}"
+            if own == here:
+                why = (
+                    "with other options: collect it again with those that you quantize with (--symmetric, "
+                    "--activation-type, --leave-in-float, --only; in code the same setting)"
+                )
+            raise ObservationError(f"the table has no statistics of '{lacking[0]}'{more}: it was collected {why}")
         return tasks
 
     def save(self, path: str | Path) -> None:
@@ -189,8 +210,12 @@ class CalibrationTable:
         """In what the tables differ that must be the same for them to merge: `engine a and b`, and so on."""
         mine, others = ({"model": t.fingerprint, "engine": t.engine, **t.settings} for t in (self, other))
         unsaid = {"mask": NO_MASK}
+
+        def said(settings: Mapping[str, str], what: str) -> str:
+            return settings.get(what, unsaid.get(what, "unknown"))[: DIGITS if what == "model" else None]
+
         return [
-            f"{what} {mine.get(what, unsaid.get(what, 'unknown'))} and {others.get(what, unsaid.get(what, 'unknown'))}"
+            f"{what} {said(mine, what)} and {said(others, what)}"
             for what in sorted(mine.keys() | others.keys())
             if mine.get(what) != others.get(what)
         ]
@@ -221,7 +246,7 @@ class CalibrationTable:
                 for which, half in enumerate(halves):
                     half[name] = unpack(spec, value["halves"][which], arrays, f"{number}.{which}.")
             settings = {str(key): str(what) for key, what in header["settings"].items()}
-            if not isinstance(header["samples"], int) or header["samples"] < 0:
+            if type(header["samples"]) is not int or not 0 <= header["samples"] <= MOST:
                 raise DataError(f"it is of {header['samples']!r} samples")
             return cls(Halves(*halves), str(header["fingerprint"]), header["samples"], str(header["engine"]), settings)
         except (CalibrantError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

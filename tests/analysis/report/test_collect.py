@@ -98,7 +98,9 @@ def test_values_on_one_scale(tmp_path):
     assert list(values["ca"].shared) == ["cb"]
     assert values["ca"].finding.hi == max(a.max() for a, _ in samples)
     assert values["ca"].finding.elements == 16 * 16
-    assert values["ca"].finding.choices["minmax"] == values["cb"].finding.choices["minmax"]
+    choices = {name: values[name].finding.choices["minmax"] for name in ("ca", "cb")}
+    assert choices["ca"].scale == choices["cb"].scale == values["ca"].chosen.scale
+    assert all(choice.sqnr == values[name].sqnr for name, choice in choices.items())  # of the value alone
     assert values["ca"].chosen.high == pytest.approx(max(b.max() for _, b in samples), rel=0.02)
     assert values["ca"].sqnr < values["cb"].sqnr - 10  # the scale is the other's
 

@@ -119,6 +119,23 @@ def test_a_failure_names_sample_node_and_shapes(elementwise):
         on_cpu(elementwise).collect(samples, {"out": PLAIN})
 
 
+@pytest.mark.parametrize(
+    ("text", "number", "words"),
+    [
+        ("g (int64 n) => (int64[N] y) { y = Range(n, n, n) }", 0, r"\(Range\) failed on int64.*: torch: "),
+        (
+            "g (int64 n) => (int64 y) { s = SequenceConstruct(n, n) y = SequenceAt(s, n) }",
+            9,
+            r"\(SequenceAt\) failed on list, int64.*onnxruntime failed on 's' a sequence of 2, 'n' int64",
+        ),
+        ("g (int64 n) => (int64 y) { s = SequenceEmpty() t = SequenceErase(s, n) y = SequenceLength(t) }", 0, "Erase"),
+    ],
+)
+def test_whatever_fails_in_an_operator_is_an_error_of_the_model(parsed, text, number, words):
+    with pytest.raises(ModelError, match=words):
+        on_cpu(parsed(f"{HEADER} {text}")).forward({"n": np.array(number)})
+
+
 def test_nan_and_inf_are_counted_not_refused(models):
     graph = models["parse"](f"{HEADER} g (float[N] x) => (float[N] b) {{ a = Log(x) b = Neg(a) }}")
     extremes = on_cpu(graph).collect([{"x": np.float32([-1, 0, 1])}], {"a": PLAIN})["a"].extremes

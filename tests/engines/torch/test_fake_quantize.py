@@ -7,8 +7,15 @@ import torch
 from calibrant import TorchExecutor, load_onnx_graph
 from calibrant.analysis import Simulation
 from calibrant.api import quantize
+from calibrant.core import (
+    DataError,
+    ModelError,
+    QuantizationStates,
+    RoundingPolicy,
+    SettingError,
+    TensorQuantizationConfig,
+)
 from calibrant.core import QuantizationProperty as P
-from calibrant.core import QuantizationStates, RoundingPolicy, SettingError, TensorQuantizationConfig
 from calibrant.core import fake_quantize as reference
 from calibrant.engines.torch.fake_quantize import fake_quantize, on_grid
 from calibrant.graph import ScaleGroup
@@ -132,6 +139,42 @@ def test_a_parameter_that_is_none_is_refused(quantized):
     graph, samples = quantized
     with pytest.raises(SettingError, match="no constant 'w11'; did you mean 'w1'"):
         TorchExecutor(graph, "cpu", threads=1).forward_quantized(samples[0], parameters={"w11": torch.zeros(1)})
+
+
+def test_a_parameter_of_another_shape_is_refused(quantized):
+    graph, samples = quantized
+    with pytest.raises(SettingError, match=r"'w1' has shape \(1,\), expected \("):
+        TorchExecutor(graph, "cpu", threads=1).forward_quantized(samples[0], parameters={"w1": torch.zeros(1)})
+
+
+TWO = '<ir_version: 8, opset_import: ["" : 17]> g (float[2] a, float[2] b) => (float[2] y) { m = Mul(a, b) y = Neg(m) }'
+
+
+@pytest.mark.parametrize("pack", [lambda a, b: (a, b), lambda a, b: {"b": b, "a": a}])
+def test_a_tensor_among_arrays_keeps_its_gradient(parsed, pack):
+    executor = TorchExecutor(parsed(TWO), "cpu", threads=1)
+    a = torch.ones(2, requires_grad=True)
+    executor.forward_quantized(pack(a, np.float32([3, 4])))[0].sum().backward()
+    assert a.grad.tolist() == [-3, -4]
+
+
+@pytest.mark.parametrize("node", ["n = ReduceL2<axes = [1]>(x) y = Max(n, eps)", "y = LpNormalization<axis = 1>(x)"])
+def test_the_norm_of_zeros_has_a_gradient(parsed, node):
+    text = f"g (float[2, 2] x) => (float[2, A] y) <float eps = {{0.1}}> {{ {node} }}"
+    executor = TorchExecutor(parsed(f'<ir_version: 8, opset_import: ["" : 17]> {text}'), "cpu", threads=1)
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    executor.forward_quantized(x)[0].square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_what_lacks_is_named(parsed):
+    executor, a = TorchExecutor(parsed(TWO), "cpu", threads=1), torch.ones(2)
+    with pytest.raises(DataError, match="lacks input 'b'"):
+        executor.forward_quantized({"a": a})
+    with pytest.raises(DataError, match="unknown input 'c'"):
+        executor.forward_quantized({"a": a, "b": a, "c": a})
+    with pytest.raises(ModelError, match="a do not lead to y: that needs 'b' as well"):
+        executor.forward_block({"a": a}, ["y"])
 
 
 def test_what_is_not_calibrated_does_nothing(quantized, small_model):

@@ -109,13 +109,10 @@ def reported_value(subject: Subject, name: str, use: Use, room: int) -> Reported
     """What is told of one value."""
     sketch = whole(subject.sketches[name])
     known = [root for root in use.roots if root in subject.sketches]
-    halves = _halves(subject.sketches, name, known)
+    own, shared = (_halves(subject.sketches, name, roots) for roots in ([name], known))
     solved = use.config.state in SOLVED
     moving = (subject.method,) if subject.graph is None else ()
-    finding = found_of(name, halves, subject.methods, moving, _per_tensor(use.config))
-    if len(known) > 1:  # solved is all that is on the scale; seen is told of this value alone
-        alone = found_of(name, _halves(subject.sketches, name, [name]), (), (), use.config)
-        finding = replace(alone, choices=finding.choices, refused=finding.refused)
+    finding = found_of(name, own, subject.methods, moving, _per_tensor(use.config), shared)
     seen = sketch.extremes.per_tensor()
     outline = None
     if sketch.histogram is not None and seen.finite:

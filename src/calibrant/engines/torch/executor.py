@@ -99,7 +99,8 @@ class TorchExecutor(Executor):
         inputs: as for `forward`; tensors are taken as they are, gradients and all, and are not checked.
         parameters: tensors to take for constants of the model, by name; their gradients are what is trained.
 
-        Raises as `forward` does, and SettingError for a parameter that is no constant of the model.
+        Raises as `forward` does, and SettingError for a parameter that is no constant of the model, or has a shape
+        other than the constant's.
         """
         names = list(self.graph.output_names if output_names is None else output_names)
         check_names(self.graph, names)

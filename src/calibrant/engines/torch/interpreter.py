@@ -23,7 +23,8 @@ from calibrant.graph.bodies import read_from_outside
 
 Look = Callable[[torch.Tensor], None]
 Scope = dict[Slot, Any]
-_REFUSALS = (Unsupported, RuntimeError, ValueError, LookupError)  # NotImplementedError is a RuntimeError
+# NotImplementedError is a RuntimeError, ZeroDivisionError an ArithmeticError.
+_REFUSALS = (Unsupported, RuntimeError, ValueError, LookupError, ArithmeticError)
 
 
 class Interpreter:

@@ -66,7 +66,7 @@ class TorchSession:
         """See `TorchExecutor.forward_quantized`. The configs are read anew each time."""
         plan = self._interpreter.plan(self._values(names), grids=ConfiguredGrids(self._graph))
         replaced = self._changed(as_floats=False)
-        replaced |= {self._constant(name): tensor for name, tensor in parameters.items()}
+        replaced |= self._trained(parameters)
         with arithmetic(self._precision, self._threads):
             return self._interpreter.run(plan, self._tensors(inputs), replaced=replaced)
 
@@ -83,9 +83,13 @@ class TorchSession:
             given = self._values(list(values))
             self._blocks[key] = self._interpreter.plan(self._values(names), (), ConfiguredGrids(self._graph), given)
         plan = self._blocks[key]
+        lacking = [value.name or "" for value in plan.inputs if value.name not in values]
+        if lacking:
+            there = ", ".join(values)
+            raise ModelError(f"{there} do not lead to {', '.join(names)}: that needs '{lacking[0]}' as well")
         read = {slot for step in plan.steps for slot in step.touched}
         replaced = self._changed(as_floats=False, of=read)
-        replaced |= {self._constant(name): tensor for name, tensor in parameters.items()}
+        replaced |= self._trained(parameters)
         with arithmetic(self._precision, self._threads):
             inputs = {value: values[value.name or ""] for value in plan.inputs}
             return self._interpreter.run(plan, inputs, replaced=replaced, scales=scales)
@@ -136,14 +140,16 @@ class TorchSession:
             yield
 
     def _tensors(self, inputs: Any) -> dict[ir.Value, Any]:
-        """A sample whose tensors are taken as they are."""
+        """A sample whose tensors are taken as they are; what else there is, or lacks, is checked."""
         specs = input_specs(self._graph)
         given = [inputs] if isinstance(inputs, torch.Tensor) else inputs
         if isinstance(given, list | tuple) and len(given) == len(specs):
             given = {spec.name: x for spec, x in zip(specs, given, strict=True)}
-        if not isinstance(given, Mapping) or not all(isinstance(x, torch.Tensor) for x in given.values()):
-            given = {name: to_tensor(x) for name, x in next(iterate_samples([inputs], specs)).items()}
-        return {self._graph.value(name): x for name, x in given.items()}
+        tensors = {n: x for n, x in given.items() if isinstance(x, torch.Tensor)} if isinstance(given, Mapping) else {}
+        if tensors.keys() != {spec.name for spec in specs} or len(given) > len(specs):
+            checked = next(iterate_samples([inputs], specs))
+            tensors = {name: tensors[name] if name in tensors else to_tensor(x) for name, x in checked.items()}
+        return {self._graph.value(name): x for name, x in tensors.items()}
 
     def _on_device(self, x: Any) -> Any:
         return x.to(self._device) if isinstance(x, torch.Tensor) else x
@@ -160,6 +166,17 @@ class TorchSession:
         values = [value for value in values if of is None or value in of]
         tensors = [original(value) if as_floats else self._graph.as_read(value) for value in values]
         return {v: to_tensor(t.numpy()) for v, t in zip(values, tensors, strict=True) if t is not None}
+
+    def _trained(self, parameters: Mapping[str, torch.Tensor]) -> dict[ir.Value, torch.Tensor]:
+        """The constants that these stand for. Raises SettingError for a name of none, or another shape."""
+        found = {self._constant(name): tensor for name, tensor in parameters.items()}
+        for value, tensor in found.items():
+            constant = constant_of(value)
+            shape = None if constant is None else tuple(constant.shape)
+            got = tuple(tensor.shape)
+            if got != shape:
+                raise SettingError(f"the parameter for '{value.name}' has shape {got}, expected {shape}")
+        return found
 
     def _constant(self, name: str) -> ir.Value:
         found = next((v for v in self._graph.values() if v.name == name and constant_of(v) is not None), None)

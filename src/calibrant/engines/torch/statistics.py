@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from calibrant.engines.statistics import Statistics
-from calibrant.engines.taps import Taken
+from calibrant.engines.taps import Batch, Taken
 from calibrant.engines.torch.tensors import to_array
 from calibrant.sketches import Halves, SketchSpec
 
@@ -50,7 +50,7 @@ class HostStatistics:
         self.clear()
 
     def add(self, values: Mapping[str, torch.Tensor], half: int | torch.Tensor) -> None:
-        self._statistics.add([Taken(name, to_array(value)) for name, value in values.items()], int(half))
+        self._statistics.add(Batch([Taken(name, to_array(value)) for name, value in values.items()]), int(half))
 
     def sketches(self) -> Halves:
         return self._statistics.sketches()

@@ -100,6 +100,11 @@ def number(parameter: torch.Tensor) -> Any:
     return parameter.reshape(()).item()
 
 
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """Floats of 16 bits as float32, others as they are: float16 has no square of 256."""
+    return x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def in_order(axes: list[int], rank: int) -> list[int]:
     """Axes counted from the front, each once, ascending."""
     return sorted({axis % rank for axis in axes}) if rank else []

@@ -172,7 +172,7 @@ def at_scale(
 
 def scales_to_try(rows: Rows, grid: Grid) -> F64:
     """The scales worth counting exactly, descending: spread over those that may keep most rows, over the next best, and
-    over all."""
+    over all. None where rows differ too little for scales that float32 can hold."""
     sizes = np.abs(np.concatenate([rows.top, rows.second]))
     if grid.power_of_2:
         exponents = np.arange(np.ceil(np.log2(2 * sizes.max())), np.log2(sizes.max() / WIDEST), -1.0)
@@ -186,7 +186,8 @@ def scales_to_try(rows: Rows, grid: Grid) -> F64:
     rest = max(CELLS - len(ties) - part, 0)
     next_best = np.flatnonzero((bound >= np.partition(bound, rest)[rest]) & (bound < bound.max()))
     chosen = [_spread(cells, part) for cells in (ties, next_best, np.arange(CELLS))]
-    return np.asarray(largest * np.exp(-step * np.unique(np.concatenate(chosen))))
+    scales = largest * np.exp(-step * np.unique(np.concatenate(chosen)))
+    return np.asarray(scales[scales >= grid.smallest])
 
 
 def _spread(cells: I64, most: int) -> I64:

@@ -64,10 +64,12 @@ def make_sides(cells: Cells, c: int) -> tuple[Side, Side, float]:
         above += keys[i] < 1
         zeros += counts[i] if -1 <= keys[i] <= 0 else 0
     lo, hi, n_lo, n_hi = cells.lo[c], cells.hi[c], cells.n_lo[c], cells.n_hi[c]
-    pos = make_side(keys[above:], counts[above:], positions[above:], cells.bits, lo, (n_lo if lo > 0 else 0), hi, n_hi)
+    n_least = n_lo if above == 0 else 0  # else the smallest value of all lies below these bins
+    pos = make_side(keys[above:], counts[above:], positions[above:], cells.bits, lo, n_least, hi, n_hi)
+    n_least = n_hi if below == len(keys) else 0
     mirrored = (-1 - keys[:below][::-1]).astype(np.int32)
     counts, positions = counts[:below][::-1].copy(), positions[:below][::-1].copy()
-    neg = make_side(mirrored, counts, positions, cells.bits, -hi, (n_hi if hi < 0 else 0), -lo, n_lo)
+    neg = make_side(mirrored, counts, positions, cells.bits, -hi, n_least, -lo, n_lo)
     return pos, neg, zeros
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
+from numba import carray
 
 from calibrant.sketches.cells import I32, I64
 from calibrant.sketches.kernels.harvest import harvest, join, load
@@ -39,11 +40,12 @@ from calibrant.sketches.kernels.vectors import (
     UNSIGNED,
     V,
     equal,
+    pointer,
     prefetch,
     scan,
 )
 
-__all__ = ["count", "harvest", "join", "load", "top_two"]
+__all__ = ["count", "count_all", "harvest", "join", "load", "top_two"]
 
 BLOCK = 8192  # elements: 32 KiB, so that a block, its words and the busy part of a table stay in the first two caches
 ROWS, MOST = 64, 1 << 16  # where there are more channels than lanes in a vector: rows of a block, and its elements
@@ -101,6 +103,30 @@ def count(
             cells[0] += np.uint64(MARK) * np.uint64(totals[ZEROS] - zeros)
             _tabulate(room, kept, cells, bits, at)
     return counted
+
+
+@compiled
+def count_all(tensors: I64, tallies: I64) -> None:
+    """See `reference.count_all`."""
+    for i in range(len(tensors)):
+        address, size, blocks, inner, lanes, channels = tensors[i]
+        counted, ends, hits, totals, table, columns, mantissa_bits = tallies[i, :7]
+        channel_table, channel_columns, channel_mantissa_bits = tallies[i, 7:]
+        carray(pointer(counted, np.int64), (1,))[0] += count(
+            carray(pointer(address, np.int32), (size,)),
+            _FIRST,
+            blocks,
+            inner,
+            lanes,
+            channels,
+            carray(pointer(ends, np.int32), (2, channels)),
+            carray(pointer(hits, np.int64), (2, channels)),
+            carray(pointer(totals, np.int64), (4,)),
+            carray(pointer(table, np.uint64), (1 << (9 + mantissa_bits), columns)),
+            mantissa_bits,
+            carray(pointer(channel_table, np.uint64), (1 << (9 + channel_mantissa_bits), channel_columns)),
+            channel_mantissa_bits,
+        )
 
 
 @compiled

@@ -6,6 +6,9 @@ integers they ascend as the floats do. -0.0 is 0.0 throughout.
 
 from __future__ import annotations
 
+import ctypes
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,6 +78,22 @@ def count(
         cell = (_index(bits, channel_mantissa_bits), channel)
         np.add.at(channel_tables, cell, _words(bits, channel_mantissa_bits))
     return int(real.sum())
+
+
+def count_all(tensors: I64, tallies: I64) -> None:
+    """Count several tensors, each from its beginning, in memory that the caller holds.
+
+    tensors (n, 6): the address of the bits, how many there are, and the four numbers of the layout.
+    tallies (n, 10): the addresses of the number of elements counted, which is added to, and of ends, hits and totals;
+        of tables, their columns and mantissa_bits; and the same of channel_tables: all as `count` has them.
+    """
+    for (address, size, *layout), (counted, ends, hits, totals, *tables) in zip(
+        tensors.tolist(), tallies.tolist(), strict=True
+    ):
+        state = [_at(ends, np.int32, 2, layout[-1]), _at(hits, np.int64, 2, layout[-1]), _at(totals, np.int64, 4)]
+        for table, columns, mantissa_bits in (tables[:3], tables[3:]):
+            state += [_at(table, np.uint64, 1 << (9 + mantissa_bits), columns), mantissa_bits]
+        _at(counted, np.int64, 1)[0] += count(_at(address, np.int32, size), 0, *layout, *state)
 
 
 def harvest(tables: U64, positive: int, negative: int, elements: int) -> tuple[I32, I32, I64, I64]:
@@ -149,6 +168,13 @@ def spread(
     np.add.at(sizes, _index(bits, mantissa_bits), here)
     np.add.at(sums, _index(bits, mantissa_bits), here * ((bits >> (15 - mantissa_bits)) & 255))
     return sizes, sums
+
+
+def _at(address: int, kind: type[Any], *shape: int) -> NDArray[Any]:
+    """The array of that shape that begins at an address."""
+    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+    memory = memoryview((ctypes.c_char * size).from_address(address) if size else b"")
+    return np.frombuffer(memory, kind).reshape(shape)
 
 
 def _index(bits: I32, mantissa_bits: int) -> I64:

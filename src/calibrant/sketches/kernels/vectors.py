@@ -177,3 +177,13 @@ def prefetch(_: Any, array: Any, place: int) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.int64), build
+
+
+@inline
+def pointer(_: Any, address: int, kind: Any) -> Any:
+    """To numbers of a kind (np.int32, say) at an address, for numba's `carray`."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind.dtype)(types.int64, kind), build

@@ -93,8 +93,9 @@ def mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
 
 @op("Pow")
 def power(base: Tensor, exponent: Tensor) -> Tensor:
-    """The result is of the base's type."""
-    return torch.pow(base, exponent).to(base.dtype)
+    """The result is of the base's type. Integers to the power of floats are computed in float64."""
+    whole = exponent.is_floating_point() and not base.is_floating_point()
+    return torch.pow(base.to(torch.float64) if whole else base, exponent).to(base.dtype)
 
 
 @op("BitShift")
@@ -202,7 +203,7 @@ def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 @op("Shrink")
 def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
-    return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, torch.zeros_like(x)))
+    return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, torch.zeros_like(x))).to(x.dtype)
 
 
 # --- types

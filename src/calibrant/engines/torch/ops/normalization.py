@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from calibrant.engines.torch.ops.registry import Call, Tensor, Unsupported, op
+from calibrant.engines.torch.tensors import widened
 
 
 @op("BatchNormalization")
@@ -49,10 +50,11 @@ def layer_normalization(
     shape = x.shape[axes[0] :]
     if call.outputs == 1 and scale.shape == shape and (bias is None or bias.shape == shape):
         return F.layer_norm(x, shape, scale, bias, epsilon)
-    mean = x.mean(axes, keepdim=True)
-    centred = x - mean
+    wide = widened(x)
+    mean = wide.mean(axes, keepdim=True)
+    centred = wide - mean
     inverse = torch.rsqrt((centred * centred).mean(axes, keepdim=True) + epsilon)
-    out = centred * inverse * scale
+    out = (centred * inverse).to(x.dtype) * scale
     out = out if bias is None else out + bias
     return out if call.outputs == 1 else (out, mean, inverse)[: call.outputs]
 
@@ -76,20 +78,22 @@ def rms_normalization(
     x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Tensor:
     axes = tuple(range(axis % x.ndim, x.ndim))
-    return x * torch.rsqrt((x * x).mean(axes, keepdim=True) + epsilon) * scale
+    wide = widened(x)
+    return (wide * torch.rsqrt((wide * wide).mean(axes, keepdim=True) + epsilon)).to(x.dtype) * scale
 
 
 @op("MeanVarianceNormalization")
 def mean_variance_normalization(x: Tensor, *, axes: Sequence[int] = (0, 2, 3)) -> Tensor:
-    centred = x - x.mean(tuple(axes), keepdim=True)
-    return centred / ((centred * centred).mean(tuple(axes), keepdim=True).sqrt() + 1e-9)
+    wide = widened(x)
+    centred = wide - wide.mean(tuple(axes), keepdim=True)
+    return (centred / ((centred * centred).mean(tuple(axes), keepdim=True).sqrt() + 1e-9)).to(x.dtype)
 
 
 @op("LpNormalization")
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     """Zero stays zero."""
     norm = torch.linalg.vector_norm(x, p, axis, keepdim=True)
-    return torch.where(norm == 0, torch.zeros_like(x), x / norm)
+    return x / torch.where(norm == 0, torch.ones_like(norm), norm)
 
 
 @op("LRN")
@@ -97,7 +101,8 @@ def local_response_normalization(
     x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
 ) -> Tensor:
     """Over channels c - floor((size - 1) / 2) to c + ceil((size - 1) / 2)."""
-    flat = (x * x).reshape(x.shape[0], 1, x.shape[1], -1)
+    wide = widened(x)
+    flat = (wide * wide).reshape(x.shape[0], 1, x.shape[1], -1)
     padded = F.pad(flat, (0, 0, (size - 1) // 2, math.ceil((size - 1) / 2)))
     mean = F.avg_pool2d(padded, (size, 1), stride=1).reshape(x.shape)
-    return x / (bias + alpha * mean) ** beta
+    return (wide / (bias + alpha * mean) ** beta).to(x.dtype)

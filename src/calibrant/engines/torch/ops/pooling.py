@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from calibrant.engines.torch.ops.padding import Pads, amounts, resolve
 from calibrant.engines.torch.ops.registry import Call, Tensor, Unsupported, op
+from calibrant.engines.torch.tensors import widened
 
 _MAX: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE: dict[int, Callable[..., Any]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -150,8 +151,8 @@ def lp_pool(
     strides: Sequence[int] | None = None,
 ) -> Tensor:
     w = _Windows.of(x, auto_pad, kernel_shape, strides, dilations, pads, ceil_mode)
-    powers = w.gathered(w.padded(x, 0)).abs() ** p
-    return powers.sum(tuple(range(-len(w.kernel), 0))) ** (1 / p)
+    powers = w.gathered(w.padded(widened(x), 0)).abs() ** p
+    return (powers.sum(tuple(range(-len(w.kernel), 0))) ** (1 / p)).to(x.dtype)
 
 
 def _enter_global(name: str, pool: Callable[[Tensor, tuple[int, ...]], Tensor]) -> None:
@@ -164,4 +165,4 @@ _enter_global("GlobalMaxPool", lambda x, axes: x.amax(axes, keepdim=True))
 
 @op("GlobalLpPool")
 def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
-    return (x.abs() ** p).sum(tuple(range(2, x.ndim)), keepdim=True) ** (1 / p)
+    return ((widened(x).abs() ** p).sum(tuple(range(2, x.ndim)), keepdim=True) ** (1 / p)).to(x.dtype)

@@ -67,6 +67,12 @@ def _extreme(find: Callable[..., Tensor], sign: int, x: Tensor, axes: Axes, keep
     return torch.full(shape, end, dtype=x.dtype, device=x.device)
 
 
+def _norm(x: Tensor, axes: Axes, keep: bool) -> Tensor:
+    """Not the root of a sum: its gradient is NaN where all is zero."""
+    floats = x if x.is_floating_point() else x.to(torch.float64)
+    return (torch.linalg.vector_norm(floats, 2, axes, keepdim=keep) if axes else floats.abs()).to(x.dtype)
+
+
 def _log_sum_exp(x: Tensor, axes: Axes, keep: bool) -> Tensor:
     floats = x if x.is_floating_point() else x.to(torch.float64)
     return (torch.logsumexp(floats, axes, keepdim=keep) if axes else floats).to(x.dtype)
@@ -78,7 +84,7 @@ _enter("ReduceProd", _product)
 _enter("ReduceMax", _largest)
 _enter("ReduceMin", _smallest)
 _enter("ReduceL1", lambda x, axes, keep: _sum(x.abs(), axes, keep))
-_enter("ReduceL2", lambda x, axes, keep: _sum(x * x, axes, keep).sqrt().to(x.dtype))
+_enter("ReduceL2", _norm)
 _enter("ReduceSumSquare", lambda x, axes, keep: _sum(x * x, axes, keep))
 _enter("ReduceLogSum", lambda x, axes, keep: _sum(x, axes, keep).log().to(x.dtype))
 _enter("ReduceLogSumExp", _log_sum_exp)

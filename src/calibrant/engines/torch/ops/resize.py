@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from calibrant.engines.torch.ops.registry import Tensor, Unsupported, op
 from calibrant.engines.torch.tensors import numbers
 
-F64 = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -37,24 +38,27 @@ class Resampling:
     exclude_outside: bool
     window: tuple[float, float]
 
-    def places(self) -> F64:
-        """Where each new element lies between the old ones."""
-        new = np.arange(self.new_size, dtype=np.float64)
-        last, new_last = self.size - 1, self.scale * self.size - 1  # the new size before it was made whole
+    def places(self) -> Floats:
+        """Where each new element lies between the old ones: in float32, as runtimes have it.
+
+        A scale is a float32: of 3 and 1 / 3 float64 makes a little less than 9, which may be another element.
+        """
+        new, scale = np.arange(self.new_size, dtype=np.float32), np.float32(self.scale)
+        last, new_last = self.size - 1, scale * self.size - 1  # the new size before it was made whole
         rule = self.coordinates
         if rule == "pytorch_half_pixel" and self.new_size == 1:
             return np.zeros(1)
         if rule in ("half_pixel", "pytorch_half_pixel"):
-            return (new + 0.5) / self.scale - 0.5
+            return (new + 0.5) / scale - 0.5
         if rule == "half_pixel_symmetric":
-            shift = self.size / 2 * (1 - self.new_size / (self.scale * self.size))
-            return shift + (new + 0.5) / self.scale - 0.5
+            shift = self.size / 2 * (1 - self.new_size / (scale * self.size))
+            return shift + (new + 0.5) / scale - 0.5
         if rule == "align_corners":
             return new * (last / new_last) if new_last else np.zeros(1)
         if rule == "asymmetric":
-            return new / self.scale
+            return new / scale
         if rule == "tf_half_pixel_for_nn":
-            return (new + 0.5) / self.scale
+            return (new + 0.5) / scale
         if rule == "tf_crop_and_resize":
             start, end = self.window
             if not new_last:
@@ -62,13 +66,12 @@ class Resampling:
             return start * last + new * ((end - start) * last / new_last)
         raise Unsupported(f"coordinate_transformation_mode {rule}")
 
-    def taps(self) -> tuple[NDArray[np.int64], F64]:
+    def taps(self) -> tuple[NDArray[np.int64], Floats]:
         """[taps, new_size]: the old elements, and their weights, whose sums are 1."""
         places = self.places()
         if self.mode == "nearest":
             index = _ROUND[self.nearest](places)
-            weights = np.ones((1, self.new_size))
-            return np.clip(index, 0, self.size - 1).astype(np.int64)[None], weights
+            return np.clip(index, 0, self.size - 1).astype(np.int64)[None], np.ones((1, self.new_size))
         left = np.ceil(places) - 1
         stretch = min(self.scale, 1.0) if self.antialias else 1.0
         first = math.floor(-(2 if self.mode == "cubic" else 1) / stretch) + 1
@@ -86,7 +89,7 @@ class Resampling:
         return (places < 0) | (places > self.size - 1)
 
 
-_ROUND: dict[str, Callable[[F64], F64]] = {
+_ROUND: dict[str, Callable[[Floats], Floats]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: np.floor(x + 0.5),
     "floor": np.floor,
@@ -94,7 +97,7 @@ _ROUND: dict[str, Callable[[F64], F64]] = {
 }
 
 
-def _keys(distance: F64, a: float) -> F64:
+def _keys(distance: Floats, a: float) -> Floats:
     """The cubic convolution kernel (Keys 1981)."""
     near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
     far = a * (((distance - 5) * distance + 8) * distance - 4)
@@ -174,9 +177,9 @@ def resize(
 def _factors(
     old: Sequence[int], scales: Sequence[float], sizes: Sequence[int], policy: str
 ) -> tuple[list[float], list[int]]:
-    """By how much each axis grows, and to what size."""
+    """By how much each axis grows, and to what size. A scale is a float32, of which float32 makes 10 * 0.7 = 7."""
     if not sizes:
-        return list(scales), [math.floor(size * scale) for size, scale in zip(old, scales, strict=True)]
+        return list(scales), [math.floor(np.float32(size) * np.float32(s)) for size, s in zip(old, scales, strict=True)]
     factors = [new / size for new, size in zip(sizes, old, strict=True)]
     if policy == "stretch":
         return factors, list(sizes)
@@ -205,4 +208,6 @@ def grid_sample(
 
 @op("AffineGrid", parameters=[1])
 def affine_grid(theta: Tensor, size: Tensor, *, align_corners: int = 0) -> Tensor:
+    if align_corners and 1 in numbers(size)[2:]:
+        raise Unsupported("one element between aligned corners")  # it lies at -1, and in torch at 0
     return F.affine_grid(theta, numbers(size), bool(align_corners))

@@ -114,6 +114,7 @@ def slice_of(
 
 
 def _slice_axis(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor:
+    start = max(start, -x.shape[axis]) if step < 0 else start  # before the first is the first, unlike in Python
     places = range(*slice(start, end, step).indices(x.shape[axis]))
     if len(places) == 0:
         return x.narrow(axis, 0, 0)

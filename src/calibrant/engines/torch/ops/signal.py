@@ -48,4 +48,4 @@ def dft(
         return torch.view_as_real(torch.fft.rfft(x[..., 0], points, along))
     signal = torch.view_as_complex(x.contiguous()) if x.shape[-1] == 2 else x[..., 0]
     transform = torch.fft.ifft if inverse else torch.fft.fft
-    return torch.view_as_real(transform(signal, points, along))
+    return torch.view_as_real(transform(signal, points, along).resolve_conj())
