@@ -18,7 +18,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from calibrant.sketches.kernels import gpu_last_count, gpu_last_layout
+from calibrant.sketches.kernels import gpu_last_count, gpu_last_flush, gpu_last_layout
 from calibrant.sketches.kernels import gpu_last_ptx as ptx
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, word
@@ -402,9 +402,9 @@ def kernel(kind: int, bits: int, shared_bytes: int) -> Any:
             ptx.check(shared),
             ptx.forget(shared),
             ptx.start_anew(shared),
-            ptx.flush(shared),
-            ptx.leave(shared),
-            ptx.flush_both(shared),
+            gpu_last_flush.flush(shared),
+            gpu_last_flush.leave(shared),
+            gpu_last_flush.flush_both(shared),
             ptx.park(shared),
         )
     )
