@@ -339,6 +339,24 @@ def test_what_a_table_keeps_of_rows_changes_nothing(method, smooth, tmp_path):
     assert (tmp_path / "data.onnx").read_bytes() == (tmp_path / "table.onnx").read_bytes()
 
 
+@pytest.mark.parametrize(("seen", "is_divided"), [(1, False), (3, True)])
+def test_many_channels_that_were_seldom_seen_are_left_alone(seen, is_divided, tmp_path):
+    """Their extremes are chance: 32 channels, of each of which 1 or 3 numbers were seen."""
+    text = BLOCK.replace("N,6,16]", "N,T,32]")
+    rng = np.random.default_rng(8)
+    gamma = np.ones(32)
+    gamma[[2, 9]] = 60
+    weights = {
+        "gamma": gamma,
+        "beta": np.zeros(32),
+        "wa": rng.normal(0, 0.1, (32, 32)),
+        "wb": rng.normal(0, 0.1, (32, 32)),
+    }
+    graph = load_onnx_graph(built(text, tmp_path / "model.onnx", weights))
+    quantize(graph, [rng.normal(0, 1, (1, seen, 32)).astype(np.float32)])
+    assert bool(graph.rescalings) is is_divided
+
+
 def test_what_a_table_does_not_know_is_said(tmp_path):
     path = built(DEPTHWISE, tmp_path / "model.onnx")
     setting = QuantizationSetting()

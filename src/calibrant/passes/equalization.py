@@ -46,6 +46,7 @@ HEADROOM = 1.25  # times the largest value to be expected of a channel: what a c
 LEAST = 0.25  # factor below a ceiling: a sixteenth of the noise of a channel, and room for what no sample had
 WORTH_A_MUL = 0.5  # the same, where it takes a Mul over all that a Conv reads, often an image
 BITS = 8  # of weights, for a stream with ceilings: of fewer, their plain rounding would rule the measure
+CROWD = 16  # channels to a number seen of each: with more, some of any other sample lie beyond what the extremes tell
 ABOUT = 1.2  # times the least noise: closer than that the measure does not tell
 
 
@@ -210,8 +211,15 @@ def _concerned(
             task = Calibration.of(config, roots, config.detail["smoothed_method"])
         if not task.by_extremes and any(sketches[root].channel_histogram is None for root in roots):
             return None
+        if task.by_extremes and any(_is_a_crowd(stream, sketches[root]) for root in roots):
+            return []
         found.append(task)
     return found
+
+
+def _is_a_crowd(stream: Stream, sketch: TensorSketch) -> bool:
+    """Whether there are so many channels, each seen so seldom, that their ranges are chance."""
+    return 0 < sketch.extremes.finite < stream.channels**2 / CROWD
 
 
 def _bits_of_weights(graph: Graph, stream: Stream) -> list[int]:
