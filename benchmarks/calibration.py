@@ -41,7 +41,8 @@ HEAD = """# What calibrating costs
     {command}
 
 A whole call goes from the model's file to the last scale. Calibrant collects for minmax, percentile, mse, kl and
-isotone at once and solves every value by each; a peer does one method. Ratios are to bare onnxruntime inference
+isotone at once and solves every value by each, with what equalization needs (the default) and without; a peer does one
+method. Ratios are to bare onnxruntime inference
 (default options, one sample at a time, its session built before) of the same samples in the same process, before and
 after: the median of the rounds, in which contestants take turns. CPU seconds: of all threads. A peer that keeps all
 activations of every sample is given as many samples as fit {gigabytes:g} GB. A contestant beyond {slow} times bare

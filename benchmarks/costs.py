@@ -14,12 +14,12 @@ from benchmarks.peers import CONTESTANTS, most_samples
 Measure = Callable[..., Found]  # of `once.measure`: raises Failed
 
 SLOW = 20  # times bare inference: a contestant beyond that runs in the first round only
-BARE, CALIBRANT = "bare", "calibrant"
+BARE, CALIBRANT, UNEQUALIZED = "bare", "calibrant", "unequalized"
 
 
 def time_table(job: Job, peers: Sequence[str], rounds: int, gigabytes: float, measure: Measure) -> str:
     """Calibrant and its peers in turn, `rounds` times. gigabytes: that a peer may take."""
-    jobs = {name: _limited(replace(job, contestant=name), gigabytes) for name in (CALIBRANT, *peers)}
+    jobs = {name: _limited(replace(job, contestant=name), gigabytes) for name in (CALIBRANT, UNEQUALIZED, *peers)}
     found: dict[str, list[Found]] = {name: [] for name in jobs}
     failed: dict[str, Failed] = {}
     for _ in range(rounds):

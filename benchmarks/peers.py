@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibrant import TensorQuantizationConfig, calibrate, load_onnx_graph
+from calibrant import QuantizationSetting, TensorQuantizationConfig, calibrate, load_onnx_graph
 from calibrant.graph import Graph
 from calibrant.table.collecting import METHODS
 from demo.measure import session
@@ -59,12 +59,16 @@ def bare(model: Path, samples: Samples, threads: int) -> Parts:
     return {}
 
 
-def calibrant(model: Path, samples: Samples, threads: int) -> Parts:
-    """isotone solves the values that carry an order, which are those whose margins are collected."""
+def calibrant(equalizes: bool, model: Path, samples: Samples, threads: int) -> Parts:
+    """isotone solves the values that carry an order, which are those whose margins are collected.
+
+    equalizes: collect what equalization needs as well, which is the default.
+    """
+    setting = QuantizationSetting() if equalizes else QuantizationSetting(equalization=False, smooth_quant=False)
     start = time.perf_counter()
     graph = load_onnx_graph(model)
     loaded = time.perf_counter()
-    table = calibrate(graph, samples, methods=METHODS, threads=threads)
+    table = calibrate(graph, samples, methods=METHODS, threads=threads, setting=setting)
     collected = time.perf_counter()
     todo = [
         (name, method, config)
@@ -130,7 +134,8 @@ def _read_openvino(model: Path) -> Any:
 
 
 BARE = Contestant("bare onnxruntime inference", bare)
-CALIBRANT = Contestant("Calibrant, five methods at once", calibrant)
+CALIBRANT = Contestant("Calibrant, five methods at once", partial(calibrant, True))
+UNEQUALIZED = Contestant("- without the statistics of equalization", partial(calibrant, False))
 PEERS = {
     f"onnxruntime-{method.lower()}": Contestant(
         f"onnxruntime.quantization, {method}",
@@ -149,7 +154,7 @@ PEERS = {
         "NNCF on OpenVINO, default", partial(nncf, _read_openvino, True), ("nncf", "openvino")
     ),
 }
-CONTESTANTS = {"bare": BARE, "calibrant": CALIBRANT} | PEERS
+CONTESTANTS = {"bare": BARE, "calibrant": CALIBRANT, "unequalized": UNEQUALIZED} | PEERS
 
 
 def activations(model: Path) -> int:
