@@ -165,43 +165,28 @@ def test_the_same_bytes_on_any_number_of_threads(models):
         assert one[name].to_bytes() == two[name].to_bytes() == many[name].to_bytes()
 
 
-def test_side_by_side_and_never_two_at_one_tally(elementwise, monkeypatch):
+@pytest.mark.parametrize(
+    ("counting", "name", "spec"),
+    [(Together, "count", PLAIN), (Collector, "add", SketchSpec(isotone_axis=-1))],
+    ids=["together", "each by itself"],
+)
+def test_side_by_side_and_never_two_at_one_tally(elementwise, monkeypatch, counting, name, spec):
     """With two values only, in two halves of the samples, four threads meet at them all the time."""
-    plain_count, busy, together = Together.count, set(), []
+    count, busy, together = getattr(counting, name), set(), []
 
-    def count(self, places):
+    def watched(self, values):
         assert self not in busy
         busy.add(self)
         together.append(len(busy))
         time.sleep(0.002)
-        plain_count(self, places)
+        count(self, values)
         busy.remove(self)
 
-    monkeypatch.setattr(Together, "count", count)
+    monkeypatch.setattr(counting, name, watched)
     samples = [{"x": rows(5, seed=i), "y": rows(5, 1, seed=i)} for i in range(30)]
-    wanted = dict.fromkeys(["sum", "product"], PLAIN)
-    found = OnnxruntimeExecutor(elementwise, threads=4).collect(samples, wanted)
+    found = OnnxruntimeExecutor(elementwise, threads=4).collect(samples, dict.fromkeys(["sum", "product"], spec))
     assert 2 <= max(together) <= 4
-    assert found["sum"] == TensorSketch.of(np.concatenate([s["x"] + s["y"] for s in samples]), PLAIN)
-
-
-def test_never_two_at_one_value_that_is_added_by_itself(elementwise, monkeypatch):
-    plain_add, busy, together = Collector.add, set(), []
-
-    def add(self, x):
-        assert self not in busy
-        busy.add(self)
-        together.append(len(busy))
-        time.sleep(0.002)
-        plain_add(self, x)
-        busy.remove(self)
-
-    monkeypatch.setattr(Collector, "add", add)
-    samples = [{"x": rows(5, seed=i), "y": rows(5, 1, seed=i)} for i in range(30)]
-    ordered = SketchSpec(isotone_axis=-1)
-    found = OnnxruntimeExecutor(elementwise, threads=4).collect(samples, dict.fromkeys(["sum", "product"], ordered))
-    assert 2 <= max(together) <= 4
-    assert found["sum"] == TensorSketch.of(np.concatenate([s["x"] + s["y"] for s in samples]), ordered)
+    assert found["sum"] == TensorSketch.of(np.concatenate([s["x"] + s["y"] for s in samples]), spec)
 
 
 def test_nothing_wanted_runs_through_the_samples(elementwise):

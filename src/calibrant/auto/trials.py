@@ -92,13 +92,13 @@ class Trials:
     ) -> None:
         self.graph, self.executor, self.table = graph, executor, table
         self._platform, self._setting = platform, setting
-        own = self._ground(None)
+        own = self._solve(self._equalized(None))
         executor.load_graph(graph)
         self._grounds = {OWN: own}
         for method in CANDIDATES:
             with suppress(ConfigError):  # kl takes 8 bits at most
-                ground = self._ground(method)
-                self._grounds[method] = own if ground.is_like(own) else ground
+                ground = self._equalized(method)
+                self._grounds[method] = own if ground.is_like(own) else self._solve(ground)
 
     def choices(self) -> dict[str, Choice]:
         """By name: the platform's own methods, each method alone, and for each value the best by the table.
@@ -159,8 +159,8 @@ class Trials:
         for task, method in zip(ground.open(self.table.check(self.graph)), choice.methods, strict=True):
             task.config.observer_algorithm = method
 
-    def _ground(self, method: str | None) -> _Ground:
-        """The graph equalized for a method, None: the platform's own; and what is found on it."""
+    def _equalized(self, method: str | None) -> _Ground:
+        """The graph equalized for a method, None: the platform's own; nothing is solved on it yet."""
         table = self.table
         asked = replace(self._setting.quantize_activation_setting, calib_algorithm=method)
         setting = replace(self._setting, quantize_activation_setting=asked)
@@ -169,6 +169,10 @@ class Trials:
         ground = _Ground(replace(table, sketches=equalized.sketches), equalized.factors)
         self._anew(ground, setting)
         ground.methods = [task.config.observer_algorithm.casefold() for task in ground.table.check(self.graph)]
+        return ground
+
+    def _solve(self, ground: _Ground) -> _Ground:
+        """The same, with what every method finds on it; the graph is left so."""
         self._anew(ground)
         ground.tasks = ground.table.check(self.graph)
         ground.ways = self._solved(ground)
