@@ -154,6 +154,12 @@ def exported_sqnr(path, feeds, text, folder, **switches):
     return sqnr(run(path, feeds), run(folder / "int8.onnx", feeds)), summary
 
 
+@pytest.fixture(autouse=True)
+def the_same_weights_in_any_order(monkeypatch):
+    """Of the tests: each draws anew."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(5))
+
+
 @pytest.fixture
 def fresh():
     """Samples that nothing was calibrated on."""
