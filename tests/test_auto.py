@@ -13,6 +13,7 @@ from calibrant.analysis.probabilities import logs_of
 from calibrant.api import calibrate, export_graph, quantize
 from calibrant.auto.choosing import choose
 from calibrant.auto.judging import SURE, best_of, signal_and_noise, sqnr_of_powers
+from calibrant.auto.trials import Choice
 from calibrant.core import (
     ObservationError,
     QuantizationStates,
@@ -284,7 +285,8 @@ def powers(*noise):
 
 
 def test_the_best_at_the_outputs_is_taken():
-    bad, good, better = (powers(*RNG.uniform(0.9, 1.1, 20) / scale) for scale in (10, 100, 101))
+    noise = RNG.uniform(0.9, 1.1, 20)
+    bad, good, better = (powers(*noise / scale) for scale in (10, 100, 101))
     assert best_of({"bad": (bad, bad), "good": (good, good), "better": (better, better)}) == "better"
     assert best_of({"first": (good, good), "second": (good, good), "bad": (bad, bad)}) == "first"
     assert best_of({"bad": (powers(1.0),) * 2, "good": (powers(0.1),) * 2}) == "good"  # by a single sample
@@ -311,6 +313,18 @@ def test_the_standard_error_is_that_of_leaving_one_out():
         assert best_of({"a": (powers(*a), worse), "b": (powers(*b * level), better)}) == chosen
 
 
+def test_a_model_to_be_wary_of_is_taken_only_where_it_leads_clearly():
+    noise = RNG.uniform(0.5, 1.5, 20) / 100
+    other = noise[::-1]
+    models = {"bad": (powers(*other * 2),) * 2, "good": (powers(*other),) * 2, "kl": (powers(*noise * 0.95),) * 2}
+    assert best_of(models) == "kl"
+    assert best_of(models, wary_of=["kl"]) == "good"
+    assert best_of(models | {"kl": (powers(*noise * 0.1),) * 2}, wary_of=["kl"]) == "kl"
+    assert best_of(models | {"kl": (powers(*noise * 4),) * 2}, wary_of=["kl"]) == "good"
+    assert best_of(models, wary_of=list(models)) == "kl"
+    assert best_of({"good": models["good"], "kl": models["kl"]}, wary_of=["kl", "good"]) == "kl"
+
+
 def test_logarithms_are_what_the_softmax_was_given():
     exact, found = RNG.normal(0, 4, (2, 3, 7, 11))
     unlike = [np.ones((3, 4), np.float32), -softmax(exact), np.full((3, 1), 1, np.float32), np.array([1]), exact]
@@ -323,31 +337,51 @@ def test_logarithms_are_what_the_softmax_was_given():
 
 
 class TwoModels:
-    """Trials of a classifier in two classes: "mse" errs a little wherever it is, "kl" much, but where it is sure."""
+    """Trials of a classifier in two classes, by mse and by another method. errors: of both in each sample's logits."""
 
-    def __init__(self):
-        self.logits = np.stack([[20.0, -20.0]] * 30 + [[0.1, -0.1]])
-        self.errors = {"mse": np.full(31, -0.3), "kl": np.array([-3.0] * 30 + [0.0])}
+    def __init__(self, logits, other, errors):
+        self.logits, self.other = np.array(logits), other
+        self.errors = dict(zip(("mse", other), errors, strict=True))
         self.executor = SimpleNamespace(forward=lambda feed: [softmax(self.logits[feed["number"]])], threads=1)
 
     def choices(self):
-        return {"mse": ("mse",), "kl": ("kl",)}
+        return {method: Choice("mse", (method,)) for method in ("mse", self.other)}
 
     def by_layer(self, samples):
-        return ("mse",)
+        return Choice("mse", ("mse",))
 
     def model(self, choice):
         def run(feed):
             number = feed["number"]
-            return [softmax(self.logits[number] + [self.errors[choice[0]][number], 0])]
+            return [softmax(self.logits[number] + [self.errors[choice.methods[0]][number], 0])]
 
         return SimpleNamespace(run=run)
 
 
+NUMBERED = [{"number": number} for number in range(31)]
+
+
 def test_of_a_softmax_that_one_sample_tips_the_logits_decide():
-    name, choice, found = choose(TwoModels(), [{"number": number} for number in range(31)])
-    assert found["kl"] > found["mse"] + 10
-    assert (name, choice) == ("mse", ("mse",))
+    """mse errs a little wherever it is, percentile much, but where the model is sure."""
+    errors = np.full(31, -0.3), np.array([-3.0] * 30 + [0.0])
+    trials = TwoModels([[20.0, -20.0]] * 30 + [[0.1, -0.1]], "percentile", errors)
+    name, choice, found = choose(trials, NUMBERED)
+    assert found["percentile"] > found["mse"] + 10
+    assert (name, choice.methods) == ("mse", ("mse",))
+
+
+@pytest.mark.parametrize(("other", "chosen"), [("percentile", "percentile"), ("kl", "mse")])
+def test_kl_is_not_taken_for_a_lead_that_may_be_luck(other, chosen):
+    errors = np.tile([-0.2, -0.3], 16)[:31], np.tile([-0.3, -0.18], 16)[:31]
+    name, _, found = choose(TwoModels([[0.1, -0.1]] * 31, other, errors), NUMBERED)
+    assert found[other] > found["mse"]
+    assert name == chosen
+
+
+@pytest.mark.parametrize("other", ["percentile", "kl"])
+def test_kl_is_taken_for_a_lead_that_is_sure(other):
+    name, *_ = choose(TwoModels([[0.1, -0.1]] * 31, other, (np.full(31, 0.3), np.full(31, 0.1))), NUMBERED)
+    assert name == other
 
 
 def test_sqnr_of_several_outputs_is_the_mean():

@@ -244,7 +244,7 @@ def test_a_table_gives_the_files_that_samples_give(text, method, tmp_path):
 def test_auto_tries_what_each_method_alone_would_give(text, method, fresh, tmp_path, monkeypatch):
     """How a graph is equalized depends on the method; and what was tried before leaves no trace."""
     path, samples = built(text, tmp_path / "model.onnx"), samples_for(text)
-    monkeypatch.setattr("calibrant.auto.choosing.best_of", lambda models: method)
+    monkeypatch.setattr("calibrant.auto.choosing.best_of", lambda models, **_: method)
     found = []
     for name in ("auto", method):
         setting = QuantizationSetting()

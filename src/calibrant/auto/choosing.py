@@ -80,6 +80,8 @@ def choose(
     Each model is the one that would be handed over, with the scales of all samples. One with scales of fewer samples,
     to be measured on the others, would be another model: much of what a scale does to an output is its own, not its
     method's. A scale has a number or two, so that it can hardly fit the samples that it is measured on too well.
+    But kl, which keeps the shape of a histogram, may cut off what few samples have, and so many others: a model of kl
+    alone is taken only where these samples leave no doubt that it is the best.
 
     Compared are the models of `Trials.choices`, and the one in which every value has the method that errs least at the
     outputs of the operators reading it. Returns the name of the best, its methods, and the SQNR of each in dB.
@@ -98,7 +100,8 @@ def choose(
                 if on_run is not None:
                     on_run(runs, len(different) * len(samples))
             powers[choice] = tuple(np.array(kind).reshape(len(samples), -1, 2) for kind in zip(*each, strict=True))
-    name = best_of({name: powers[choice] for name, choice in choices.items()})
+    cutting = [name for name, choice in choices.items() if set(choice.methods) == {"kl"}]
+    name = best_of({name: powers[choice] for name, choice in choices.items()}, wary_of=cutting)
     found = {name: float(sqnr_of_powers(powers[choice][0].sum(axis=0))) for name, choice in choices.items()}
     log.info("auto: %s", ", ".join(f"{name} {db:.2f} dB" for name, db in found.items()))
     return name, choices[name], found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +15,37 @@ Powers = tuple[F64, ...]  # of the outputs, and of their logarithms: see `best_o
 SURE = 2.0  # standard errors
 
 
-def best_of(models: Mapping[str, Powers]) -> str:
+def best_of(models: Mapping[str, Powers], wary_of: Collection[str] = ()) -> str:
     """The name of the model that errs least at the outputs; where that is open, in the logarithms of probabilities.
 
     models: by name, of the outputs and of their `logs_of`: (samples, outputs, 2), as `signal_and_noise` has it of one
     sample. Open it is between the best and those behind it by at most SURE standard errors of the difference. Of equal
     models the first.
+    wary_of: models that are passed over as long as it is open whether they are better than the best of the others.
 
     Of probabilities a few samples on which the answer tips over make up nearly all of the error, so that a model may be
     ahead by luck with these samples. The logarithms are what the last Softmax is given: there nothing tips, and every
     sample tells something.
     """
-    sqnr = {name: sqnr_of_powers(plain.sum(axis=0)) for name, (plain, _) in models.items()}
-    best = max(sqnr, key=lambda name: float(sqnr[name]))
-    level = [
-        name for name in models if sqnr[best] - sqnr[name] <= SURE * standard_error(models[best][0], models[name][0])
-    ]
-    return max(level, key=lambda name: float(sqnr_of_powers(models[name][1].sum(axis=0))))
+    best = _best({name: powers for name, powers in models.items() if name not in wary_of} or models)
+    ahead = {name: models[name] for name in models if name in wary_of and not _is_open(models[name], models[best])}
+    return _best(ahead) if ahead else best
+
+
+def _best(models: Mapping[str, Powers]) -> str:
+    best = models[max(models, key=lambda name: _sqnr(models[name][0]))]
+    level = [name for name, powers in models.items() if _is_open(best, powers)]
+    return max(level, key=lambda name: _sqnr(models[name][1]))
+
+
+def _is_open(best: Powers, other: Powers) -> bool:
+    """Whether these samples leave open that the one is better than the other."""
+    return _sqnr(best[0]) - _sqnr(other[0]) <= SURE * standard_error(best[0], other[0])
+
+
+def _sqnr(powers: F64) -> float:
+    """Over all samples."""
+    return float(sqnr_of_powers(powers.sum(axis=0)))
 
 
 def standard_error(one: F64, other: F64) -> float:
