@@ -32,11 +32,12 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PRELUDE = """
-import shlex, subprocess, sys
+import shlex
+from typer.testing import CliRunner
+from calibrant.cli.app import app
 def _run(line):
-    words = shlex.split(line, comments=True)[1:]
-    done = subprocess.run([sys.executable, "-m", "calibrant.cli", *words], capture_output=True, text=True)
-    assert done.returncode == 0, (line, done.returncode, done.stdout, done.stderr)
+    done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+    assert done.exit_code == 0, (line, done.exit_code, done.output, done.exception)
 """
 
 
