@@ -12,7 +12,7 @@ from calibrant.analysis import Simulation, sqnr_db
 from calibrant.analysis.probabilities import logs_of
 from calibrant.api import calibrate, export_graph, quantize
 from calibrant.auto.choosing import choose
-from calibrant.auto.judging import SURE, best_of, signal_and_noise, sqnr_of_powers
+from calibrant.auto.judging import BEYOND_DOUBT, SURE, best_of, signal_and_noise, sqnr_of_powers, standard_error
 from calibrant.auto.trials import Choice
 from calibrant.core import (
     ObservationError,
@@ -323,6 +323,11 @@ def test_a_model_to_be_wary_of_is_taken_only_where_it_leads_clearly():
     assert best_of(models | {"kl": (powers(*noise * 4),) * 2}, wary_of=["kl"]) == "good"
     assert best_of(models, wary_of=list(models)) == "kl"
     assert best_of({"good": models["good"], "kl": models["kl"]}, wary_of=["kl", "good"]) == "kl"
+    ahead = sqnr_of_powers(models["kl"][0].sum(axis=0)) - sqnr_of_powers(models["good"][0].sum(axis=0))
+    error = standard_error(models["kl"][0], models["good"][0])
+    for times, chosen in ((BEYOND_DOUBT * 0.95, "good"), (BEYOND_DOUBT * 1.05, "kl")):
+        level = 10 ** ((ahead - times * error) / 10)  # what its noise must be changed by to be ahead so many times
+        assert best_of(models | {"kl": (powers(*noise * 0.95 * level),) * 2}, wary_of=["kl"]) == chosen
 
 
 def test_logarithms_are_what_the_softmax_was_given():

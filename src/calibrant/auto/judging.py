@@ -13,6 +13,7 @@ F64 = NDArray[np.float64]
 Powers = tuple[F64, ...]  # of the outputs, and of their logarithms: see `best_of`
 
 SURE = 2.0  # standard errors
+BEYOND_DOUBT = 4.0  # as few samples make too small an error of what is rare
 
 
 def best_of(models: Mapping[str, Powers], wary_of: Collection[str] = ()) -> str:
@@ -21,14 +22,14 @@ def best_of(models: Mapping[str, Powers], wary_of: Collection[str] = ()) -> str:
     models: by name, of the outputs and of their `logs_of`: (samples, outputs, 2), as `signal_and_noise` has it of one
     sample. Open it is between the best and those behind it by at most SURE standard errors of the difference. Of equal
     models the first.
-    wary_of: models that are passed over as long as it is open whether they are better than the best of the others.
+    wary_of: models that are passed over unless they lead the best of the others by BEYOND_DOUBT standard errors.
 
     Of probabilities a few samples on which the answer tips over make up nearly all of the error, so that a model may be
     ahead by luck with these samples. The logarithms are what the last Softmax is given: there nothing tips, and every
     sample tells something.
     """
     best = _best({name: powers for name, powers in models.items() if name not in wary_of} or models)
-    ahead = {name: models[name] for name in models if name in wary_of and not _is_open(models[name], models[best])}
+    ahead = {name: models[name] for name in wary_of if not _is_open(models[name], models[best], BEYOND_DOUBT)}
     return _best(ahead) if ahead else best
 
 
@@ -38,9 +39,9 @@ def _best(models: Mapping[str, Powers]) -> str:
     return max(level, key=lambda name: _sqnr(models[name][1]))
 
 
-def _is_open(best: Powers, other: Powers) -> bool:
+def _is_open(best: Powers, other: Powers, sure: float = SURE) -> bool:
     """Whether these samples leave open that the one is better than the other."""
-    return _sqnr(best[0]) - _sqnr(other[0]) <= SURE * standard_error(best[0], other[0])
+    return _sqnr(best[0]) - _sqnr(other[0]) <= sure * standard_error(best[0], other[0])
 
 
 def _sqnr(powers: F64) -> float:
