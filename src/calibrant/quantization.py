@@ -136,24 +136,15 @@ def quantize(
     check_methods(setting)
     table = CalibrationTable.load(table) if isinstance(table, str | Path) else table
     summary = QuantizationSummary(platform)
-    with _timed(summary, "load"):
-        graph = model if isinstance(model, Graph) else load_onnx_graph(model)
-    with _timed(summary, "plan"):
-        quantize_graph(graph, platform, setting)
-        check_plan(graph)
-        check_weights(graph)
-    passes = pipeline(setting, steps)
+    graph = _planned(model, platform, setting, summary)
     targets = Targets.of(setting, metric, platform if measure_latency else None)
     if targets is not None:
         targets.check(graph)
+    passes = pipeline(setting, steps)
     again = targets is not None or any(isinstance(step, OptimizationPass) for step in passes)
     sampled = setting.quantize_activation and table is None and bool(graph.groups)  # calibration reads them
     if samples is None:
         _refuse_without_samples(sampled, again, targets)
-    if targets is not None and targets.in_decibels and graph.gives_integers_alone:
-        raise SettingError(
-            "the dB of a target are those of floating outputs, and the model has none: give max_drop, with a metric"
-        )
     measuring = samples is not None and has_open_methods(graph)
     if executor is None and (again or (setting.quantize_activation and (table is None or measuring))):
         with _timed(summary, "plan"):
@@ -178,6 +169,19 @@ def quantize(
     _tell(summary, graph, executor)
     _sign(graph, summary, setting)
     return graph, summary
+
+
+def _planned(
+    model: str | Path | Graph, platform: TargetPlatform, setting: QuantizationSetting, summary: QuantizationSummary
+) -> Graph:
+    """The model with a config for each value, as far as they are known without samples."""
+    with _timed(summary, "load"):
+        graph = model if isinstance(model, Graph) else load_onnx_graph(model)
+    with _timed(summary, "plan"):
+        quantize_graph(graph, platform, setting)
+        check_plan(graph)
+        check_weights(graph)
+    return graph
 
 
 def _refuse_without_samples(sampled: bool, again: bool, targets: Targets | None) -> None:

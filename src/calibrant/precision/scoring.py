@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrant.analysis.by_operation import is_floating
 from calibrant.analysis.measures import Difference
 from calibrant.core import CalibrantError, DataError, SettingError, TargetPlatform
 from calibrant.data.functions import blame
@@ -74,9 +73,7 @@ class Targets:
 
     def check(self, graph: Graph) -> None:
         """Raise SettingError for a target that is told at floating outputs, of a model that has none."""
-        if (self.sqnr_db is not None or self.budget is not None) and not any(
-            is_floating(graph.value(name)) for name in graph.output_names
-        ):
+        if self.in_decibels and graph.gives_integers_alone:
             raise SettingError(
                 "dB are measured at floating outputs, and the model has none: give max_drop and a metric of your own "
                 "(--max-drop, --metric) instead of target_sqnr or most_in_float"
