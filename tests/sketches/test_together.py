@@ -1,5 +1,8 @@
 """Several tensors counted in one call: the same sketches as of each added by itself."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +10,9 @@ from hypothesis import strategies as st
 
 from calibrant.core import DataError
 from calibrant.sketches import Collector, SketchSpec, TensorSketch, together
+from calibrant.sketches.collector import MOST_LENT
 from calibrant.sketches.kernels import cpu, reference
-from calibrant.sketches.tally import Tally
+from calibrant.sketches.tally import FLUSH_LIMIT, Tally, table_bytes
 from calibrant.sketches.together import Place, Places, Together
 
 SPECS = {
@@ -24,6 +28,9 @@ def tensors(seed=0, shape=(2, 5, 7)):
     found = {name: (rng.normal(size=shape) * 10.0 ** rng.integers(-3, 3)).astype(np.float32) for name in SPECS}
     found["plain"].flat[:4] = 0, -0.0, np.nan, np.inf
     return found
+
+
+LAST_OF_ITS_BIN = np.int32(0x3F807FFF).view(np.float32)  # of all values of its cell the one that soonest fills it
 
 
 def places_of(collectors, arrays):
@@ -67,13 +74,58 @@ def test_a_table_is_emptied_before_a_cell_can_overflow(monkeypatch):
     harvest = cpu.harvest
     monkeypatch.setattr(cpu, "harvest", lambda *tables: emptied.append(1) or harvest(*tables))
     collectors = {"x": Collector(SketchSpec())}
-    last_of_its_bin = np.int32(0x3F807FFF).view(np.float32)
-    x = np.full(15, last_of_its_bin)
+    x = np.full(15, LAST_OF_ITS_BIN)
     counting, places = Together(collectors), places_of(collectors, {"x": x})
     for _ in range(9):
         counting.count(places)
     assert len(emptied) >= 2
-    assert collectors["x"].sketch() == TensorSketch.of(np.full(135, last_of_its_bin))
+    assert collectors["x"].sketch() == TensorSketch.of(np.full(135, LAST_OF_ITS_BIN))
+
+
+def test_a_sketch_in_between_takes_no_room_away():
+    """What room was made for may come after it, and twice a table's limit would overflow the cell."""
+    collectors = {"x": Collector(SketchSpec(mantissa_bits=1))}
+    x = np.full(FLUSH_LIMIT // 4, np.nextafter(np.float32(1.5), np.float32(0)))
+    counting, places = Together(collectors), places_of(collectors, {"x": x})
+    for _ in range(4):
+        counting.count(places)  # room is made for one, for two, and for four, of which one is counted
+    between = collectors["x"].sketch().histogram
+    assert between.counts.tolist() == [4 * x.size]
+    for _ in range(7):
+        counting.count(places)
+    assert collectors["x"].sketch().histogram.counts.tolist() == [11 * x.size]
+
+
+def test_shapes_in_turn_make_no_room_in_vain(monkeypatch):
+    """Or tables would be looked through, and emptied, for almost every sample."""
+    monkeypatch.setattr(together, "FLUSH_LIMIT", 3200)
+    monkeypatch.setattr("calibrant.sketches.tally.FLUSH_LIMIT", 3200)
+    looked, load = [], cpu.load
+    monkeypatch.setattr(cpu, "load", lambda *table: looked.append(1) or load(*table))
+    collectors = {"x": Collector(SketchSpec())}
+    counting = Together(collectors)
+    places = [places_of(collectors, {"x": np.ones(size, np.float32)}) for size in (40, 60)]
+    for _ in range(30):
+        for each in places:
+            counting.count(each)
+    assert not looked
+    assert collectors["x"].sketch().extremes.size == 3000
+
+
+def test_threads_that_borrow_at_once_get_tallies_of_their_own():
+    both = Barrier(2, timeout=10)
+
+    class Meeting(list):
+        def append(self, tally):
+            super().append(tally)
+            both.wait()
+
+    collector = Collector()
+    collector._lent = Meeting()
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(collector.lend, [1, 1])
+    assert one is not other
+    assert set(collector._lent) == {one, other}
 
 
 @pytest.mark.parametrize(
@@ -84,11 +136,18 @@ def test_a_table_is_emptied_before_a_cell_can_overflow(monkeypatch):
         (SketchSpec(), np.ones(3, np.int32)),
         (SketchSpec(), np.ones((4, 4), np.float32)[:, ::2]),
         (SketchSpec(), np.ones((0, 3), np.float32)),
+        (SketchSpec(channel_axis=1, per_channel=True, channel_mantissa_bits=8), np.ones((1, 17), np.float32)),
     ],
-    ids=["margins", "float16", "integers", "strides", "nothing"],
+    ids=["margins", "float16", "integers", "strides", "nothing", "large tables"],
 )
 def test_what_has_to_be_added_by_itself(spec, x):
     assert Collector(spec).layout_to_lend(x) is None
+
+
+def test_tables_that_every_thread_may_have():
+    spec = SketchSpec(channel_axis=1, per_channel=True, channel_mantissa_bits=8)
+    assert Collector(spec).layout_to_lend(np.ones((1, 16), np.float32)) is not None
+    assert table_bytes(16, 8) == MOST_LENT == 16 * np.zeros(1 << 17, np.uint64).nbytes
 
 
 def test_another_number_of_channels_is_refused():

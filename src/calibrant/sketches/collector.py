@@ -20,20 +20,21 @@ from calibrant.sketches.layout import Layout
 from calibrant.sketches.margins import MarginTally
 from calibrant.sketches.sketch import TensorSketch, row_channel_axis
 from calibrant.sketches.spec import SketchSpec
-from calibrant.sketches.tally import FLUSH_LIMIT, Tally
+from calibrant.sketches.tally import FLUSH_LIMIT, Tally, table_bytes
 
 if TYPE_CHECKING:
     from calibrant.sketches.device import DeviceCollectors
 
 LEAST_PART = 1 << 17  # elements, some 0.1 ms of counting: less is not worth handing to another thread
 MOST_THREADS = 64
+MOST_LENT = 1 << 24  # bytes of a value's tables per channel, of which all who count together have their own
 
 
 class Collector:
     """Adds tensors to one sketch; the order and the batches in which they come make no difference to its bytes.
 
-    threads: how many to use on large tensors, 1 to 64. One thread at a time may call a collector's methods; different
-    collectors are independent, and while they count they let other threads run.
+    threads: how many to use on large tensors, 1 to 64. One thread at a time may call a collector's methods (but for
+    `lend`); different collectors are independent, and while they count they let other threads run.
     """
 
     def __init__(self, spec: SketchSpec | None = None, threads: int = 1) -> None:
@@ -84,23 +85,30 @@ class Collector:
             self._count(values.reshape(-1), self._blocked[2])
 
     def layout_to_lend(self, x: Any, channels: int | None = None) -> Layout | None:
-        """The layout of `x` for `kernels.count_all`, if that is all there is to do; None where `x` has to be added.
+        """The layout of `x` for `kernels.count_all`; None where `x` has to be added.
 
-        channels: of a blocked tensor, see `add_blocked`; None for a plain one.
+        That is where there is more to do, or where a tally's tables are so large that one is all there should be.
+        channels: of a blocked tensor, see `add_blocked`; None for a plain one. DataError as in `add`.
         """
         is_floats = type(x) is np.ndarray and x.dtype == np.float32 and x.flags.c_contiguous and x.flags.aligned
         if not is_floats or not 0 < x.size <= FLUSH_LIMIT or self._margins is not None or self.threads > 1:
             return None
         if channels is not None:
-            return self._blocked_layout(x.shape, channels)
-        layout = Layout.of(x.shape, self.spec.channel_axis)
-        self._check_channels(layout.channels)
-        return layout
+            layout = self._blocked_layout(x.shape, channels)
+        else:
+            layout = Layout.of(x.shape, self.spec.channel_axis)
+            self._check_channels(layout.channels)
+        is_large = self.spec.per_channel and table_bytes(layout.channels, self.spec.channel_mantissa_bits) > MOST_LENT
+        return None if is_large else layout
 
     def lend(self, channels: int) -> Tally:
-        """A new tally for somebody else to count into; what it then holds is part of the sketch."""
-        self._lent.append(self._new_tally(channels))
-        return self._lent[-1]
+        """A new tally for somebody else to count into; what it then holds is part of the sketch.
+
+        Several threads may borrow at once, also while another one adds.
+        """
+        tally = self._new_tally(channels)
+        self._lent.append(tally)
+        return tally
 
     def sketch(self) -> TensorSketch:
         """The sketch of all that was added so far; more may be added afterwards."""

@@ -48,7 +48,10 @@ class Tally:
             self._size += kernels.count(float_bits(part), base + start, *layout, *self._state)
 
     def make_room(self, elements: int, of_one_channel: int) -> None:
-        """Be ready for so many more elements, at most FLUSH_LIMIT, of which at most so many are in the same channel."""
+        """Be ready for so many more elements, at most FLUSH_LIMIT, of which at most so many are in the same channel.
+
+        Room that was made before and is not used by now is lost. The histograms take none away.
+        """
         self._histogram.make_room(elements, self)
         if self._channel_histogram.is_wanted:
             self._channel_histogram.make_room(of_one_channel, self)
@@ -99,17 +102,22 @@ class _Table:
             self._pending = kernels.load(self._packed, *reach(tally.ends, self._mantissa_bits))
         if self._pending + elements > FLUSH_LIMIT:
             self.emptied(tally)
+            self._pending = 0
         self._pending += elements
 
     def emptied(self, tally: Tally) -> Cells:
-        """All cells so far; the table is left empty. tally: of all that was counted here, which says where and how long
-        to look."""
+        """All cells so far; the table is left empty, with the room that was made for it. tally: of all that was counted
+        here, which says where and how long to look."""
         if self.is_wanted:
             here = tally.finite - int(self._cells[1][0].sum())
             found = kernels.harvest(self._packed, *reach(tally.ends, self._mantissa_bits), here)
             self._cells = joined(self._cells, (list(found[:2]), list(found[2:])))
-        self._pending = 0
         return self._cells
+
+
+def table_bytes(groups: int, mantissa_bits: int) -> int:
+    """Of a table with so many groups, if all of it were written."""
+    return groups << (12 + mantissa_bits)
 
 
 def joined(one: Cells, other: Cells) -> Cells:
