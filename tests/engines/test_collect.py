@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from calibrant.core import DataError, ModelError, ObservationError, SettingError
 from calibrant.engines import OnnxruntimeExecutor, iterate_samples
+from calibrant.engines.halves import half_of
 from calibrant.graph import load_onnx_graph
 from calibrant.sketches import Collector, SketchSpec, TensorSketch
 from calibrant.sketches.together import Together
@@ -187,6 +188,22 @@ def test_side_by_side_and_never_two_at_one_tally(elementwise, monkeypatch, count
     found = OnnxruntimeExecutor(elementwise, threads=4).collect(samples, dict.fromkeys(["sum", "product"], spec))
     assert 2 <= max(together) <= 4
     assert found["sum"] == TensorSketch.of(np.concatenate([s["x"] + s["y"] for s in samples]), spec)
+
+
+def test_another_number_of_channels_is_refused_where_it_comes(models):
+    """Also where its half of the samples has seen the usual number only in memory that was first used for the other."""
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N, C] x) => (float[N, C] a) { a = Neg(x) }'
+
+    def sample(channels, half):
+        feeds = ({"x": rows(2, channels, seed=seed)} for seed in range(99))
+        return next(feed for feed in feeds if half_of(feed) == half)
+
+    samples = [sample(3, 0), sample(3, 0), sample(3, 1), sample(4, 1), sample(3, 1)]
+    done = []
+    executor = OnnxruntimeExecutor(models["parse"](text), threads=1)
+    with pytest.raises(DataError, match="value 'a': expected 3 channels on axis 1, got 4"):
+        executor.collect(samples, {"a": SketchSpec(channel_axis=1)}, on_step=done.append)
+    assert done[-1] == 3
 
 
 def test_nothing_wanted_runs_through_the_samples(elementwise):

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from calibrant.core import CalibrantError
-from calibrant.engines.taps import Batch, Taken
+from calibrant.engines.taps import Batch, Plan, Taken
 from calibrant.sketches import Collector, Halves, SketchSpec
+from calibrant.sketches.layout import Layout
 from calibrant.sketches.together import Place, Places, Together
 
 
 class Statistics:
-    """Feeds values to their collectors. Several threads may do so at once.
+    """Feeds values to their collectors. Several threads may do so at once, but for `sketches`.
 
     Values that come in the same memory again are counted in one call, into tallies that no other thread uses
     meanwhile. For the others threads take turns at a value, not at all of them.
@@ -32,29 +33,30 @@ class Statistics:
                 counting.collector.threads = threads
 
     def add(self, batch: Batch, half: int) -> None:
-        """Count the values that somebody asked for, in that half. The first error, which names the value, ends it."""
+        """Count the values that somebody asked for, in that half. The first error ends it, and names its value."""
         if not batch.comes_again:
             self._add_each(batch.taken, half)
             return
         if batch.plan is None:
-            batch.plan = self._plan(batch.taken, half)
+            batch.plan = self._plan(batch.taken)
         self._add_together(batch.plan.places, half)
         self._add_each(batch.plan.others, half)
 
-    def _plan(self, batch: Sequence[Taken], half: int) -> _Plan:
+    def _plan(self, batch: Sequence[Taken]) -> Plan:
+        """How these are counted, in whichever half: so either one is asked, and knows their channels from now on."""
         places, others = [], []
-        for taken in reversed(batch):  # the values computed last are still in the cache
-            if taken.name not in self._halves[half]:
+        for taken in batch:
+            if taken.name not in self._halves[0]:
                 continue
             try:
-                layout = self._halves[half][taken.name].collector.layout_to_lend(taken.array, taken.channels)
+                layout, _ = (half[taken.name].layout_to_lend(taken) for half in self._halves)
             except CalibrantError as error:
                 raise named(error, taken.name) from error
             if layout is None:
                 others.append(taken)
             else:
                 places.append(Place(taken.name, taken.array, layout))
-        return _Plan(Places(places), others)
+        return Plan(Places(places[::-1]), others)  # the values computed last are still in the cache
 
     def _add_together(self, places: Places, half: int) -> None:
         free = self._free[half]
@@ -96,14 +98,6 @@ class Statistics:
             return Halves(even, odd)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """Of a batch: what can be counted together, and what cannot."""
-
-    places: Places
-    others: list[Taken]
-
-
 @dataclass(slots=True)
 class _Counting:
     """A value's collector in one half, and whose turn it is."""
@@ -116,6 +110,10 @@ class _Counting:
             self.collector.add(taken.array)
         else:
             self.collector.add_blocked(taken.array, taken.channels)
+
+    def layout_to_lend(self, taken: Taken) -> Layout | None:
+        with self.lock:
+            return self.collector.layout_to_lend(taken.array, taken.channels)
 
 
 def named(error: BaseException, value: str) -> BaseException:

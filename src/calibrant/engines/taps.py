@@ -19,6 +19,7 @@ from calibrant.engines.buffers import BufferedSession
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import Runtime
 from calibrant.engines.working import WorkingModel
+from calibrant.sketches.together import Places
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +36,25 @@ class Taken:
     channels: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the values of a batch are counted: those of some places together, the others each by itself."""
+
+    places: Places
+    others: list[Taken]
+
+
 class Batch:
     """The values of one run. comes_again: the same object stands for those of later runs, in the same memory.
 
-    plan: how they are counted, which `Statistics` finds out once.
+    plan: how they are counted, found out once; of the one `Statistics` that counts them.
     """
 
     def __init__(self, taken: list[Taken], comes_again: bool = False) -> None:
         self.taken = taken
         self.comes_again = comes_again
         self.nbytes = sum(value.array.nbytes for value in taken)
-        self.plan: Any = None
+        self.plan: Plan | None = None
 
 
 class Taps(Protocol):
