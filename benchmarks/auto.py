@@ -10,6 +10,7 @@ import argparse
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ onnxruntime; where there are several outputs, the mean. The data are split anew 
 numbers are means over the splits. (How `auto` chooses was not decided on these splits.) `auto`
 is given the samples that were calibrated on. Behind: how far `auto` is behind the single method that is best in the
 mean, and the standard error of that (jackknife over the samples measured on); at worst: behind the best of one split.
-Chose: what `auto` took in each split. Seconds: of `auto`, with samples read and weights solved, but without collecting.
+Chose: what `auto` took, and how often. Seconds: of `auto`, with samples read and weights solved, without collecting.
 
 {description}
 
@@ -149,6 +150,7 @@ def row(name: str, splits: Sequence[Split]) -> list[str]:
     means = {m: mean(s.db[m] for s in splits) for m in CONTESTANTS if m in splits[0].powers}
     best = best_single(means)
     errors = [standard_error(s.powers[best], s.powers["auto"]) for s in splits]
+    chosen = Counter(s.chosen for s in splits)
     return [
         name,
         str(len(splits)),
@@ -157,7 +159,7 @@ def row(name: str, splits: Sequence[Split]) -> list[str]:
         *(f"{means[m]:.2f}" if m in means else "" for m in CONTESTANTS),
         f"{means[best] - means['auto']:.2f} ± {np.hypot.reduce(errors) / len(errors):.2f}",
         f"{max(s.db[best_single(s.db)] - s.db['auto'] for s in splits):.2f}",
-        ", ".join(s.chosen for s in splits),
+        ", ".join(f"{name} {times}" if times > 1 else name for name, times in chosen.most_common()),
         f"{mean(s.seconds for s in splits):.1f}",
     ]
 

@@ -211,6 +211,7 @@ def test_how_far_auto_is_behind_the_best():
     error = 10 / np.log(10) * 0.1 / np.sqrt(7) / np.sqrt(2)  # of a mean of 8, and of two splits
     assert behind == f"1.51 ± {error:.2f}"
     assert (worst, chosen) == ("3.01", "0, 1")
+    assert row("model", [splits[1], *splits])[-2] == "1 2, 0"
 
 
 def test_powers_are_of_floating_outputs():
