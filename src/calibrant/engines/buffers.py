@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from threading import local
@@ -10,8 +11,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrant.core.errors import first_line
 from calibrant.engines.samples import Feed
 from calibrant.engines.session import run
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -51,7 +55,8 @@ class BufferedSession(Generic[T]):
         if self._can_bind and key in self._kinds:
             try:
                 return self._run_bound(feed, key)
-            except Exception:  # onnxruntime's own types share no base but this; a true failure comes again below
+            except Exception as error:  # onnxruntime's own share no base but this; a true failure comes again below
+                log.info("outputs get new memory with every sample from now on: %s", first_line(error))
                 self._can_bind = False
         values = run(self._session, self._names, feed)
         if any(array.dtype == object for array in [*feed.values(), *values]):  # strings
