@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibrant.analysis.grid_use import GridUse
@@ -145,7 +144,7 @@ class _Measuring:
         self._operations = operations_of(graph)
         self._runs = [OperationRun(graph, operation) for operation in self._operations]
         self._pieces = Pieces(graph, self._operations) if at_outputs else None
-        outputs = [name for name in graph.output_names if is_floating(graph.value(name))]
+        outputs = graph.floating_outputs
         of_outputs = outputs if at_outputs else []
         self.found = Analysis(
             outputs={name: Difference() for name in outputs},
@@ -211,11 +210,6 @@ def _weights(graph: Graph, operations: Sequence[Operation]) -> list[TensorError]
             error.add(np.asarray(floats.numpy()), stored)  # type: ignore[union-attr]
             found[name, id(config)] = error
     return list(found.values())
-
-
-def is_floating(value: ir.Value) -> bool:
-    """Whether its elements are floats, as far as is known."""
-    return value.dtype is None or value.dtype.is_floating_point()
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrant.analysis.by_operation import analyse, is_floating
+from calibrant.analysis.by_operation import analyse
 from calibrant.analysis.measures import Difference
 from calibrant.core import SettingError, unknown
 from calibrant.graph import Graph
@@ -63,7 +63,7 @@ def layerwise_error_analyse(
     All else as `graphwise_error_analyse` has it. SettingError also for an output that is not floating.
     """
     measure = _measure(method, running_device)
-    known = [name for name in graph.output_names if is_floating(graph.value(name))]
+    known = graph.floating_outputs
     if not known:
         raise SettingError("the model has no floating output, so there is none on which an operation could be measured")
     names = [interested_outputs] if isinstance(interested_outputs, str) else interested_outputs or known

@@ -60,7 +60,7 @@ def choose_by_output(
         table = collect_table(empty, kept, executor, on_step=on_step)
     else:
         kept.read(on_step)
-    if graph.gives_integers_alone:
+    if not graph.floating_outputs:
         graph.note("auto: no output is floating, so each value gets the method that errs least on itself")
         return table
     trials = Trials(graph, platform, setting, table, executor)

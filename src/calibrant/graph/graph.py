@@ -267,10 +267,9 @@ class Graph:
         return names(self.model.graph.outputs)
 
     @property
-    def gives_integers_alone(self) -> bool:
-        """Whether no output is floating, so that outputs are equal or not, and never near."""
-        kinds = [self.dtype_of(name) for name in self.output_names]
-        return all(kind is not None and not kind.is_floating_point() for kind in kinds)
+    def floating_outputs(self) -> list[str]:
+        """Names of the outputs whose elements are floats, as far as is known. Others are equal or not, never near."""
+        return [name for name in self.output_names if (kind := self.dtype_of(name)) is None or kind.is_floating_point()]
 
     def input_of(self, node_name: str, index: int) -> str:
         """The value that this node reads there. Raises ModelError when the node, or that input, does not exist."""

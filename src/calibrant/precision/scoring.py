@@ -73,7 +73,7 @@ class Targets:
 
     def check(self, graph: Graph) -> None:
         """Raise SettingError for a target that is told at floating outputs, of a model that has none."""
-        if self.in_decibels and graph.gives_integers_alone:
+        if self.in_decibels and not graph.floating_outputs:
             raise SettingError(
                 "dB are measured at floating outputs, and the model has none: give max_drop and a metric of your own "
                 "(--max-drop, --metric) instead of target_sqnr or most_in_float"

@@ -133,7 +133,7 @@ class _Meter:
         self._pieces = Pieces(graph, operations)
         self._runs = {operation.name: OperationRun(graph, operation) for operation in operations}
         self._roots = {name: group.config for group in graph.groups for name in group.roots}
-        self._outputs = [name for name in graph.output_names if _is_floating(graph, name)]
+        self._outputs = graph.floating_outputs
         self._computing = computing
         inputs = [name for run in self._runs.values() for name in run.inputs]
         self._wanted = list(dict.fromkeys([*self._roots, *inputs, *self._pieces.boundaries]))
@@ -198,8 +198,3 @@ def folded(x: F64, most: int = FOLDED) -> F64:
     padded = np.zeros(-(-x.size // most) * most)
     padded[: x.size] = x * signs
     return np.asarray(padded.reshape(-1, most).sum(axis=0))
-
-
-def _is_floating(graph: Graph, name: str) -> bool:
-    dtype = graph.dtype_of(name)
-    return dtype is None or dtype.is_floating_point()
