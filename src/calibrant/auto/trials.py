@@ -56,7 +56,7 @@ class _Ground:
 
     table: CalibrationTable
     factors: Mapping[Stream, NDArray[np.float64]]
-    methods: list[str] = field(default_factory=list)
+    methods: Sequence[str]
     tasks: Sequence[Calibration] = ()
     ways: list[Ways] = field(default_factory=list)
     weights: dict[tuple[str, int], TensorQuantizationConfig] = field(default_factory=dict)
@@ -166,10 +166,8 @@ class Trials:
         setting = replace(self._setting, quantize_activation_setting=asked)
         quantize_graph(self.graph, self._platform, setting)
         equalized = equalize(self.graph, table.check(self.graph), table.sketches)
-        ground = _Ground(replace(table, sketches=equalized.sketches), equalized.factors)
-        self._anew(ground, setting)
-        ground.methods = [task.config.observer_algorithm.casefold() for task in ground.table.check(self.graph)]
-        return ground
+        methods = [task.draft.observer_algorithm.casefold() for task in equalized.tasks]
+        return _Ground(replace(table, sketches=equalized.sketches), equalized.factors, methods)
 
     def _solve(self, ground: _Ground) -> _Ground:
         """The same, with what every method finds on it; the graph is left so."""
@@ -178,8 +176,8 @@ class Trials:
         ground.ways = self._solved(ground)
         return ground
 
-    def _anew(self, ground: _Ground, setting: QuantizationSetting | None = None) -> None:
-        quantize_graph(self.graph, self._platform, setting or self._setting)
+    def _anew(self, ground: _Ground) -> None:
+        quantize_graph(self.graph, self._platform, self._setting)
         equalize_again(self.graph, ground.factors)
         keep_weights(self.graph, ground.weights)
 
