@@ -56,8 +56,7 @@ class Kept:
                 on_step(number)
 
     def _consider(self, content: int, number: int, feed: Feed) -> None:
-        is_full = len(self._heap) == self._most
-        if content >= self._bound or (is_full and content >= -self._heap[0][0]):
+        if content >= self._bound:
             return
         heapq.heappush(self._heap, (-content, number, {name: array.copy() for name, array in feed.items()}))
         self._bytes += _size(feed)
