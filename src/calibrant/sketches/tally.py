@@ -117,7 +117,7 @@ class _Table:
 
 def table_bytes(groups: int, mantissa_bits: int) -> int:
     """Of a table with so many groups, if all of it were written."""
-    return groups << (12 + mantissa_bits)
+    return groups * 8 << (9 + mantissa_bits)
 
 
 def joined(one: Cells, other: Cells) -> Cells:
