@@ -10,7 +10,9 @@ from numba.core.event import install_timer
 from rich.console import Console
 from rich.table import Table
 
+from calibrant import QuantizationSetting
 from calibrant.api import QuantizationSummary, export_graph, quantize
+from calibrant.engines.saturation import sums_saturate
 from demo import data, efficientnet_lite0, measure
 
 PLATFORM = "ONNXRUNTIME"
@@ -36,9 +38,13 @@ def main() -> None:
     start = time.perf_counter()
     samples = list(data.calibration_samples(photos))
     seconds["read the photos"] = time.perf_counter() - start
+    setting = QuantizationSetting()
+    if sums_saturate():
+        console.print("This processor (x86 without VNNI) wants weights of 7 bits: reduce_range is on.")
+        setting.quantize_activation_setting.reduce_range = True
     compiling: list[float] = []
     with install_timer("numba:compiler_lock", compiling.append):
-        graph, summary = quantize(float_model, samples, platform=PLATFORM, threads=options.threads)
+        graph, summary = quantize(float_model, samples, platform=PLATFORM, setting=setting, threads=options.threads)
     seconds |= {STAGES.get(stage, stage): spent for stage, spent in summary.seconds.items()}
     start = time.perf_counter()
     export_graph(graph, PLATFORM, int8_model)

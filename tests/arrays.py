@@ -1,7 +1,8 @@
 """Arrays that several tests make, and how they judge them."""
 
 import numpy as np
-import onnxruntime as ort
+
+from tests.runtime import opened
 
 
 def rows(count, width=4, seed=0):
@@ -17,7 +18,7 @@ def softmax(x):
 
 def run(path, samples):
     """The first output of the model in onnxruntime, of all samples of its input x."""
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = opened(path)
     return np.concatenate([session.run(None, {"x": x})[0] for x in samples])
 
 

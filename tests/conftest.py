@@ -1,8 +1,10 @@
 """A small convolutional classifier and its samples, for the tests that need a whole road."""
 
 import os
+import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +12,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 # Read when triton is imported, so it comes first. `make test-gpu` sets it to 0.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# The same examples in every run; `--hypothesis-profile=default` looks for others.
+hypothesis.settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers(request: pytest.FixtureRequest) -> None:
+    """A test draws the same numbers whatever ran before it: processes share the tests, and take them in any order."""
+    if rng := getattr(request.module, "RNG", None):
+        rng.bit_generator.state = np.random.default_rng(20).bit_generator.state
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(20)
 
 
 def small_classifier() -> onnx.ModelProto:

@@ -9,8 +9,9 @@ from calibrant import QuantizationSetting, TargetPlatform, quantize_onnx_model
 from calibrant.api import calibrate, export_graph, load_onnx_graph, quantize
 from calibrant.core import DataError, IncompatibleSketches, ObservationError, SettingError, StateError
 
-RNG = np.random.default_rng(4)
-SAMPLES = [RNG.normal(size=(1, 4)).astype(np.float32) for _ in range(16)]
+rng = np.random.default_rng(4)
+SAMPLES = [rng.normal(size=(1, 4)).astype(np.float32) for _ in range(16)]
+WEIGHTS = {name: rng.normal(size=shape).astype(np.float32) for name, shape in {"w": (4, 8), "v": (8, 5)}.items()}
 
 
 def saved(path, weight):
@@ -24,7 +25,7 @@ def saved(path, weight):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("misuse") / "m.onnx", RNG.normal(size=(4, 3)).astype(np.float32))
+    return saved(tmp_path_factory.mktemp("misuse") / "m.onnx", WEIGHTS["w"][:, :3])
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,7 @@ def classes(tmp_path_factory):
     """A model that gives the number of a class alone."""
     text = "(float[1,4] x) => (int64[1,1] i) { h = Gemm(x, w) r = Relu(h) g = Gemm(r, v) i = ArgMax <axis = 1> (g) }"
     model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}')
-    for name, shape in {"w": (4, 8), "v": (8, 5)}.items():
-        model.graph.initializer.append(numpy_helper.from_array(RNG.normal(size=shape).astype(np.float32), name))
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in WEIGHTS.items())
     path = tmp_path_factory.mktemp("misuse") / "classes.onnx"
     onnx.save(model, path)
     return path

@@ -2,13 +2,13 @@
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
 from calibrant import QuantizationSetting, export_graph
 from calibrant.api import quantize
 from calibrant.core import ExportError, SettingError, TargetPlatform
+from tests.runtime import opened
 
 RNG = np.random.default_rng(9)
 SKEW = np.array([1, 30, 0.1, 3, 8, 0.3, 1, 20], np.float32)  # of eight channels
@@ -24,14 +24,6 @@ def built(text, **constants):
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
     onnx.checker.check_model(model)
     return model
-
-
-def opened(source, optimized=True):
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if not optimized:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def sqnr_of(model, samples, tmp_path, setting=None, platform=TargetPlatform.ONNXRUNTIME):

@@ -14,6 +14,7 @@ from calibrant.api import export_graph, quantize
 from demo import data, efficientnet_lite0, measure
 from demo.checkpoint import load_checkpoint
 from demo.convnet import ConvNet
+from tests.runtime import opened
 
 
 class Call:
@@ -141,8 +142,7 @@ def test_the_demo_model_end_to_end(tmp_path):
     assert not summary.left_in_float
     export_graph(graph, "ONNXRUNTIME", int8_model)
     inputs = data.measuring_samples(labelled)
-    sessions = [measure.session(path, 2) for path in (float_model, int8_model)]
-    sessions.append(measure.session(int8_model, 2, optimized=False))
+    sessions = [measure.session(float_model, 2), opened(int8_model), measure.session(int8_model, 2, optimized=False)]
     exact, integer, simulated = (run.outputs for run in measure.run_in_turn(sessions, inputs, rounds=0))
     right = np.mean([int(best) in photo.classes for best, photo in zip(exact.argmax(-1), labelled, strict=True)])
     assert right >= 0.85

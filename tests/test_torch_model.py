@@ -7,7 +7,6 @@ from collections import Counter
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 from calibrant import (
@@ -21,6 +20,7 @@ from calibrant import (
 from calibrant.api import calibrate
 from calibrant.core import DataError, SettingError
 from tests.arrays import sqnr
+from tests.runtime import opened
 
 torch = pytest.importorskip("torch", reason="the extra calibrant[torch] is not installed")
 from torch import nn  # noqa: E402
@@ -67,7 +67,7 @@ def quantize(module, loader, **options):
 
 def exported_sqnr(module, path, *inputs):
     """Of the exported model's first output, against the module's, in decibels."""
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = opened(path)
     feeds = {spec.name: tensor.numpy() for spec, tensor in zip(session.get_inputs(), inputs, strict=True)}
     training = module.training
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from calibrant.core import DataError, QuantizationStates, SettingError, TargetPl
 from calibrant.engines import Executor, OnnxruntimeExecutor
 from calibrant.engines.kept import Kept
 from calibrant.engines.samples import Feed, iterate_samples
+from calibrant.engines.saturation import sums_saturate
 from calibrant.engines.session import usable_processors
 from calibrant.engines.unpadding import unpadded
 from calibrant.exporters import check_plan
@@ -32,10 +34,12 @@ from calibrant.passes.runtime import warn_of_few
 from calibrant.precision import Metric, OnSearch, Reached, Targets, reach
 from calibrant.precision.rebuilding import Found
 from calibrant.precision.statistics import with_shared_values
-from calibrant.quantizers import quantize_graph
+from calibrant.quantizers import quantize_graph, wants_vnni
 from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import METHODS, collect_table, empty_table
+
+log = logging.getLogger(__name__)
 
 LAST = (ExactSimulationPass, PassiveParameterQuantizePass)  # what depends on every scale and every weight
 
@@ -167,6 +171,7 @@ def quantize(
     if keep:
         summary.table, summary.kept = road.table, kept
     _tell(summary, graph, executor)
+    _warn_of_saturation(graph)
     _sign(graph, summary, setting)
     return graph, summary
 
@@ -294,6 +299,17 @@ def _tell(summary: QuantizationSummary, graph: Graph, executor: Executor | None)
     summary.moving = dict(moving(graph))
     summary.left_in_float = dict(graph.left_in_float)
     summary.notes = [*graph.report, *(executor.report if executor else [])]
+
+
+def _warn_of_saturation(graph: Graph) -> None:
+    """Log a warning where the model would lose accuracy on a processor like this one."""
+    if wants_vnni(graph) and sums_saturate():
+        log.warning(
+            "this processor (x86 without VNNI) adds products of uint8 and int8 in 16 bits, which overflow: on such "
+            "processors the model is much less accurate than on others. To run it there, quantize with reduce_range "
+            "(--reduce-range), or open it in onnxruntime with the session option session.x64quantprecision = 1, which "
+            "is exact and slower"
+        )
 
 
 def _sign(graph: Graph, summary: QuantizationSummary, setting: QuantizationSetting) -> None:

@@ -3,7 +3,6 @@
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -11,6 +10,7 @@ from calibrant.analysis.pairs.cutting import cut
 from calibrant.analysis.pairs.expand import FORMS, expand_integer_operators
 from calibrant.analysis.pairs.matching import match, stripped
 from calibrant.analysis.pairs.view import View, read_pair
+from tests.runtime import opened
 
 X, Y = {"x": "x"}, {"y": "y"}
 
@@ -28,10 +28,7 @@ def model_of(nodes, weights=(), inputs=("x",), outputs=("y",), shape=("N", 8, 6,
 
 
 def run(model, feed):
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, feed)
+    return opened(model.SerializeToString()).run(None, feed)
 
 
 SCALES = {"xs": np.float32(0.03), "xz": np.uint8(128), "ys": np.float32(0.05), "yz": np.uint8(120)}

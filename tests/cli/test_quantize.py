@@ -6,18 +6,16 @@ from unittest import mock
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
 from calibrant.cli.app import app
 from calibrant.settings import QuantizationSetting
+from tests.runtime import opened
 
 
 def outputs(path, x):
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = opened(path)
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 

@@ -19,6 +19,7 @@ from calibrant.core import QuantizationStates, TensorQuantizationConfig, affine,
 from calibrant.graph import Graph, ScaleGroup
 from calibrant.passes.parameter import ParameterQuantizePass
 from calibrant.passes.passive import PassiveParameterQuantizePass
+from tests.runtime import opened
 
 FLOAT_STATES = (QuantizationStates.FP32, QuantizationStates.OVERLAPPED)
 
@@ -32,12 +33,12 @@ def activation(symmetric: bool = False, bits: int = 8, signed: bool = False, **m
     return TensorQuantizationConfig(policy, **arguments)
 
 
-def weight(axis: int | None = 0, bits: int = 8, **more) -> TensorQuantizationConfig:
-    """A config for a weight: symmetric and narrow, per channel unless the axis is None."""
+def weight(axis: int | None = 0, bits: int = 8, most: int | None = None, **more) -> TensorQuantizationConfig:
+    """A config for a weight: symmetric and narrow, per channel unless the axis is None. most: its largest integer."""
     policy = P.LINEAR | P.SYMMETRICAL | (P.PER_TENSOR if axis is None else P.PER_CHANNEL)
-    half = 1 << (bits - 1)
+    most = most or (1 << (bits - 1)) - 1
     return TensorQuantizationConfig(
-        policy, num_of_bits=bits, quant_min=1 - half, quant_max=half - 1, channel_axis=axis, **more
+        policy, num_of_bits=bits, quant_min=-most, quant_max=most, channel_axis=axis, **more
     )
 
 
@@ -170,14 +171,8 @@ def session(
 
     int8_allowed: int8 activations stay int8, as on ARM; on x86 they become uint8 where nothing forks, float elsewhere.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.qdqisint8allowed", str(int(int8_allowed)))
-    level = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
-    if save is not None:
-        options.optimized_model_filepath = str(save)
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    exact = not int8_allowed  # it cannot have both: onnxruntime makes a QGemm of int8 and uint8, and has no such kernel
+    return opened(path, optimized, save, qdqisint8allowed=str(int(int8_allowed)), x64quantprecision=str(int(exact)))
 
 
 def outputs(

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from calibrant.core import ExportError, QuantizationStates, TargetPlatform, fake_quantize, quantize
+from calibrant.engines.saturation import sums_saturate
 from calibrant.exporters import EXPORTERS
 from calibrant.exporters.ppl_cuda import baked
 
@@ -94,7 +95,8 @@ def test_what_lies_beyond_the_grid_saturates_at_its_ends(grid, platform, kit, tm
 @pytest.mark.parametrize("grid", [{}, {"symmetric": True}, {"bits": 4}])
 def test_openvino_runs_it_on_integers(grid, kit, small_graph, samples, tmp_path):
     openvino = pytest.importorskip("openvino", reason="the openvino wheel is not installed")
-    graph = small_graph(lambda: kit.activation(**grid))
+    weights = {"most": 64} if sums_saturate() else {}  # OpenVINO has no other way to exact sums there
+    graph = small_graph(lambda: kit.activation(**grid), **weights)
     OPENVINO(graph, tmp_path / "q.onnx")
     compiled = openvino.Core().compile_model(tmp_path / "q.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     got = [compiled(s["x"])[compiled.output(0)] for s in samples[:10]]

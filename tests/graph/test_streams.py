@@ -97,7 +97,8 @@ def test_what_does_not_commute_is_in_no_stream(body, weights):
 def test_a_clip_from_0_lets_the_stream_through_below_its_ceiling(tmp_path):
     body = "a = Conv(x, w1, b) r = Clip(a, lo, hi) y = Conv(r, w2)"
     ends = {"lo": np.float32(0), "hi": np.float32(6)}
-    graph = load_onnx_graph(image(body, b=(8,), w2=(4, 8, 1, 1), **ends))
+    above = np.abs(RNG.normal(size=8)).astype(np.float32)  # so that no channel is cut off as a whole
+    graph = load_onnx_graph(image(body, b=above, w2=(4, 8, 1, 1), **ends))
     (stream,) = find_streams(graph.model.graph)
     assert (stream.values, stream.ceilings, stream.activations) == (("a", "r"), (("r", 6.0),), True)
     feed = {"x": RNG.normal(size=(2, 3, 8, 8)).astype(np.float32)}

@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +22,7 @@ from calibrant.passes.exact_simulation import (
     odd_multiples,
 )
 from tests.passes.configs import activation, weight
+from tests.runtime import opened
 
 RNG = np.random.default_rng(5)
 no_deadline = settings(deadline=None)  # the first call compiles
@@ -118,11 +118,8 @@ def residual_net(layers=6, channels=16):
 
 def both_runs(path, samples):
     """What the model gives as it is written, in float, and on integer kernels."""
-    levels = (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-    for level in levels:
-        options = ort.SessionOptions()
-        options.graph_optimization_level = level
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    for optimized in (False, True):
+        session = opened(path, optimized)
         yield np.concatenate([session.run(None, {"x": sample})[0] for sample in samples])
 
 

@@ -1,7 +1,6 @@
 """LearnedStepSizePass: scales, weights and biases trained towards the float model."""
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from calibrant import QuantizationSetting, export_graph, load_onnx_graph
@@ -12,6 +11,7 @@ from calibrant.core import quantize as integers_of
 from calibrant.passes.linear import linear_layers
 from calibrant.passes.lsq import LearnedStepSizePass, blocks_of
 from tests.passes.simulated import sqnr_of
+from tests.runtime import opened
 
 torch = pytest.importorskip("torch")
 
@@ -42,7 +42,7 @@ def test_what_is_exported_is_what_was_learned(small_model, small_samples, tmp_pa
         steps = np.asarray(layer.config.scale).reshape(-1, *[1] * (values.ndim - 1))
         np.testing.assert_allclose(values / steps, integers_of(values, layer.config), atol=0.02)
     export_graph(graph, "ONNXRUNTIME", tmp_path / "int8.onnx")
-    session = ort.InferenceSession(str(tmp_path / "int8.onnx"), providers=["CPUExecutionProvider"])
+    session = opened(tmp_path / "int8.onnx")
     assert np.isfinite(session.run(None, {"x": small_samples[0]})[0]).all()
 
 

@@ -1,13 +1,13 @@
 """Models that differ in what is in float: each is what its operations in float and its found scales say."""
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from calibrant.analysis import Simulation
 from calibrant.api import export_graph, quantize
 from calibrant.precision import reaching
 from calibrant.settings import QuantizationSetting
+from tests.runtime import opened
 
 from .conftest import PLATFORM, models_of
 
@@ -52,7 +52,7 @@ def test_in_the_runtime_each_model_is_what_was_scored(models, tmp_path):
     for left in [frozenset(), *(frozenset({name}) for name in everything)]:
         built.build(left)
         export_graph(built.graph, PLATFORM, tmp_path / "q.onnx")
-        session = onnxruntime.InferenceSession(tmp_path / "q.onnx", providers=["CPUExecutionProvider"])
+        session = opened(tmp_path / "q.onnx")
         simulation = Simulation(built.graph, 1)
         for feed in judge.choosing[:8]:
             found, wanted = session.run(None, feed)[0], simulation.run(feed)[0]

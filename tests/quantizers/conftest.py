@@ -10,14 +10,13 @@ from calibrant.graph import Graph, load_onnx_graph
 from calibrant.quantizers import quantize_graph
 from calibrant.settings import QuantizationSetting
 
-RNG = np.random.default_rng(5)
-
 
 def build(text: str, weights: dict[str, object], opset: int = 17) -> onnx.ModelProto:
     """A model of that text. weights: an array, or a shape to fill with random numbers."""
+    rng = np.random.default_rng(5)
     model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g ' + text)
     for name, content in weights.items():
-        array = RNG.normal(size=content).astype(np.float32) if isinstance(content, tuple) else np.asarray(content)
+        array = rng.normal(size=content).astype(np.float32) if isinstance(content, tuple) else np.asarray(content)
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     return model
 

@@ -137,6 +137,7 @@ def _saturation(found: Comparison) -> list[str]:
         return []
     note = (
         f"on this processor the integer kernels give {floats[0].sqnr_db:.1f} dB where the model describes "
-        f"{simulated.sqnr_db:.1f} dB: their sums saturate, as on x86 without VNNI; quantize with --reduce-range"
+        f"{simulated.sqnr_db:.1f} dB: their sums saturate, as on x86 without VNNI; quantize with --reduce-range, or "
+        "set onnxruntime's session option session.x64quantprecision to 1"
     )
     return [note]

@@ -75,9 +75,12 @@ def _asked_method(setting: QuantizationSetting) -> str | None:
 
 
 def weight_config(
-    table: Table, setting: QuantizationSetting, axis: int | None, changes: Mapping[str, Any]
+    table: Table, setting: QuantizationSetting, axis: int | None, changes: Mapping[str, Any], reduced: bool
 ) -> TensorQuantizationConfig:
-    """A config for a weight, state INITIAL; per channel along `axis` unless it is None or the setting says not to."""
+    """A config for a weight, state INITIAL; per channel along `axis` unless it is None or the setting says not to.
+
+    reduced: weights of 8 bits stay within +-64.
+    """
     asked = setting.quantize_parameter_setting
     if changes.get("symmetric") is False:
         raise SettingError("weights are symmetric on every platform: leave `symmetric` out of the override")
@@ -91,7 +94,7 @@ def weight_config(
     if not 2 <= bits <= table.most_bits:
         raise SettingError(f"{table.platform.name} takes weights of 2 to {table.most_bits} bits, got {bits}")
     low, high = table.weight.limits(bits)
-    if setting.quantize_activation_setting.reduce_range and bits == 8:
+    if reduced and bits == 8:
         low, high = -REDUCED, REDUCED
     axis = axis if asked.per_channel else None
     return TensorQuantizationConfig(

@@ -41,6 +41,7 @@ TABLE = Table(
     weight=Grid(symmetric=True, narrow=True),
     most_bits=16,
     fuses_by_grid=True,
+    on_x86=True,
     rows={
         "Conv": Row(Kind.COMPUTE, (D, W, B), fuses=_FUSES),
         "ConvTranspose": Row(Kind.COMPUTE, (D, W, B), fuses=_FUSES),

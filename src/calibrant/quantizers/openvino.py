@@ -19,6 +19,7 @@ TABLE = Table(
     weight=Grid(symmetric=True, narrow=True),
     integer_bias=False,
     outputs_when_read=True,
+    on_x86=True,
     rows={
         "Conv": Row(Kind.COMPUTE, (D, W, B), fuses=_FUSES),
         "ConvTranspose": Row(Kind.COMPUTE, (D, W, B), fuses=_FUSES),

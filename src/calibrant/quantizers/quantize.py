@@ -14,6 +14,7 @@ from calibrant.graph.mask import name_mask
 from calibrant.graph.opset import raise_opset
 from calibrant.quantizers import configs
 from calibrant.quantizers.choice import kept_in_float, matching
+from calibrant.quantizers.pairs import adds_pairs
 from calibrant.quantizers.plan import Options, Plan, Scale, keep_what_is_read, make_plan
 from calibrant.quantizers.rows import Kind, Role, Table
 from calibrant.quantizers.streams import streams_to_equalize
@@ -165,7 +166,8 @@ class _Filling:
         key = (value, axis)
         if key not in self._weights:
             changes = self._changes.get(value.name or "", {})
-            self._weights[key] = configs.weight_config(self._table, self._setting, axis, changes)
+            reduced = self._setting.quantize_activation_setting.reduce_range and adds_pairs(node)
+            self._weights[key] = configs.weight_config(self._table, self._setting, axis, changes, reduced)
             if axis is None and index and self._setting.quantize_parameter_setting.per_channel:
                 self._graph.note(f"the weight of '{node.name}' ({node.op_type}) is quantized per tensor")
         self._graph.edges[node.name or "", index] = self._weights[key]

@@ -101,6 +101,7 @@ class Table:
     integer_bias: biases become int32. outputs_when_read: an output is quantized only where an integer operator reads
         it, and float readers take the float value; otherwise every output of an integer operator is quantized.
     fuses_by_grid: Relu and Clip are fused only where the integers saturate just there: asymmetric grids, from 0 up.
+    on_x86: it runs on such processors, of which some keep the sum of two products in 16 bits (see `pairs`).
     """
 
     platform: TargetPlatform
@@ -119,6 +120,7 @@ class Table:
     integer_bias: bool = True
     outputs_when_read: bool = False
     fuses_by_grid: bool = False
+    on_x86: bool = False
 
 
 def passing(*op_types: str) -> dict[str, Row]:

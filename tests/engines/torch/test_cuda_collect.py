@@ -3,7 +3,6 @@
 import gc
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 
@@ -18,6 +17,7 @@ from calibrant import (
 from calibrant.engines.torch import statistics
 from calibrant.engines.torch.cuda import Cuda
 from calibrant.sketches import SketchSpec, TensorSketch
+from tests.runtime import opened
 from tests.sketches.devices import on_gpu
 
 pytestmark = on_gpu
@@ -181,7 +181,7 @@ def test_quantize_torch_model(tmp_path):
         scales.append({group.roots[0]: float(group.config.scale) for group in graph.groups})
         export_graph(graph, TargetPlatform.ONNXRUNTIME, tmp_path / f"{device}.onnx")
     assert scales[0] == pytest.approx(scales[1], rel=5e-3)
-    session = ort.InferenceSession(str(tmp_path / "cuda.onnx"), providers=["CPUExecutionProvider"])
+    session = opened(tmp_path / "cuda.onnx")
     (found,) = session.run(None, {session.get_inputs()[0].name: samples[0].numpy()})
     assert found.shape == (4, 1000)
 
