@@ -218,7 +218,7 @@ class Commands:
         """Run one. RuntimeError where it fails."""
         start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         ran = subprocess.run(
-            [sys.executable, "-m", "calibrant.cli", *words],
+            [sys.executable, "-m", "calibrant", *words],
             cwd=self.place,
             env=os.environ | {"PYTHONPATH": str(Path(calibrant.__file__).parents[1])},  # this one, installed or not
             capture_output=True,

