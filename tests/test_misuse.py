@@ -129,8 +129,8 @@ def test_a_weight_that_has_no_scale_is_found_before_any_sample_is_read(call, tmp
 @pytest.mark.parametrize("call", [quantize, calibrate], ids=["quantize", "calibrate"])
 def test_samples_that_do_not_vary_are_warned_of_once(call, model, caplog):
     call(model, [np.zeros((1, 4), np.float32)] * 20)
-    assert [m for m in caplog.messages if "input 'x' is 0 in all samples" in m] == caplog.messages
-    assert len(caplog.messages) == 1
+    (said,) = [message for message in caplog.messages if "without VNNI" not in message]
+    assert "input 'x' is 0 in all samples" in said
 
 
 @pytest.mark.parametrize("target", [{"target_sqnr": 20.0}, {"most_in_float": 1}], ids=str)

@@ -65,7 +65,7 @@ def test_no_sample_is_read_and_the_summary_says_so(tabled):
 def test_few_samples_are_warned_about(here):
     here.run("calibrate", "model.onnx", "--data", "photos", "--output", "model.table", "--samples", "4", "--mean", "0")
     text = quantize(here).stdout
-    assert "few samples to calibrate on: 4" in text.split("warning")[1]
+    assert any("few samples to calibrate on: 4" in warning for warning in text.split("warning")[1:])
     assert "next         give more samples" in text
 
 
