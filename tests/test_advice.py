@@ -1,5 +1,8 @@
 """Advice: what was measured is what comes out of the same quantization, and it helps."""
 
+import sys
+from dataclasses import replace
+
 import onnx
 import pytest
 
@@ -31,7 +34,9 @@ def test_the_best_fix_leaves_the_damaged_layer_in_float(advice):
     best = advice.fixes[0]
     assert "conv2" in best.leave_in_float
     assert best.gain_db > 15
-    assert best.gain_db == best.sqnr_db - advice.comparison.layers.base_db
+    assert best.gain_db == best.sqnr_db - advice.base_db
+    assert advice.base_db == advice.comparison.layers.base_db
+    assert not best.reduce_range
     assert [fix.gain_db for fix in advice.fixes] == sorted((fix.gain_db for fix in advice.fixes), reverse=True)
     tried = [(fix.method, fix.leave_in_float) for fix in advice.fixes]
     assert {(method, ()) for method in (None, "minmax", "percentile", "mse", "kl")} < set(tried)
@@ -67,6 +72,38 @@ def test_fixes_are_for_the_platform_of_the_other_model(damaged, tmp_path):
     assert advise(damaged, tmp_path / "ov.onnx", SAMPLES[:2]).platform is TargetPlatform.OPENVINO_INT8
 
 
+@pytest.mark.parametrize(("platform", "reduced"), [("ONNXRUNTIME", True), ("TRT_INT8", False)])
+def test_where_sums_saturate_fixes_have_a_reduced_range(platform, reduced, damaged, tmp_path, monkeypatch):
+    graph, _ = quantize(damaged, SAMPLES, platform=platform)
+    export_graph(graph, platform, tmp_path / "q.onnx")
+
+    def saturated(*arguments, **options):
+        return replace(compare(*arguments, **options), saturated_db=2.0)
+
+    monkeypatch.setattr(sys.modules["calibrant.advice.advise"], "compare", saturated)
+    found = advise(damaged, tmp_path / "q.onnx", SAMPLES[:4])
+    assert {fix.reduce_range for fix in found.fixes} == {reduced}
+    assert found.base_db == (2.0 if reduced else found.comparison.layers.base_db)
+    for fix in found.fixes:
+        assert fix.gain_db == fix.sqnr_db - found.base_db
+
+
+def test_a_reduced_range_is_kept(damaged, tmp_path):
+    setting = QuantizationSetting()
+    setting.quantize_activation_setting.reduce_range = True
+    graph, _ = quantize(damaged, SAMPLES, setting=setting)
+    export_graph(graph, "ONNXRUNTIME", tmp_path / "q.onnx")
+    found = advise(damaged, tmp_path / "q.onnx", SAMPLES[:4])
+    assert {fix.reduce_range for fix in found.fixes} == {True}
+    for fix in (found.fixes[0], found.fixes[-1]):
+        setting = QuantizationSetting(leave_in_float=list(fix.leave_in_float))
+        asked = setting.quantize_activation_setting
+        asked.calib_algorithm, asked.reduce_range = fix.method, True
+        model, kept = Simulation(quantize(damaged, SAMPLES[:4], setting=setting)[0]), found.comparison.kept
+        exact = [load(damaged, feed) for feed in kept]
+        assert sqnr_db(exact, [model.run(feed)[0] for feed in kept]) == pytest.approx(fix.sqnr_db, abs=1e-3)
+
+
 def test_without_anything_to_mend_nothing_is_tried(damaged):
     found = advise(damaged, damaged, SAMPLES[:2])
     assert (found.fixes, found.why_none) == ([], "no layer differs")
@@ -81,6 +118,8 @@ def test_a_float_model_that_is_none_is_said(damaged, advice):
 
 def test_a_way_that_is_refused_is_said():
     class Refusing:
+        reduce_range = False
+
         def sqnr_db(self, method, leave_in_float):
             if method == "kl" or leave_in_float:
                 raise ObservationError("not with me")

@@ -1,12 +1,17 @@
 """compare: two models on the same samples."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from calibrant.analysis import compare, sqnr_db
+from calibrant.analysis import Comparison, compare, sqnr_db
+from calibrant.analysis.compare import _saturated_db
+from calibrant.analysis.layers import LayerErrors
+from calibrant.analysis.outputs import OutputDifference
 from calibrant.api import export_graph, quantize
 from calibrant.core import DataError, ModelError
 
@@ -78,3 +83,14 @@ def test_what_cannot_be_compared(small_model, small_samples, tmp_path):
         compare(small_model, tmp_path / "shape.onnx", small_samples)
     with pytest.raises(DataError, match="rank 3"):
         compare(small_model, small_model, [np.zeros((3, 16, 16), np.float32)])
+
+
+@pytest.mark.parametrize(
+    ("ran", "described", "wanted"), [(0.1, 0.05, 20.0), (0.1, 0.09, None), (0.0, 0.0, None), (np.inf, 0.1, None)]
+)
+def test_where_sums_saturate_the_outputs_are_much_worse_than_described(ran, described, wanted):
+    found = Comparison(outputs={"y": OutputDifference()}, layers=LayerErrors())
+    found.outputs["y"].difference.add([1.0, -1.0], [1.0 + ran, -1.0 + ran])
+    found.layers.simulated.add([1.0, -1.0], [1.0 + described, -1.0 + described])
+    assert _saturated_db(found) == (wanted and pytest.approx(wanted))
+    assert _saturated_db(replace(found, layers=None)) is None

@@ -20,7 +20,8 @@ from calibrant.engines.samples import Feed
 from calibrant.exporters.provenance import PREFIX
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.passes.runtime import SampleCount
-from calibrant.quantizers import quantize_graph
+from calibrant.quantizers import quantize_graph, table_of
+from calibrant.settings import QuantizationSetting
 from calibrant.table import CalibrationTable
 from calibrant.table.collecting import empty_table
 
@@ -31,12 +32,13 @@ BLOCK = 1 << 26  # bytes of samples that are collected from at once
 class Advice:
     """A comparison, and other ways to quantize the float model, the largest gain first.
 
-    platform: that the fixes are for. refused: a sentence on each way that could not be tried.
-    why_none: in one sentence, where nothing was tried.
+    platform: that the fixes are for. base_db: SQNR of the outputs of the other model, which they are measured against.
+    refused: a sentence on each way that could not be tried. why_none: in one sentence, where nothing was tried.
     """
 
     comparison: Comparison
     platform: TargetPlatform
+    base_db: float = float("nan")
     fixes: list[Fix] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     why_none: str = ""
@@ -58,7 +60,8 @@ def advise(
     """`calibrant.analysis.compare`, and for the layers that do most to the outputs what would help.
 
     Every fix quantizes the float model anew, with what these samples show of it, for the platform that the other model
-    says it is for (onnxruntime, where it says nothing), and is measured as the layers are, on the same samples.
+    says it is for (onnxruntime, where it says nothing), and is measured as the layers are, on the same samples. Where
+    the other model has a reduced range, or its sums saturate on this processor, fixes have a reduced range.
     layers, fixes: False for less: outputs alone, or nothing tried; without layers there are no fixes.
     on_trial: called with the number of ways tried, and of all.
 
@@ -98,8 +101,11 @@ def advise(
     known = {node.name for node in graph.model.graph}
     worst = [layer.name for layer in errors.worst if layer.kind != "input" and layer.name in known]
     try:
-        trials = Trials(float_model, executor, platform, table.found, found.kept)
-        advice.fixes, advice.refused = find_fixes(trials, errors.base_db, worst, on_trial)
+        saturated = found.saturated_db is not None and table_of(platform).on_x86
+        reduced = saturated or has_reduced_range(Path(other_model))
+        trials = Trials(float_model, executor, platform, table.found, found.kept, reduced)
+        advice.base_db = found.saturated_db if found.saturated_db is not None and saturated else errors.base_db
+        advice.fixes, advice.refused = find_fixes(trials, advice.base_db, worst, on_trial)
     except CalibrantError as error:
         advice.why_none = f"{float_model} cannot be quantized anew: {error}"
     return advice
@@ -107,12 +113,26 @@ def advise(
 
 def platform_of(path: Path) -> TargetPlatform:
     """The platform that an exported model says it is for; onnxruntime's where it says none."""
+    named = _recorded(path, "platform")
+    return TargetPlatform.of(named) if named in TargetPlatform.__members__ else TargetPlatform.ONNXRUNTIME
+
+
+def has_reduced_range(path: Path) -> bool:
+    """Whether an exported model says that it was quantized with `reduce_range`."""
+    try:
+        setting = QuantizationSetting.from_json(_recorded(path, "setting") or "{}")
+    except CalibrantError:  # another version's
+        return False
+    return setting.quantize_activation_setting.reduce_range
+
+
+def _recorded(path: Path, what: str) -> str:
+    """What an exported model says of how it was made; "" where it says nothing."""
     try:
         metadata = onnx.load(path, load_external_data=False).metadata_props
     except Exception:  # protobuf's own: `compare` says what is wrong with the file
-        return TargetPlatform.ONNXRUNTIME
-    named = {entry.key: entry.value for entry in metadata}.get(f"{PREFIX}platform", "")
-    return TargetPlatform.of(named) if named in TargetPlatform.__members__ else TargetPlatform.ONNXRUNTIME
+        return ""
+    return next((str(entry.value) for entry in metadata if entry.key == f"{PREFIX}{what}"), "")
 
 
 def _generous(table: CalibrationTable, graph: Graph) -> CalibrationTable:

@@ -28,20 +28,22 @@ WORST = 3  # layers that are left in float, at most
 class Fix:
     """One way to quantize the float model, and what it gives.
 
-    method: for activations; None: the platform's own. leave_in_float: names of nodes.
-    sqnr_db: of the outputs, on the samples that the layers were tried on. gain_db: over the other model, on the same.
+    method: for activations; None: the platform's own. leave_in_float: names of nodes. reduce_range: as in settings.
+    sqnr_db: of the outputs, on the samples that the layers were tried on. gain_db: over the other model, on the same;
+        where sums saturate, over what that gives on this processor.
     """
 
     method: str | None
     leave_in_float: tuple[str, ...]
     sqnr_db: float
     gain_db: float
+    reduce_range: bool = False
 
 
 class Trials:
     """The float model, quantized in one way after another from one table, and run: as `calibrant quantize` does it.
 
-    model: its file. executor: runs it.
+    model: its file. executor: runs it. reduce_range: of every trial.
     """
 
     def __init__(
@@ -51,14 +53,17 @@ class Trials:
         platform: TargetPlatform,
         table: CalibrationTable,
         samples: Sequence[Feed],
+        reduce_range: bool = False,
     ) -> None:
         self._model, self._platform, self._table, self._samples = model, platform, table, samples
+        self.reduce_range = reduce_range
         self._exact = [executor.forward(feed) for feed in samples]
 
     def sqnr_db(self, method: str | None, leave_in_float: Sequence[str]) -> float:
         """Of the outputs of the model that is quantized so. Raises as `quantize` does."""
         setting = QuantizationSetting(leave_in_float=list(leave_in_float))
         setting.quantize_activation_setting.calib_algorithm = method
+        setting.quantize_activation_setting.reduce_range = self.reduce_range
         graph, _ = quantize(self._model, None, platform=self._platform, setting=setting, table=self._table)
         model, difference = Simulation(graph, threads=1), Difference()
         with ThreadPoolExecutor(usable_processors(), thread_name_prefix="calibrant-trials") as pool:
@@ -86,7 +91,7 @@ def find_fixes(
         nonlocal done
         try:
             sqnr = trials.sqnr_db(method, leave)
-            fixes.append(Fix(method, leave, sqnr, sqnr - base_db))
+            fixes.append(Fix(method, leave, sqnr, sqnr - base_db, trials.reduce_range))
         except CalibrantError as error:
             what = method or "the platform's own method"
             refused.append(f"{what}{' with ' + ', '.join(leave) + ' in float' if leave else ''}: {error}")

@@ -15,12 +15,18 @@ from calibrant.data import Resize
 
 
 def quantize_command(model: Path, reading: Reading, platform: TargetPlatform, fix: Fix, output: str) -> str:
-    """The line, quoted for a shell."""
+    """The line, quoted for a shell.
+
+    >>> fix = Fix("mse", ("fc",), 20.0, 1.0, reduce_range=True)
+    >>> quantize_command(Path("m.onnx"), Reading("photos"), TargetPlatform.ONNXRUNTIME, fix, "better.onnx")
+    'calibrant quantize m.onnx --data photos --method mse --reduce-range --leave-in-float fc --output better.onnx'
+    """
     words = ["calibrant", "quantize", str(model), *reading_words(reading)]
     if platform is not TargetPlatform.ONNXRUNTIME:
         words += ["--platform", platform.name]
     if fix.method is not None:
         words += ["--method", fix.method]
+    words += ["--reduce-range"] if fix.reduce_range else []
     for name in fix.leave_in_float:
         words += ["--leave-in-float", name]
     return shlex.join([*words, "--output", output])

@@ -101,9 +101,7 @@ class Compared:
             return
         helping = simplest(advice.fixes)
         if helping:
-            layers = advice.comparison.layers
-            base = layers.base_db if layers is not None else float("nan")
-            text = f"What helps, quantized anew on these samples ({in_db(base)} now):"
+            text = f"What helps, quantized anew on these samples ({in_db(advice.base_db)} now):"
             console.out.print(Text(text, style="bold"))
             output = improved_name(self.model)
             for fix in helping:

@@ -46,6 +46,7 @@ def as_json(compared: Compared) -> str:
         {
             "method": fix.method,
             "leave_in_float": list(fix.leave_in_float),
+            "reduce_range": fix.reduce_range,
             "sqnr_db": finite(fix.sqnr_db),
             "gain_db": finite(fix.gain_db),
             "command": quantize_command(compared.model, compared.reading, advice.platform, fix, output),
