@@ -13,6 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 # Read when triton is imported, so it comes first. `make test-gpu` sets it to 0.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Processes share the processors: threads of PyTorch beside them wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The same examples in every run; `--hypothesis-profile=default` looks for others.
 hypothesis.settings.load_profile("ci")
 

@@ -13,6 +13,7 @@ def opened(model: Path | str | bytes, optimized: bool = True, save: Path | None 
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     for name, value in ({"x64quantprecision": "1"} | entries).items():
         options.add_session_config_entry(f"session.{name}", value)
     if not optimized:
