@@ -1,7 +1,6 @@
 """Advice: what was measured is what comes out of the same quantization, and it helps."""
 
 import sys
-from dataclasses import replace
 
 import onnx
 import pytest
@@ -12,6 +11,7 @@ from calibrant.advice.fixes import find_fixes
 from calibrant.analysis import Simulation, compare, sqnr_db
 from calibrant.api import export_graph, quantize
 from calibrant.core import ObservationError
+from calibrant.engines.saturation import sums_saturate
 from tests.analysis.networks import plain_network, quantized_by, random_samples
 
 SAMPLES = random_samples()
@@ -35,8 +35,8 @@ def test_the_best_fix_leaves_the_damaged_layer_in_float(advice):
     assert "conv2" in best.leave_in_float
     assert best.gain_db > 15
     assert best.gain_db == best.sqnr_db - advice.base_db
-    assert advice.base_db == advice.comparison.layers.base_db
-    assert not best.reduce_range
+    assert advice.base_db == (advice.comparison.ran.sqnr_db if sums_saturate() else advice.comparison.layers.base_db)
+    assert best.reduce_range is sums_saturate()
     assert [fix.gain_db for fix in advice.fixes] == sorted((fix.gain_db for fix in advice.fixes), reverse=True)
     tried = [(fix.method, fix.leave_in_float) for fix in advice.fixes]
     assert {(method, ()) for method in (None, "minmax", "percentile", "mse", "kl")} < set(tried)
@@ -47,7 +47,8 @@ def test_a_gain_is_that_of_quantizing_so(advice, damaged):
     """By another way: without a table, and with the weights found anew."""
     for fix in (advice.fixes[0], advice.fixes[-1]):
         setting = QuantizationSetting(leave_in_float=list(fix.leave_in_float))
-        setting.quantize_activation_setting.calib_algorithm = fix.method
+        asked = setting.quantize_activation_setting
+        asked.calib_algorithm, asked.reduce_range = fix.method, fix.reduce_range
         graph, _ = quantize(damaged, SAMPLES, setting=setting)
         model, kept = Simulation(graph), advice.comparison.kept
         exact = [load(damaged, feed) for feed in kept]
@@ -77,18 +78,22 @@ def test_where_sums_saturate_fixes_have_a_reduced_range(platform, reduced, damag
     graph, _ = quantize(damaged, SAMPLES, platform=platform)
     export_graph(graph, platform, tmp_path / "q.onnx")
 
-    def saturated(*arguments, **options):
-        return replace(compare(*arguments, **options), saturated_db=2.0)
-
-    monkeypatch.setattr(sys.modules["calibrant.advice.advise"], "compare", saturated)
+    monkeypatch.setattr(sys.modules["calibrant.advice.advise"], "sums_saturate", lambda: True)
     found = advise(damaged, tmp_path / "q.onnx", SAMPLES[:4])
     assert {fix.reduce_range for fix in found.fixes} == {reduced}
-    assert found.base_db == (2.0 if reduced else found.comparison.layers.base_db)
+    assert found.base_db == (found.comparison.ran.sqnr_db if reduced else found.comparison.layers.base_db)
     for fix in found.fixes:
         assert fix.gain_db == fix.sqnr_db - found.base_db
 
 
-def test_a_reduced_range_is_kept(damaged, tmp_path):
+def test_what_ran_is_what_onnxruntime_gives(advice, damaged):
+    kept = advice.comparison.kept
+    exact, other = ([load(path, feed) for feed in kept] for path in (damaged, damaged.with_name("qdq.onnx")))
+    assert advice.comparison.ran.sqnr_db == pytest.approx(sqnr_db(exact, other), abs=1e-6)
+
+
+def test_a_reduced_range_is_kept(damaged, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["calibrant.advice.advise"], "sums_saturate", lambda: False)
     setting = QuantizationSetting()
     setting.quantize_activation_setting.reduce_range = True
     graph, _ = quantize(damaged, SAMPLES, setting=setting)

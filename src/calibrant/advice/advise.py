@@ -17,6 +17,7 @@ from calibrant.core import CalibrantError, TargetPlatform
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.executor import Collect
 from calibrant.engines.samples import Feed
+from calibrant.engines.saturation import sums_saturate
 from calibrant.exporters.provenance import PREFIX
 from calibrant.graph import Graph, load_onnx_graph
 from calibrant.passes.runtime import SampleCount
@@ -61,7 +62,7 @@ def advise(
 
     Every fix quantizes the float model anew, with what these samples show of it, for the platform that the other model
     says it is for (onnxruntime, where it says nothing), and is measured as the layers are, on the same samples. Where
-    the other model has a reduced range, or its sums saturate on this processor, fixes have a reduced range.
+    the other model has a reduced range, or integer sums saturate on this processor, fixes have a reduced range.
     layers, fixes: False for less: outputs alone, or nothing tried; without layers there are no fixes.
     on_trial: called with the number of ways tried, and of all.
 
@@ -101,10 +102,10 @@ def advise(
     known = {node.name for node in graph.model.graph}
     worst = [layer.name for layer in errors.worst if layer.kind != "input" and layer.name in known]
     try:
-        saturated = found.saturated_db is not None and table_of(platform).on_x86
-        reduced = saturated or has_reduced_range(Path(other_model))
+        saturates = table_of(platform).on_x86 and sums_saturate()
+        reduced = saturates or has_reduced_range(Path(other_model))
         trials = Trials(float_model, executor, platform, table.found, found.kept, reduced)
-        advice.base_db = found.saturated_db if found.saturated_db is not None and saturated else errors.base_db
+        advice.base_db = found.ran.sqnr_db if saturates else errors.base_db
         advice.fixes, advice.refused = find_fixes(trials, advice.base_db, worst, on_trial)
     except CalibrantError as error:
         advice.why_none = f"{float_model} cannot be quantized anew: {error}"

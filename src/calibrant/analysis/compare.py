@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.analysis.layers import LayerComparison, LayerErrors, OnRun
+from calibrant.analysis.measures import Difference
 from calibrant.analysis.models import OpenPair
-from calibrant.analysis.outputs import Metric, OutputDifference, Outputs
+from calibrant.analysis.outputs import Metric, OutputDifference, Outputs, together
 from calibrant.core import CalibrantError
 from calibrant.engines import InputSpec, iterate_samples
 from calibrant.engines.kept import Kept
@@ -29,9 +29,8 @@ class Comparison:
     samples: how many. outputs: by the name in the first model. unmatched: outputs of either model without counterpart.
     milliseconds: for each sample, the median. size: bytes of the files. metric: the user's, the mean over samples.
     layers: which layer does what; None where that was not asked for, or could not be found out.
-    saturated_db: SQNR of all outputs, where the integer kernels of this processor make them much worse than the layers
-        say; else None. notes: sentences on what else should be known.
-    kept: the few samples on which layers were tried one by one.
+    notes: sentences on what else should be known.
+    kept: the few samples on which layers were tried one by one. ran: on these, all floating outputs, as the models ran.
     """
 
     samples: int = 0
@@ -41,9 +40,9 @@ class Comparison:
     size: tuple[int, int] = (0, 0)
     metric: tuple[float, float] | None = None
     layers: LayerErrors | None = None
-    saturated_db: float | None = None
     notes: list[str] = field(default_factory=list)
     kept: list[Feed] = field(default_factory=list, repr=False, compare=False)
+    ran: Difference = field(default_factory=Difference)
 
 
 def compare(
@@ -93,16 +92,11 @@ def compare(
         if by_layer is not None:
             by_layer.measure(found.kept, on_run)
             found.layers = by_layer.found
+            found.ran = _ran(pair, found.kept)
     found.samples, found.milliseconds = outputs.samples, outputs.milliseconds
     if metric is not None:
         found.metric = outputs.metrics[0] / outputs.samples, outputs.metrics[1] / outputs.samples
-    found.saturated_db = _saturated_db(found)
-    if found.saturated_db is not None and found.layers is not None:
-        found.notes.append(
-            f"on this processor the integer kernels give {found.saturated_db:.1f} dB where the model describes "
-            f"{found.layers.simulated.sqnr_db:.1f} dB: their sums saturate, as on x86 without VNNI; to run it here, "
-            "quantize with --reduce-range, or set onnxruntime's session option session.x64quantprecision to 1"
-        )
+    found.notes += _saturation(found)
     return found
 
 
@@ -135,11 +129,23 @@ def _unlabelled(
         yield sample[:-1] if labelled else sample
 
 
-def _saturated_db(found: Comparison) -> float | None:
-    """See `Comparison`."""
-    simulated = found.layers.simulated if found.layers is not None else None
-    floats = [output.difference for output in found.outputs.values() if output.is_float]
-    noise, signal = sum(one.noise for one in floats), sum(one.signal for one in floats)
-    if simulated is None or not simulated.signal or not signal or not math.isfinite(noise):
-        return None
-    return 10 * math.log10(signal / noise) if noise > simulated.noise * 10 ** (SATURATED_DB / 10) else None
+def _ran(pair: OpenPair, samples: Iterable[Feed]) -> Difference:
+    outputs = Outputs(pair, None)
+    for number, feed in enumerate(samples):
+        outputs.take(feed, number)
+    return together(outputs.found.values())
+
+
+def _saturation(found: Comparison) -> list[str]:
+    """A sentence where the model as it ran is much worse than the arithmetic that it describes."""
+    simulated, ran = found.layers.simulated if found.layers is not None else None, together(found.outputs.values())
+    if simulated is None or not simulated.signal or not ran.signal:
+        return []
+    if ran.noise <= simulated.noise * 10 ** (SATURATED_DB / 10):
+        return []
+    note = (
+        f"on this processor the integer kernels give {ran.sqnr_db:.1f} dB where the model describes "
+        f"{simulated.sqnr_db:.1f} dB: their sums saturate, as on x86 without VNNI; to run it here, quantize with "
+        "--reduce-range, or set onnxruntime's session option session.x64quantprecision to 1"
+    )
+    return [note]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,13 @@ class OutputDifference:
             if one.ndim == 2 and one.shape[1] > 1:
                 self.rows += len(one)
                 self.agreeing += int((one.argmax(axis=1) == other.argmax(axis=1)).sum())
+
+
+def together(outputs: Iterable[OutputDifference]) -> Difference:
+    """The sums of all floating outputs."""
+    floats = [output.difference for output in outputs if output.is_float]
+    sums = {name: sum(getattr(one, name) for one in floats) for name in ("elements", "broken", "signal", "noise")}
+    return Difference(**sums)
 
 
 class Outputs:
