@@ -20,7 +20,7 @@ def setting(on=True, bits=4, **changes):
     made = QuantizationSetting()
     made.quantize_parameter_setting.num_of_bits = bits
     made.lsq_optimization = on
-    made.lsq_optimization_setting.steps = 200
+    made.lsq_optimization_setting.steps = 100
     for name, value in changes.items():
         setattr(made.lsq_optimization_setting, name, value)
     return made
