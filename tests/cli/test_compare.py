@@ -105,6 +105,8 @@ def test_json_says_everything(folder):
     assert found["models"]["model.onnx"]["bytes"] == (folder / "model.onnx").stat().st_size
     assert found["fixes"][0]["command"].startswith("calibrant quantize model.onnx --data samples ")
     assert found["fixes"][0]["gain_db"] > 15
+    best = found["fixes"][0]
+    assert best["sqnr_db"] - found["fixes_base_sqnr_db"] == pytest.approx(best["gain_db"])
 
 
 def test_csv_has_a_row_for_each_layer(folder):

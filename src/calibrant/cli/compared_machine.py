@@ -53,7 +53,8 @@ def as_json(compared: Compared) -> str:
         }
         for fix in advice.fixes
     ]
-    return json.dumps(head | {"fixes": fixes, "fixes_refused": advice.refused}, indent=2, allow_nan=False)
+    head |= {"fixes": fixes, "fixes_base_sqnr_db": finite(advice.base_db), "fixes_refused": advice.refused}
+    return json.dumps(head, indent=2, allow_nan=False)
 
 
 def as_csv(compared: Compared) -> str:
