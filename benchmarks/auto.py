@@ -17,13 +17,14 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.machine import command, description
 from benchmarks.markdown import table
 from benchmarks.subjects import SUBJECTS, Subject, find_subject
-from benchmarks.tasks import PLATFORM, Array, Sample, add_data_options, add_model_options, split
+from benchmarks.tasks import PLATFORM, Array, Sample, add_data_options, add_model_options
 from calibrant import QuantizationSettingFactory, calibrate, export_graph, load_onnx_graph
 from calibrant.api import quantize
 from calibrant.auto.judging import signal_and_noise, sqnr_of_powers, standard_error
@@ -104,11 +105,8 @@ def best_single(db: Mapping[str, float]) -> str:
 
 def of_split(subject: Subject, seed: int, console: Console) -> Split:
     """Every method, calibrated on one part of the data and measured on another."""
-    to_calibrate, to_measure = split(subject.items, subject.calibration, seed)
-    calibration = [sample for item in to_calibrate for sample in subject.samples(item)]
-    measuring = [sample for item in to_measure for sample in subject.samples(item)]
-    measuring = measuring[:: max(1, len(measuring) // subject.measured)][: subject.measured]
-    wanted = outputs(subject.model, measuring)
+    calibration, measuring = subject.divided(seed)
+    wanted = outputs(session(subject.model), measuring)
     graph = load_onnx_graph(subject.model)
     collected = calibrate(graph, calibration)
     ordered = bool(order_carrying(graph))
@@ -125,7 +123,7 @@ def of_split(subject: Subject, seed: int, console: Console) -> Split:
         with tempfile.TemporaryDirectory() as folder:
             int8 = Path(folder) / "int8.onnx"
             export_graph(quantized, PLATFORM, int8)
-            powers[method] = powers_of(wanted, outputs(int8, measuring))
+            powers[method] = powers_of(wanted, outputs(session(int8), measuring))
     (chosen,) = [match[1] for note in summary.notes if (match := re.match(r"auto chose '(.*?)':", note))]
     found = Split(len(calibration), len(measuring), powers, chosen, seconds)
     told = ", ".join(f"{method} {value:.2f}" for method, value in found.db.items())
@@ -133,9 +131,8 @@ def of_split(subject: Subject, seed: int, console: Console) -> Split:
     return found
 
 
-def outputs(model: Path, samples: Sequence[Sample]) -> list[list[Array]]:
-    """What the model makes of each sample, in onnxruntime."""
-    running = session(model)
+def outputs(running: ort.InferenceSession, samples: Sequence[Sample]) -> list[list[Array]]:
+    """What a model makes of each sample."""
     first = running.get_inputs()[0].name
     return [running.run(None, sample if isinstance(sample, dict) else {first: sample}) for sample in samples]
 

@@ -8,11 +8,8 @@ import time
 from itertools import islice
 from statistics import median
 
-from rich.console import Console
-
 from benchmarks.machine import command, description
-from benchmarks.markdown import table
-from benchmarks.subjects import SUBJECTS, Subject, find_subject
+from benchmarks.subjects import SUBJECTS, Subject, write_rows
 from benchmarks.tasks import add_data_options, add_model_options
 from calibrant import QuantizationSetting
 from calibrant.api import quantize
@@ -36,15 +33,8 @@ Alone and default take turns, {rounds} times after a first time that does not co
 
 def main() -> None:
     options = _options()
-    console = Console(stderr=True, soft_wrap=True)
     head = HEAD.format(description=description(), command=command(), threads=options.threads, rounds=options.rounds)
-    rows = []
-    for name in options.models:
-        subject = find_subject(name, options)
-        rows.append([name, *["not given its data"] * (len(COLUMNS) - 1)] if subject is None else row(subject, options))
-        console.print(", ".join(rows[-1]), markup=False, highlight=False)
-        options.output.write_text(head + table(COLUMNS, rows) + "\n", encoding="utf-8")
-    console.print(f"written to {options.output}")
+    write_rows(options, head, COLUMNS, lambda subject: row(subject, options))
 
 
 def _options() -> argparse.Namespace:

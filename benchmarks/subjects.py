@@ -15,11 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from rich.console import Console
 
+from benchmarks.markdown import table
 from benchmarks.models import MODELS, minilm_vocabulary
 from benchmarks.pages import page, page_input
 from benchmarks.speech import listened, utterance
-from benchmarks.tasks import IMAGENET, LITE, Normalization, Sample, classifier_input, images, line_input, scaled_line
+from benchmarks.tasks import (
+    IMAGENET,
+    LITE,
+    Normalization,
+    Sample,
+    classifier_input,
+    images,
+    line_input,
+    scaled_line,
+    split,
+)
 from benchmarks.wordpiece import WordPiece
 
 TOKENS = 64  # of a text; shorter ones are padded
@@ -41,6 +53,27 @@ class Subject:
     samples: Callable[[Any], Sequence[Sample]]
     calibration: int = 64
     measured: int = 128
+
+    def divided(self, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
+        """Samples to calibrate with, and samples of other items to measure on; see `split`."""
+        to_calibrate, to_measure = split(self.items, self.calibration, seed)
+        calibration = [sample for item in to_calibrate for sample in self.samples(item)]
+        measuring = [sample for item in to_measure for sample in self.samples(item)]
+        return calibration, measuring[:: max(1, len(measuring) // self.measured)][: self.measured]
+
+
+def write_rows(
+    options: argparse.Namespace, head: str, columns: Sequence[str], row: Callable[[Subject], Sequence[str]]
+) -> None:
+    """A page with a table: a row for each of the models that are asked for, written as soon as it is known."""
+    console = Console(stderr=True, soft_wrap=True)
+    rows: list[Sequence[str]] = []
+    for name in options.models:
+        subject = find_subject(name, options)
+        rows.append([name, *["not given its data"] * (len(columns) - 1)] if subject is None else row(subject))
+        console.print(", ".join(rows[-1]), markup=False, highlight=False)
+        options.output.write_text(head + table(columns, rows) + "\n", encoding="utf-8")
+    console.print(f"written to {options.output}")
 
 
 def find_subject(name: str, options: argparse.Namespace) -> Subject | None:

@@ -36,7 +36,6 @@ from benchmarks.tasks import (
     classifier_input,
     line_input,
     recogniser_characters,
-    split,
 )
 from calibrant import QuantizationSetting, QuantizationSettingFactory, export_graph, load_onnx_graph
 from calibrant.api import quantize
@@ -203,7 +202,7 @@ def beside_greedy(options: argparse.Namespace, console: Console) -> Iterator[str
         if subject is None:
             console.print(f"[yellow]{name}: left out, its data are not given[/] (see --help)")
             continue
-        opened = Opened.of(subject.model, samples_of(subject)[0], options.threads)
+        opened = Opened.of(subject.model, subject.divided()[0], options.threads)
         plain = opened.reach(MET)
         headings = [f"{name}, {plain.operations} operations", "target", "reached", "in float", "models run", "seconds"]
         targets = [plain.score.sqnr_db + gain for gain in sorted(options.gains)]
@@ -237,14 +236,6 @@ def greedy_row(target: float, step: Step, reached: Reached, seconds: float) -> l
 # Targets in dB
 
 
-def samples_of(subject: Subject) -> tuple[list[Sample], list[Sample]]:
-    """To calibrate with, and others to measure on."""
-    to_calibrate, to_measure = split(subject.items, subject.calibration)
-    calibration = [sample for item in to_calibrate for sample in subject.samples(item)]
-    measuring = [sample for item in to_measure for sample in subject.samples(item)]
-    return calibration, measuring[:: max(1, len(measuring) // subject.measured)][: subject.measured]
-
-
 def with_targets(options: argparse.Namespace, console: Console) -> Iterator[str]:
     """The section on every model."""
     rows = []
@@ -262,11 +253,11 @@ def with_targets(options: argparse.Namespace, console: Console) -> Iterator[str]
 
 def target_row(subject: Subject, threads: int | None) -> list[str]:
     """One model."""
-    calibration, measuring = samples_of(subject)
-    exact = outputs(subject.model, measuring)
+    calibration, measuring = subject.divided()
+    exact = outputs(session(subject.model), measuring)
 
     def on_others(model: Path) -> float:
-        return least_sqnr(exact, outputs(model, measuring))
+        return least_sqnr(exact, outputs(session(model), measuring))
 
     setting = QuantizationSettingFactory.default_setting()
     setting.target_sqnr = MET
@@ -366,7 +357,7 @@ def with_drops(options: argparse.Namespace, console: Console) -> Iterator[str]:
 def drop_row(labelled: Labelled, bits: int, threads: int | None) -> list[str]:
     """One model, its weights in so many bits."""
     subject = labelled.subject
-    calibration, _ = samples_of(subject)
+    calibration, _ = subject.divided()
     metric, other = labelled.metric(True), labelled.metric(False)
 
     def on_others(model: Path) -> float:

@@ -23,12 +23,18 @@ class Run:
 
 
 def session(
-    path: str | Path, threads: int | None = None, *, optimized: bool = True, integer_kernels: bool = True
+    path: str | Path,
+    threads: int | None = None,
+    *,
+    optimized: bool = True,
+    integer_kernels: bool = True,
+    exact_sums: bool = False,
 ) -> ort.InferenceSession:
     """An onnxruntime session on the CPU.
 
     threads None: onnxruntime's choice. optimized False: every node runs as it is written. integer_kernels False:
-    optimized, but between DequantizeLinear and QuantizeLinear all is float.
+    optimized, but between DequantizeLinear and QuantizeLinear all is float. exact_sums: of integers, on x86 processors
+    without VNNI as well.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -38,6 +44,8 @@ def session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not integer_kernels:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if exact_sums:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

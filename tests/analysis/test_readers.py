@@ -1,7 +1,6 @@
 """reader_errors and Simulation: what quantization does to outputs, against numpy and onnxruntime."""
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from calibrant import OnnxruntimeExecutor, load_onnx_graph
@@ -10,6 +9,7 @@ from calibrant.api import export_graph, quantize
 from calibrant.core import QuantizationProperty as P
 from calibrant.core import StateError, TargetPlatform, TensorQuantizationConfig, fake_quantize
 from calibrant.quantizers import quantize_graph
+from tests.runtime import opened
 
 
 def config(scale, offset=128):
@@ -66,9 +66,7 @@ def test_an_output_that_nothing_reads_counts_itself(planned, small_samples):
 def test_the_simulation_is_the_exported_model_with_optimizations_off(platform, small_model, small_samples, tmp_path):
     graph, _ = quantize(small_model, small_samples, platform=platform)
     export_graph(graph, platform, tmp_path / "q.onnx")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    written = ort.InferenceSession(tmp_path / "q.onnx", options, providers=["CPUExecutionProvider"])
+    written = opened(tmp_path / "q.onnx", optimized=False)
     simulation = Simulation(graph)
     floats = OnnxruntimeExecutor(graph)
     for sample in small_samples[:5]:

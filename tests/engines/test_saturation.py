@@ -13,15 +13,15 @@ from tests.arrays import sqnr
 from tests.runtime import opened
 
 
-def convolution(data, weight, group, exact):
+def convolution(weight, shape, group, exact):
     """What an integer convolution makes of the largest values, as a share of what it should."""
-    rows, inputs = weight
+    rows, inputs = shape
     text = "(uint8[1,8,6,6] x) => (uint8[1,R,4,4] y) { y = QLinearConv <group = G> (x, one, xz, w, one, wz, most, xz) }"
     text = text.replace("R", str(rows)).replace("G", str(group))
     model = parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g ' + text)
-    right = 9 * inputs * 255 * data
+    right = 9 * inputs * 255 * weight
     constants = {"one": np.float32(1), "xz": np.uint8(0), "wz": np.int8(0), "most": np.float32(right / 200)}
-    constants["w"] = np.full((rows, inputs, 3, 3), data, np.int8)
+    constants["w"] = np.full((rows, inputs, 3, 3), weight, np.int8)
     for name, array in constants.items():
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
     session = opened(model.SerializeToString(), x64quantprecision=str(int(exact)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ import onnx
 
 from calibrant.advice.fixes import METHODS, Fix, OnRun, Trials, find_fixes
 from calibrant.analysis import Comparison, compare
-from calibrant.analysis.outputs import Metric
+from calibrant.analysis.outputs import Metric, together
 from calibrant.core import CalibrantError, TargetPlatform
 from calibrant.engines import OnnxruntimeExecutor
 from calibrant.engines.executor import Collect
@@ -68,7 +68,8 @@ def advise(
 
     Raises as `compare` does. What keeps fixes from being tried raises nothing: see `Advice.why_none`.
     """
-    platform = platform_of(Path(other_model))
+    said = _said(Path(other_model))
+    platform = platform_of(said)
     if not (layers and fixes):
         found = compare(
             float_model, other_model, samples, collate_fn, on_step, metric=metric, layers=layers, on_run=on_run
@@ -103,37 +104,39 @@ def advise(
     worst = [layer.name for layer in errors.worst if layer.kind != "input" and layer.name in known]
     try:
         saturates = table_of(platform).on_x86 and sums_saturate()
-        reduced = saturates or has_reduced_range(Path(other_model))
+        reduced = saturates or has_reduced_range(said)
         trials = Trials(float_model, executor, platform, table.found, found.kept, reduced)
-        advice.base_db = found.ran.sqnr_db if saturates else errors.base_db
+        advice.base_db = errors.base_db
+        if saturates:  # as it runs here, not as its layers say
+            ran = compare(float_model, other_model, found.kept, layers=False)
+            advice.base_db = together(ran.outputs.values()).sqnr_db
         advice.fixes, advice.refused = find_fixes(trials, advice.base_db, worst, on_trial)
     except CalibrantError as error:
         advice.why_none = f"{float_model} cannot be quantized anew: {error}"
     return advice
 
 
-def platform_of(path: Path) -> TargetPlatform:
-    """The platform that an exported model says it is for; onnxruntime's where it says none."""
-    named = _recorded(path, "platform")
+def platform_of(said: Mapping[str, str]) -> TargetPlatform:
+    """The platform that an exported model's metadata name; onnxruntime's where they name none."""
+    named = said.get(f"{PREFIX}platform", "")
     return TargetPlatform.of(named) if named in TargetPlatform.__members__ else TargetPlatform.ONNXRUNTIME
 
 
-def has_reduced_range(path: Path) -> bool:
-    """Whether an exported model says that it was quantized with `reduce_range`."""
+def has_reduced_range(said: Mapping[str, str]) -> bool:
+    """Whether an exported model's metadata say that it was quantized with `reduce_range`."""
     try:
-        setting = QuantizationSetting.from_json(_recorded(path, "setting") or "{}")
+        setting = QuantizationSetting.from_json(said.get(f"{PREFIX}setting", "{}"))
     except CalibrantError:  # another version's
         return False
     return setting.quantize_activation_setting.reduce_range
 
 
-def _recorded(path: Path, what: str) -> str:
-    """What an exported model says of how it was made; "" where it says nothing."""
+def _said(path: Path) -> dict[str, str]:
+    """A model's metadata."""
     try:
-        metadata = onnx.load(path, load_external_data=False).metadata_props
+        return {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
     except Exception:  # protobuf's own: `compare` says what is wrong with the file
-        return ""
-    return next((str(entry.value) for entry in metadata if entry.key == f"{PREFIX}{what}"), "")
+        return {}
 
 
 def _generous(table: CalibrationTable, graph: Graph) -> CalibrationTable:

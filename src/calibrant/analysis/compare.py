@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.analysis.layers import LayerComparison, LayerErrors, OnRun
-from calibrant.analysis.measures import Difference
 from calibrant.analysis.models import OpenPair
 from calibrant.analysis.outputs import Metric, OutputDifference, Outputs, together
 from calibrant.core import CalibrantError
@@ -28,9 +27,9 @@ class Comparison:
 
     samples: how many. outputs: by the name in the first model. unmatched: outputs of either model without counterpart.
     milliseconds: for each sample, the median. size: bytes of the files. metric: the user's, the mean over samples.
-    layers: which layer does what; None where that was not asked for, or could not be found out.
-    notes: sentences on what else should be known.
-    kept: the few samples on which layers were tried one by one. ran: on these, all floating outputs, as the models ran.
+    layers: which layer does what; None where that was not asked for, or could not be found out. notes: sentences on
+        what else should be known.
+    kept: the few samples on which layers were tried one by one.
     """
 
     samples: int = 0
@@ -42,7 +41,6 @@ class Comparison:
     layers: LayerErrors | None = None
     notes: list[str] = field(default_factory=list)
     kept: list[Feed] = field(default_factory=list, repr=False, compare=False)
-    ran: Difference = field(default_factory=Difference)
 
 
 def compare(
@@ -92,7 +90,6 @@ def compare(
         if by_layer is not None:
             by_layer.measure(found.kept, on_run)
             found.layers = by_layer.found
-            found.ran = _ran(pair, found.kept)
     found.samples, found.milliseconds = outputs.samples, outputs.milliseconds
     if metric is not None:
         found.metric = outputs.metrics[0] / outputs.samples, outputs.metrics[1] / outputs.samples
@@ -129,19 +126,12 @@ def _unlabelled(
         yield sample[:-1] if labelled else sample
 
 
-def _ran(pair: OpenPair, samples: Iterable[Feed]) -> Difference:
-    outputs = Outputs(pair, None)
-    for number, feed in enumerate(samples):
-        outputs.take(feed, number)
-    return together(outputs.found.values())
-
-
 def _saturation(found: Comparison) -> list[str]:
     """A sentence where the model as it ran is much worse than the arithmetic that it describes."""
-    simulated, ran = found.layers.simulated if found.layers is not None else None, together(found.outputs.values())
-    if simulated is None or not simulated.signal or not ran.signal:
+    if found.layers is None:
         return []
-    if ran.noise <= simulated.noise * 10 ** (SATURATED_DB / 10):
+    simulated, ran = found.layers.simulated, together(found.outputs.values())
+    if not simulated.signal or not ran.signal or ran.noise <= simulated.noise * 10 ** (SATURATED_DB / 10):
         return []
     note = (
         f"on this processor the integer kernels give {ran.sqnr_db:.1f} dB where the model describes "
