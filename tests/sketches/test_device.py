@@ -13,7 +13,7 @@ if torch is not None:
     from calibrant.sketches import device_margins
     from calibrant.sketches.device import DeviceCollectors
     from calibrant.sketches.kernels import gpu
-    from calibrant.sketches.kernels.gpu_portable import ENDS, FIELDS
+    from calibrant.sketches.kernels.gpu_portable import ENDS, FIELDS, SETTLED_EACH
 
 SPECS = {
     "plain": SketchSpec(),
@@ -193,6 +193,60 @@ def test_counts_beyond_32_bits(device):
     assert (found.extremes.n_lo.tolist(), found.extremes.size) == ([(2**33 + 1) * 3000], (2**33 + 1) * 3000)
 
 
+@pytest.mark.parametrize("shape", [(1024, 3), (1, 3, 1024)], ids=["last", "first"])
+@pytest.mark.parametrize(
+    ("device", "bits"),
+    [pytest.param("cpu", 1, marks=interpreted), *(pytest.param("cuda", n, marks=on_gpu) for n in (3, 9))],
+)
+def test_counts_and_sums_of_channels_outgrow_the_words_they_share(device, shape, bits):
+    """A state is told what many additions have left in it, each time as much as its words have room for."""
+    spec = SketchSpec(histogram=False, channel_axis=1, per_channel=True, channel_mantissa_bits=bits)
+    value = 1 + 255 / 2 ** (bits + 8)  # at the end of its bin: the sum grows fastest
+    made, x = DeviceCollectors({"x": spec}, device), torch.full(shape, value, device=device)
+    made.add({"x": x}, 0)
+    state = made._values["x"].states["of each"]
+    table, cells = state.memory[0, :, FIELDS * state.rows :], 1 << (9 + bits)
+    heads = state.memory[0, :, : FIELDS * state.rows].unflatten(1, (state.rows, FIELDS))
+    once, hits = table[:, :cells].clone(), heads[..., ENDS:].clone()
+    times = 1
+    for passed in (5, 9, 13):  # so many times SETTLED_EACH, which an addition passes that is done
+        more = passed * SETTLED_EACH // 1024 - 1 - times
+        table[:, :cells] += more * once
+        heads[..., ENDS:] += more * hits
+        made.add({"x": x}, 0)
+        times += more + 1
+    found, one = made.sketches()["x"], on_host([x.cpu()], spec)
+    assert table[:, cells:].any()
+    assert found.channel_histogram.counts.tolist() == [times * 1024] * 3
+    assert found.channel_histogram.positions.tolist() == [times * n for n in one.channel_histogram.positions.tolist()]
+    assert (found.extremes.n_lo.tolist(), found.extremes.size) == ([times * 1024] * 3, times * x.numel())
+
+
+@pytest.mark.parametrize("spec", ["plain", "extremes of channels", "everything", "of channels"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_long_tensors_take_several_launches(device, spec, monkeypatch):
+    monkeypatch.setattr(gpu, "MOST", 64)
+    monkeypatch.setattr(gpu.portable, "MOST_OF_EACH", 32)
+    spec, launches = SPECS[spec], []
+    for module, name in ((gpu.nvidia, "count_last"), (gpu.nvidia, "count_fast"), (gpu, "_count_portable")):
+        one = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, one=one, **named: (launches.append(1), one(*given, **named)))
+    for shape in ((4, 5, 4, 11), (97, 5), (4, 5, 100)):
+        launches.clear()
+        x, made = activations(shape)[: 1 if shape[-1] == 100 else None], DeviceCollectors({"x": spec}, device)
+        made.add({"x": torch.from_numpy(x).to(device)}, 0)
+        assert made.sketches()["x"] == on_host([x], spec)
+        assert len(launches) > 2 or not (spec.histogram or spec.per_channel)
+
+
+@gpu_test
+@pytest.mark.parametrize("last", [False, True], ids=["one stretch", "channels take turns"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_fast_kernels_work_here(dtype, last):
+    """Else every other test would pass with the portable ones in their place."""
+    assert not gpu._differs(torch.device("cuda:0"), getattr(torch, dtype), last)
+
+
 @interpreted
 def test_a_fast_kernel_that_does_not_work_is_reported(monkeypatch, caplog):
     def broken(*_):
@@ -262,6 +316,7 @@ def test_a_collector_counts_tensors_where_they_are(spec, monkeypatch):
 
 
 @gpu_test
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_adding_waits_for_nothing():
     x, made = torch.from_numpy(activations()).cuda(), DeviceCollectors({"x": EVERYTHING, "y": SketchSpec()}, "cuda")
     made.add({"x": x, "y": x}, 0)
@@ -367,3 +422,19 @@ def test_more_than_two_thousand_million_elements(axis):
     found = made.sketches()["x"]
     assert found.histogram.counts.tolist() == [1, 2**30, size - 2**30 - 2, 1]
     assert (found.extremes.lo.tolist(), found.extremes.hi.tolist(), found.extremes.size) == ([-3], [7], size)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("channels", [pytest.param(n, marks=on_gpu) for n in (1, 96)])
+def test_one_value_so_often_that_its_positions_add_up_to_more_than_32_bits(channels):
+    size, spec = 3 * 2**30, SketchSpec(channel_axis=1, per_channel=channels > 1)
+    x, made = torch.full((1, channels, size // channels), 1.0039, device="cuda"), DeviceCollectors({"x": spec}, "cuda")
+    made.add({"x": x}, 0)
+    found = made.sketches()["x"]
+    one = on_host([x[:, :1, :1].cpu().numpy()], SketchSpec(channel_axis=1, per_channel=True))
+    assert found.histogram.counts.tolist() == [size]
+    assert found.histogram.positions.tolist() == [size * int(one.histogram.positions[0])]
+    if channels > 1:
+        positions = int(one.channel_histogram.positions[0]) * size // channels
+        assert found.channel_histogram.counts.tolist() == [size // channels] * channels
+        assert found.channel_histogram.positions.tolist() == [positions] * channels

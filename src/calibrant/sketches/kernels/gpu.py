@@ -5,7 +5,7 @@ What is counted and what it is counted into lie on one device, and nothing here 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,6 +24,7 @@ Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
 TILE = 1024  # elements that a program looks at together, of four such tiles at once
 LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
+MOST = 1 << 28  # elements of a tensor that is one group: so many in one launch
 MOST_PARTS, MERGED = 2048, 1024  # of one group; and channels of all parts that are merged at once
 PARTS_OF_MANY, LEAST_TILES = 256, 8  # of one group of many tensors; and tiles that are worth a program
 
@@ -44,6 +45,22 @@ Grouped = tuple[Tensor, Planes, State]  # a tensor, its groups, and the state th
 
 def count(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:
     """Count x, contiguous and of float32, float16 or bfloat16, into half number `half[0]` (int32) of the state."""
+    for piece, own in _pieces(x, planes):
+        _count(piece, own, state, half, room)
+
+
+def _pieces(x: Tensor, planes: Planes) -> Iterator[tuple[Tensor, Planes]]:
+    """x in pieces that one launch may count."""
+    most = MOST if planes.groups == 1 else portable.MOST_OF_EACH
+    if planes.outer * planes.inner <= most:
+        yield x, planes
+        return
+    memory = x.view(-1)
+    for start, own in planes.pieces(most):
+        yield memory[start:], own
+
+
+def _count(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:
     if nvidia.is_for_last(x, planes, state.mantissa_bits) and _fast_works(x.device, x.dtype, last=True):
         nvidia.count_last(x, planes, state, half, room)
     elif nvidia.is_for_fast(x, planes, state.mantissa_bits) and _fast_works(x.device, x.dtype):
@@ -58,6 +75,7 @@ def count_many(tensors: Sequence[Tensor], states: Sequence[State], half: Tensor,
     if (
         len(tensors) > 1
         and len({x.dtype for x in tensors}) == 1
+        and sum(x.numel() for x in tensors) <= MOST
         and all(_may_be_described(x, states[0].mantissa_bits) for x in tensors)
     ):
         nvidia.count_described(tensors, states, half, room)
@@ -73,7 +91,8 @@ def count_ends(tensors: Sequence[Grouped], half: Tensor, room: Room) -> None:
     for x, planes, state in tensors:
         rows, columns = _shape_of_tiles(planes, x.element_size())
         if x.numel() >= 1 << 31:
-            _count_portable(x, planes, state, half, room, totals=False)
+            for piece, own in _pieces(x, planes):
+                _count_portable(piece, own, state, half, room, totals=False)
             continue
         last, each = planes.step > 1, 16 // x.element_size()
         aligned = x.data_ptr() % 16 == 0 and (planes.groups if last else planes.inner) % each == 0
@@ -138,10 +157,10 @@ def _count_portable(
         TOTALS=totals,
         TABLE=state.mantissa_bits is not None,
         BITS=state.mantissa_bits or 0,
+        JOINED=planes.groups > 1 and state.mantissa_bits is not None,
         ROWS=rows,
         COLUMNS=columns,
         PARTS=min(triton.next_power_of_2(parts), MERGED // columns),
-        WIDE=tiles >= 1 << 30 or tiles // parts >= 1 << 20,
         num_warps=4,
     )
 

@@ -23,6 +23,7 @@ from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels import gpu_ptx as ptx
 from calibrant.sketches.kernels import gpu_ptx_count
 from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, word
+from calibrant.sketches.kernels.gpu_settle import settle
 
 _FLOAT16 = gl.constexpr(portable.FLOAT16)
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
@@ -147,14 +148,17 @@ def _count(ready, group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.co
         x_bits = _load(group, vectors, in_vector, full * VECTORS, True, PLANES, True, K)
         _asm(x_bits, address, table, low, count_asm, K)
         padding = (full + 1) * (VECTORS * V) - length
+    field = gl.arange(0, _ENDS, layout=line)
+    head = own + part * _FIELDS + field
+    old_ends, old_counts = gl.load(head), gl.load(head + _ENDS)  # before what is added, which they would wait for
     once(park, each)
     barrier()
     if plain | redone:
         _flush(flush, each, table, low, part)
         barrier()
-    field = gl.arange(0, _ENDS, layout=line)
-    head = own + part * _FIELDS + field
-    old_ends, old_counts = gl.load(head), gl.load(head + _ENDS)
+    if PLANES:  # noqa: SIM102 (decided when it is compiled)
+        if part == 0:
+            settle(own + heads * _FIELDS, gl.load(own + _ENDS + _SIZE), length, K)
     once(end, each)
     barrier()
     found = shared.index(K.misc // _MISC_WORDS)
@@ -387,11 +391,11 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int, wai
     threads = 32 * warps
     looking = min(threads, ptx.LOOKING)
     spare = 4 * ptx.MISC_WORDS + 8192  # for the misc words, and for what Triton's reductions need
-    most = (shared_bytes - spare) // (8 * tables * threads) * 2 * threads
-    octaves = min(25 if kind == portable.FLOAT16 else 47, (most - 1) >> own_bits)
+    most = (shared_bytes - spare) // (4 * tables * ptx.LINES) * ptx.LINES
+    octaves = min(27 if kind == portable.FLOAT16 else 47, (most - 1) >> own_bits)
     cells = octaves << own_bits
-    stride = (cells // (2 * threads) + 1) * 2 * threads
-    shared = ptx.Shared(("f32", "bf16", "f16")[kind], bits, threads, elements, cells, stride, tables * stride)
+    stride = (cells // ptx.LINES + 1) * ptx.LINES
+    shared = ptx.Shared(("f32", "bf16", "f16")[kind], bits, many, threads, elements, cells, stride, tables * stride)
     asm, constraints = gpu_ptx_count.count(shared)
     return gl.constexpr(
         Kernel(

@@ -7,6 +7,7 @@ memory. For the additions take longest, which the second cache does for all prog
 from __future__ import annotations
 
 from calibrant.sketches.kernels.gpu_last_layout import EVERY, LOWS, STRIP, Shared
+from calibrant.sketches.kernels.gpu_portable import COUNT_BITS
 from calibrant.sketches.kernels.gpu_ptx import block
 
 AT_ONCE = 4  # strips of another program that a warp reads before it adds them
@@ -170,7 +171,7 @@ def _add_word(shared: Shared, n: int, other: str) -> list[str]:
 
 def _add_cell(shared: Shared, word: str, other: str) -> list[str]:
     """A word, or those of two programs, of a channel's cell."""
-    positions, mask = 8 << (9 + shared.mantissa_bits), (1 << shared.sum_bits) - 1
+    mask = (1 << shared.sum_bits) - 1
     return [
         f"setp.lt.u32 inside, cell, {shared.span >> shared.finer};",
         f"mad.lo.u32 t, channel, 4, $1; ld.shared.b32 key, [t + {4 * (shared.misc + LOWS)}];",
@@ -181,8 +182,7 @@ def _add_cell(shared: Shared, word: str, other: str) -> list[str]:
         f"shr.u32 key, {other}, {shared.sum_bits}; add.u32 t, t, key;" if other else "",
         f"and.b32 key, {other}, {mask}; add.u32 sum, sum, key;" if other else "",
         f"shl.b32 sum, sum, {8 - shared.position_bits};",
-        "setp.ne.and.u32 any, t, 0, inside; setp.ne.and.u32 p, sum, 0, inside;",
+        "setp.ne.and.u32 any, t, 0, inside; cvt.u64.u32 wide, t;",
         "" if other else "@any add.u32 away, away, t;",
-        "cvt.u64.u32 wide, t; @any red.global.add.u64 [to], wide;",
-        f"cvt.u64.u32 wide, sum; @p red.global.add.u64 [to + {positions}], wide;",
+        f"mad.wide.u32 wide, sum, {1 << COUNT_BITS}, wide; @any red.global.add.u64 [to], wide;",
     ]

@@ -20,6 +20,7 @@ from calibrant.sketches.kernels.gpu_last_layout import (
     UNREAD,
     Shared,
 )
+from calibrant.sketches.kernels.gpu_portable import COUNT_BITS
 from calibrant.sketches.kernels.gpu_ptx import block
 
 _FETCH = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
@@ -159,7 +160,7 @@ def settle(shared: Shared) -> list[str]:
 def elsewhere(shared: Shared, x: str, j: int, many: str, done: str) -> list[str]:
     """Count a value of a thread's channel j, not 0, so many times without its word: in the table, or if it is not
     finite, beside the words; then go to `done`. x: its float32 bits, a: these of its magnitude."""
-    shift, sums, misc = 23 - shared.mantissa_bits, 8 << (9 + shared.mantissa_bits), 4 * shared.misc
+    shift, misc = 23 - shared.mantissa_bits, 4 * shared.misc
     return [
         f"mov.u32 t, %laneid; and.b32 t, t, {shared.across - 1}; mad.lo.u32 t, t, {shared.vector}, {j};",
         "mov.u32 q, global_smem; setp.ge.u32 r, a, 0x7f800000;",
@@ -168,8 +169,8 @@ def elsewhere(shared: Shared, x: str, j: int, many: str, done: str) -> list[str]
         f"add.u32 away, away, {many}; @r red.shared.add.u32 [s + {misc + 4 * NOT_FINITE}], {many}; @r bra {done};",
         f"ld.shared.b64 to, [q + {misc + 4 * TABLE}]; ld.shared.b32 s, [q + {misc + 4 * PITCH}];",
         f"mad.wide.u32 to, t, s, to; shr.u32 t, {x}, {shift}; mul.wide.u32 wide, t, 8; add.u64 to, to, wide;",
-        f"cvt.u64.u32 wide, {many}; red.global.add.u64 [to], wide; shr.u32 t, {x}, {shift - 8}; and.b32 t, t, 255;",
-        f"setp.ne.u32 p, t, 0; mul.wide.u32 wide, t, {many}; @p red.global.add.u64 [to + {sums}], wide;",
+        f"shr.u32 t, {x}, {shift - 8}; and.b32 t, t, 255; mul.lo.u32 t, t, {many}; cvt.u64.u32 wide, {many};",
+        f"mad.wide.u32 wide, t, {1 << COUNT_BITS}, wide; red.global.add.u64 [to], wide;",
     ]
 
 

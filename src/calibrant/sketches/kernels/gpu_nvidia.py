@@ -21,6 +21,7 @@ Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 FAST_BITS = 8  # mantissa bits of float32 for which `gpu_fast` has room in shared memory
 LAST_BITS = range(2, 9)  # mantissa bits for which `gpu_last` has a kernel
 LAST_CHANNELS, LAST_PARTS = 32, 16  # that one of its programs may count; and parts of a tensor with a head, at least
+SUMMED = 1 << 24  # elements of one program, whose sum of positions has room in 32 bits
 ROWS_TO_START = 10_000  # that a program of it could have counted until it begins, and while it ends
 
 KINDS = {torch.float32: portable.FLOAT32, torch.bfloat16: portable.BFLOAT16, torch.float16: portable.FLOAT16}
@@ -36,21 +37,17 @@ def heads(groups: int, device: Any) -> int:
 
 
 def is_for_fast(x: Tensor, planes: Planes, mantissa_bits: int | None) -> bool:
-    """Whether `gpu_fast` has a kernel for this: of what it lacks, shared memory is too small for more bits."""
-    if mantissa_bits is None or (x.dtype == torch.float32 and mantissa_bits > FAST_BITS):
+    """Whether `gpu_fast` has a kernel for this: for more bits shared memory is too small, and for long tensors a GPU of
+    few multiprocessors."""
+    if not x.is_cuda or mantissa_bits is None or (x.dtype == torch.float32 and mantissa_bits > FAST_BITS):
         return False
-    return x.is_cuda and planes.step == 1 and (planes.groups == 1 or planes.inner * planes.outer < 1 << 31)
+    programs = properties(x.device.index).multiprocessors if planes.groups == 1 else 1
+    return planes.step == 1 and planes.inner * planes.outer <= programs * SUMMED
 
 
 def is_for_last(x: Tensor, planes: Planes, mantissa_bits: int | None) -> bool:
     """Whether `gpu_last` has a kernel for this."""
-    return (
-        x.is_cuda
-        and planes.step > 1
-        and mantissa_bits in LAST_BITS
-        and planes.inner < 1 << 26
-        and planes.groups < 1 << 18
-    )
+    return x.is_cuda and planes.step > 1 and mantissa_bits in LAST_BITS and planes.groups < 1 << 18
 
 
 def count_last(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:

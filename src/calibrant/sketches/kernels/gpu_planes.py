@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from calibrant.sketches.layout import Layout
 
@@ -32,3 +33,11 @@ class Planes:
         if layout.lanes == groups:
             return cls(groups, 1, size // groups, 0, 1, groups)
         return cls(groups, size // (groups * inner), inner, groups * inner, inner, 1)
+
+    def pieces(self, most: int) -> Iterator[tuple[int, Planes]]:
+        """The same elements in pieces of at most so many of each group: where each begins in memory, and its planes."""
+        outer, inner = max(most // self.inner, 1), min(self.inner, most)
+        for n in range(0, self.outer, outer):
+            for i in range(0, self.inner, inner):
+                own = replace(self, outer=min(outer, self.outer - n), inner=min(inner, self.inner - i))
+                yield n * self.plane + i * self.step, own

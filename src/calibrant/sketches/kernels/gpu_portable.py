@@ -21,17 +21,29 @@ FLOAT32, BFLOAT16, FLOAT16 = range(3)
 # registers of a thread. Channels are many and small: the smaller their programs, the more are at work together, if
 # shared memory suffices.
 SHAPES = {
-    (kind, many): (8 if many and kind != FLOAT16 else 32, 8 if kind == FLOAT32 else 16, 64)
-    for kind in (FLOAT32, BFLOAT16, FLOAT16)
-    for many in (False, True)
+    (FLOAT32, False): (32, 8, 64),
+    (FLOAT32, True): (8, 8, 64),
+    (BFLOAT16, False): (16, 32, 128),
+    (BFLOAT16, True): (8, 16, 64),
+    (FLOAT16, False): (16, 32, 128),
+    (FLOAT16, True): (32, 16, 64),
 }
 
-# A group's state, in words of int64: heads of FIELDS, of which these are used; then the counts and the positions of the
-# table. The lowest ordered value is negated, so that both ends grow; the hits of an end lie ENDS words after it.
+# A group's state, in words of int64: heads of FIELDS, of which these are used; then a table. The lowest
+# ordered value is negated, so that both ends grow; the hits of an end lie ENDS words after it.
 FIELDS, ENDS = 16, 8
 LOW, HIGH = range(2)
 N_LOW, N_HIGH, ZEROS, NAN, POS_INF, NEG_INF, SIZE = range(8, 15)
 
+# A table has two words for each cell: the first ones of all cells, then the second ones. Of one group they are counts
+# and sums of positions. Of several groups tables are so much memory that it takes long to add to it: there a count and
+# its sum share the first word, the sum from bit COUNT_BITS on. At most MOST_OF_EACH elements of a group are added in a
+# launch; and in that in which its elements pass a multiple of SETTLED_EACH, the highest bit of each count and of each
+# sum goes to the second word, which has 32 bits for either. So a count stays below 2**27 + 3 * 2**25, and a sum below
+# 255 times that.
+COUNT_BITS, MOST_OF_EACH, SETTLED_EACH = 28, 1 << 24, 1 << 25
+
+_COUNT_BITS, _SETTLED_EACH = tl.constexpr(COUNT_BITS), tl.constexpr(SETTLED_EACH)
 _INFINITY = tl.constexpr(float("inf"))
 _NAN, _NARROW_NAN = tl.constexpr(0x7FC00000), tl.constexpr(0x7FC0)
 _MAGNITUDE = tl.constexpr(0x7FFFFFFF)
@@ -58,10 +70,10 @@ def count(
     TOTALS: tl.constexpr,
     TABLE: tl.constexpr,
     BITS: tl.constexpr,
+    JOINED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PARTS: tl.constexpr,
-    WIDE: tl.constexpr,
 ):
     """Count a tensor into half number `half[0]` of `state` (2, groups, words), and into the first of so many heads.
 
@@ -69,8 +81,8 @@ def count(
     nothing that is not finite. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells.
     N_LOW and N_HIGH mean nothing where the end is zero. A program counts COLUMNS groups, ROWS elements of each at a
     time. scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS: of so many, a power
-    of two, what they found is merged at once. WIDE: whether the number of tiles, or of what a program counts, may need
-    64 bits.
+    of two, what they found is merged at once. JOINED: whether counts and sums share words. A group has at most 2**28
+    elements.
     """
     program = tl.program_id(0)
     group = program // parts * COLUMNS + tl.arange(0, COLUMNS)
@@ -79,7 +91,7 @@ def count(
     where = outer, inner, plane, beside, step
     _count(
         x, where, group, group < groups, program % parts, parts, own, heads, scratch, tickets,
-        KIND, TOTALS, TABLE, BITS, ROWS, COLUMNS, PARTS, WIDE,
+        KIND, TOTALS, TABLE, BITS, JOINED, ROWS, COLUMNS, PARTS,
     )  # fmt: skip
 
 
@@ -120,7 +132,7 @@ def count_ends(
     where = outer, inner, plane, 1 if LAST else inner, groups if LAST else 1
     _count(
         x, where, group, group < groups, part, parts, own, 1, scratch, tickets,
-        KIND, False, False, 0, ROWS, COLUMNS, PARTS, False,
+        KIND, False, False, 0, False, ROWS, COLUMNS, PARTS,
     )  # fmt: skip
 
 
@@ -140,10 +152,10 @@ def _count(
     TOTALS: tl.constexpr,
     TABLE: tl.constexpr,
     BITS: tl.constexpr,
+    JOINED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PARTS: tl.constexpr,
-    WIDE: tl.constexpr,
 ):
     """Count a part of some groups; where: (outer, inner, plane, beside, step)."""
     outer, inner, plane, beside, step = where
@@ -155,8 +167,9 @@ def _count(
     los, his = tl.full([ROWS, COLUMNS], _INFINITY, tl.float32), tl.full([ROWS, COLUMNS], -_INFINITY, tl.float32)
     nothing = tl.zeros([ROWS, COLUMNS], tl.int32)
     n_los, n_his, zeros, nan, pos_inf, neg_inf = nothing, nothing, nothing, nothing, nothing, nothing
+    table = own + heads * _FIELDS
     across = tl.cdiv(inner, ROWS)
-    tiles = (across.to(tl.int64) if WIDE else across) * outer
+    tiles = across * outer
     tile = part + tiles * 0
     while tile < tiles:
         # Four tiles at once: they are all on their way before the first is waited for, and brought together first.
@@ -172,10 +185,10 @@ def _count(
             nan += (c_there & (c != c)).to(tl.int32) + (d_there & (d != d)).to(tl.int32)
         a, b, c, d = _finite(a), _finite(b), _finite(c), _finite(d)
         if TABLE:
-            _tabulate(own + heads * _FIELDS, a, BITS)
-            _tabulate(own + heads * _FIELDS, b, BITS)
-            _tabulate(own + heads * _FIELDS, c, BITS)
-            _tabulate(own + heads * _FIELDS, d, BITS)
+            _tabulate(table, a, BITS, JOINED)
+            _tabulate(table, b, BITS, JOINED)
+            _tabulate(table, c, BITS, JOINED)
+            _tabulate(table, d, BITS, JOINED)
         least, most = tl.minimum(tl.minimum(a, b), tl.minimum(c, d)), tl.maximum(tl.maximum(a, b), tl.maximum(c, d))
         n_least, n_most = _equal(a, b, c, d, least), _equal(a, b, c, d, most)
         n_los = tl.where(least < los, n_least, n_los + tl.where(least == los, n_least, 0))
@@ -183,16 +196,20 @@ def _count(
         los, his = tl.minimum(los, least), tl.maximum(his, most)
         tile += 4 * parts
     lo, hi = tl.min(los, axis=0), tl.max(his, axis=0)
-    n_lo = _sum(tl.where((los == lo[None, :]) & (los < _INFINITY), n_los, 0), WIDE)
-    n_hi = _sum(tl.where((his == hi[None, :]) & (his > -_INFINITY), n_his, 0), WIDE)
+    n_lo = _sum(tl.where((los == lo[None, :]) & (los < _INFINITY), n_los, 0))
+    n_hi = _sum(tl.where((his == hi[None, :]) & (his > -_INFINITY), n_his, 0))
     if TOTALS:
-        counts = _sum(zeros, WIDE), _sum(nan, WIDE), _sum(pos_inf, WIDE), _sum(neg_inf, WIDE)
+        counts = _sum(zeros), _sum(nan), _sum(pos_inf), _sum(neg_inf)
     else:
         none = n_lo * 0
         counts = tl.where(lo == 0, n_lo, tl.where(hi == 0, n_hi, 0)), none, none, none
     size = tl.cast(inner, tl.int64) * outer
     ends = _key(lo), _key(hi), n_lo, n_hi
-    _publish(ends, counts, size, part, parts, own, known, scratch, tickets, TOTALS, COLUMNS, PARTS)
+    last, before = _publish(ends, counts, size, part, parts, own, known, scratch, tickets, TOTALS, COLUMNS, PARTS)
+    if JOINED:
+        before = tl.max(before, axis=0)  # of each group the same, 0 of what is none
+        if last & (before // _SETTLED_EACH != (before + size) // _SETTLED_EACH):
+            _settle(table, known, 1 << (9 + BITS), ROWS)
 
 
 @triton.jit
@@ -232,21 +249,35 @@ def _ordered(bits):
 
 
 @triton.jit
-def _sum(counts, WIDE: tl.constexpr):
-    if WIDE:
-        counts = counts.to(tl.int64)
+def _sum(counts):
     return tl.sum(counts, axis=0).to(tl.int64)
 
 
 @triton.jit
-def _tabulate(counts, x, BITS: tl.constexpr):
-    """Add all but zeros and NaN to the table at `counts`, whose positions follow its counts."""
+def _tabulate(counts, x, BITS: tl.constexpr, JOINED: tl.constexpr):
+    """Add all but zeros and NaN to the table at `counts`."""
     bits, chosen = x.to(tl.int32, bitcast=True), (x < 0) | (x > 0)
     cell = (bits >> (23 - BITS)) & ((1 << (9 + BITS)) - 1)
     position = (bits >> (15 - BITS)) & 255
     to = tl.broadcast_to(counts[None, :], bits.shape) + cell
-    tl.atomic_add(to, tl.full(bits.shape, 1, tl.int64), mask=chosen, sem="relaxed")
-    tl.atomic_add(to + (1 << (9 + BITS)), position.to(tl.int64), mask=chosen & (position != 0), sem="relaxed")
+    if JOINED:
+        tl.atomic_add(to, (position.to(tl.int64) << _COUNT_BITS) + 1, mask=chosen, sem="relaxed")
+    else:
+        tl.atomic_add(to, tl.full(bits.shape, 1, tl.int64), mask=chosen, sem="relaxed")
+        tl.atomic_add(to + (1 << (9 + BITS)), position.to(tl.int64), mask=chosen & (position != 0), sem="relaxed")
+
+
+@triton.jit
+def _settle(table, known, CELLS: tl.constexpr, ROWS: tl.constexpr):
+    """Make room in the words that counts and sums of some groups share, once nobody adds to them."""
+    for first in range(0, CELLS, ROWS):
+        place = table[None, :] + (first + tl.arange(0, ROWS))[:, None]
+        word = tl.load(place, mask=known[None, :], other=0)
+        count, total = (word >> (_COUNT_BITS - 1)) & 1, (word >> 63) & 1
+        full = known[None, :] & ((count | total) != 0)
+        tl.store(place, word ^ ((count << (_COUNT_BITS - 1)) | (total << 63)), mask=full)
+        more = tl.load(place + CELLS, mask=full, other=0)
+        tl.store(place + CELLS, more + (count | (total << 32)), mask=full)
 
 
 @triton.jit
@@ -264,7 +295,8 @@ def _publish(
     COLUMNS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Leave what a program found of its groups; the last one of a group's parts adds all to its state.
+    """Leave what a program found of its groups; the last one of a group's parts adds all to its state. Return whether
+    that is this one, and how many elements of each group there were before, if so.
 
     ends: lowest, highest, and the hits of both; counts: zeros, and with TOTALS NaN, +Inf and -Inf; size: elements of
     each group, in all its parts."""
@@ -280,7 +312,9 @@ def _publish(
         tl.store(mine + field * COLUMNS, counts[field - 10])
     tl.debug_barrier()
     ticket = tickets + program - part
-    if tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1:
+    last = tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1
+    elements = tl.zeros([COLUMNS], tl.int64)
+    if last:
         tl.store(ticket, 0)
         # All is read before anything is written, for whatever is read after that would wait.
         low, n_low = tl.load(own, mask=known, other=0), tl.load(own + 8, mask=known, other=0)
@@ -306,6 +340,7 @@ def _publish(
         tl.store(own + 9, n_high, mask=known)
         tl.store(own + 10, zeros, mask=known)
         tl.store(own + _SIZE, elements + size, mask=known)
+    return last, elements
 
 
 @triton.jit

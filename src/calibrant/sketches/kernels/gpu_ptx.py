@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calibrant.sketches.kernels.gpu_asm import WAIT_FOR_OTHERS
+from calibrant.sketches.kernels.gpu_portable import COUNT_BITS
 
 # From word `misc` on: counters; and for each warp a word at each of the last four, of which TOP and BOTTOM are float32
 # bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; BELOW, of float16: how far the least
@@ -31,15 +32,17 @@ NAN, POS_INF, NEG_INF, ZEROS, OUTSIDE, LARGEST, BELOW, PAIRS, COUNTED, MOST, FOU
 TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 64, 96, 128, 160, 256
 PACKED_COUNT = 20  # bits below it
 LOOKING = 256  # threads whose lanes are compared
+LINES = 128  # words that a warp adds to the table together: a stretch is as many, or a multiple
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """How shared memory is used: see above. mantissa_bits are those of the table in global memory; kind is what is
-    counted: "f32", "bf16" or "f16"; elements: of a thread at once."""
+    """How shared memory is used: see above. mantissa_bits are those of the table in global memory; joined: whether
+    counts and sums share its words; kind is what is counted: "f32", "bf16" or "f16"; elements: of a thread at once."""
 
     kind: str
     mantissa_bits: int
+    joined: bool
     threads: int
     elements: int
     cells: int
@@ -93,8 +96,8 @@ def _emptied(shared: Shared, start: int, stop: int) -> list[str]:
         ".reg .b32 i, at, end, zero; .reg .pred p;",
         f"mov.b32 zero, 0; mov.u32 i, %tid.x; mad.lo.u32 at, i, 16, $1; add.u32 end, $1, {stop};",
         f"add.u32 at, at, {start};",
-        "NEXT: st.shared.v4.b32 [at], {zero, zero, zero, zero};",
-        f"add.u32 at, at, {16 * shared.threads}; setp.lt.u32 p, at, end; @p bra NEXT;",
+        "NEXT: setp.lt.u32 p, at, end; @p st.shared.v4.b32 [at], {zero, zero, zero, zero};",
+        f"add.u32 at, at, {16 * shared.threads}; @p bra NEXT;",
     ]
 
 
@@ -142,12 +145,12 @@ def check(shared: Shared) -> str:
             ".reg .b32 i, end, word, count, most; .reg .pred p;",
             f"mov.u32 i, %tid.x; mad.lo.u32 i, i, 16, $1; add.u32 end, $1, {8 * shared.stride};",
             "mov.b32 count, 0; mov.b32 most, 0; .reg .b32 a, b, c;",
-            "NEXT: ld.shared.v4.b32 {word, a, b, c}, [i];",
+            "NEXT: setp.lt.u32 p, i, end; @!p bra THROUGH; ld.shared.v4.b32 {word, a, b, c}, [i];",
             *(
                 f"shr.u32 {w}, {w}, {PACKED_COUNT}; add.u32 count, count, {w}; max.u32 most, most, {w};"
                 for w in ("word", "a", "b", "c")
             ),
-            f"add.u32 i, i, {16 * shared.threads}; setp.lt.u32 p, i, end; @p bra NEXT;",
+            f"add.u32 i, i, {16 * shared.threads}; bra NEXT; THROUGH:",
             "redux.sync.add.u32 count, count, 0xffffffff; redux.sync.max.u32 most, most, 0xffffffff;",
             "mov.u32 i, %laneid; setp.eq.u32 p, i, 0;",
             f"@p red.shared.add.u32 [$1 + {4 * (shared.misc + COUNTED)}], count;",
@@ -163,8 +166,8 @@ def forget(shared: Shared) -> str:
         [
             ".reg .b32 i, end, zero; .reg .pred p;",
             f"mov.b32 zero, 0; mov.u32 i, %tid.x; mad.lo.u32 i, i, 16, $1; add.u32 end, $1, {8 * shared.stride};",
-            "NEXT: st.shared.v4.b32 [i], {zero, zero, zero, zero};",
-            f"add.u32 i, i, {16 * shared.threads}; setp.lt.u32 p, i, end; @p bra NEXT;",
+            "NEXT: setp.lt.u32 p, i, end; @p st.shared.v4.b32 [i], {zero, zero, zero, zero};",
+            f"add.u32 i, i, {16 * shared.threads}; @p bra NEXT;",
             f"mov.u32 i, %tid.x; setp.eq.u32 p, i, 0; @p st.shared.b32 [$1 + {4 * (misc + OUTSIDE)}], zero;",
             f"@p st.shared.b32 [$1 + {4 * (misc + COUNTED)}], zero; @p st.shared.b32 [$1 + {4 * (misc + MOST)}], zero;",
         ]
@@ -184,11 +187,12 @@ def flush(shared: Shared, packed: bool, back: bool = False) -> str:
             ".reg .b32 j<4>, word<4>, sum<4>, counted; .reg .b64 to, wide, sums; mov.b32 counted, 0;",
             # A warp looks at words side by side: most of them are zeros, and those of the others are neighbours.
             "mov.u32 t, %tid.x; shr.u32 i, t, 5; and.b32 t, t, 31;" + ("shl.b32 t, t, 2;" if fours else ""),
-            f"mad.lo.u32 i, i, 128, t; rem.u32 t, $4, {words // 128}; mad.lo.u32 i, t, 128, i; mov.b32 stop, 0;",
+            f"mul.lo.u32 stop, i, {LINES}; add.u32 i, stop, t; rem.u32 t, $4, {words // LINES};",
+            f"mad.lo.u32 i, t, {LINES}, i; setp.ge.u32 p, stop, {words}; @p bra THROUGH;",
             f"NEXT: setp.ge.u32 p, i, {words}; @p sub.u32 i, i, {words}; mad.lo.u32 at, i, 4, $1;",
             *(_flush_fours(shared) if fours else _flush_lines(shared, packed, back)),
             f"EMPTY: add.u32 i, i, {4 * shared.threads}; add.u32 stop, stop, {4 * shared.threads};",
-            f"setp.lt.u32 p, stop, {words}; @p bra NEXT;",
+            f"setp.lt.u32 p, stop, {words}; @p bra NEXT; THROUGH:",
             "redux.sync.add.u32 counted, counted, 0xffffffff; mov.u32 i, %laneid; setp.eq.u32 p, i, 0;"
             if packed
             else "",
@@ -233,11 +237,7 @@ def _flush_lines(shared: Shared, packed: bool, back: bool) -> list[str]:
 
 def _add_floats(shared: Shared, packed: bool, back: bool) -> list[str]:
     """Four words of a thread, all of one sign: their cells are 32 apart."""
-    bits, positions, wide = (
-        shared.mantissa_bits,
-        8 << (9 + shared.mantissa_bits),
-        "cvt.s64.s32" if back else "cvt.u64.u32",
-    )
+    bits, wide = shared.mantissa_bits, "cvt.s64.s32" if back else "cvt.u64.u32"
     lines = [
         f"setp.ge.u32 p, i, {shared.stride}; selp.b32 sign, {1 << (8 + bits)}, 0, p; mov.b32 cell, i;",
         f"@p sub.u32 cell, i, {shared.stride}; shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell;",
@@ -253,17 +253,28 @@ def _add_floats(shared: Shared, packed: bool, back: bool) -> list[str]:
             lines.append(f"neg.s32 word{n}, word{n}; neg.s32 sum{n}, sum{n};")
         lines += [
             f"add.u32 t, cell, {32 * n}; setp.lt.u32 inside, t, {shared.cells};",
-            f"setp.ne.and.u32 any, word{n}, 0, inside; setp.ne.and.u32 p, sum{n}, 0, inside;",
-            f"{wide} wide, word{n}; @any red.global.add.u64 [to + {256 * n}], wide;",
-            f"{wide} wide, sum{n}; @p red.global.add.u64 [to + {positions + 256 * n}], wide;",
+            f"setp.ne.and.u32 any, word{n}, 0, inside; {wide} wide, word{n}; {wide} sums, sum{n};",
+            *to_table(shared, 256 * n),
         ]
     return lines
+
+
+def to_table(shared: Shared, place: int = 0) -> list[str]:
+    """Add to the cell that is `place` bytes after `to` its count `wide` and its sum `sums`, of 64 bits, if `any`."""
+    if shared.joined:
+        return [
+            f"shl.b64 sums, sums, {COUNT_BITS}; add.u64 wide, wide, sums; @any red.global.add.u64 [to + {place}], wide;"
+        ]
+    return [
+        f"@any red.global.add.u64 [to + {place}], wide; setp.ne.and.u64 p, sums, 0, any;",
+        f"@p red.global.add.u64 [to + {place + (8 << (9 + shared.mantissa_bits))}], sums;",
+    ]
 
 
 def _flush_fours(shared: Shared) -> list[str]:
     """Four words side by side, of float16: they are one cell of a table whose keys are no longer than its mantissa
     less two bits, but where values are subnormal; and of coarser tables so are those of lanes side by side."""
-    bits, table = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
+    bits = shared.mantissa_bits
     masks = [1 << n for n in range(max(min(8 - bits, 5), 0))]
     lines = [
         "ld.shared.v4.b32 {word0, word1, word2, word3}, [at];",
@@ -273,17 +284,16 @@ def _flush_fours(shared: Shared) -> list[str]:
         "add.u32 cell, cell, $3; setp.ge.and.u32 inside, cell, 0x400, inside;",
         *(f"add.u32 j{n}, i, {n};" for n in range(4)),
     ]
-    if bits <= 8:
+    if 2 <= bits <= 8:
         lines += [
             "shl.b32 sign, sign, 15; or.b32 cell, cell, sign;",
             *widen("f16", "key", "cell"),
-            "add.u32 t, word0, word1; add.u32 t, t, word2; add.u32 t, t, word3; mov.b64 sums, 0;",
+            "add.u32 t, word0, word1; add.u32 t, t, word2; add.u32 t, t, word3;",
+            # Their positions are as far apart as 1 << 13 is in a key.
+            "shl.b32 at, word2, 1; add.u32 at, at, word1; mad.lo.u32 at, word3, 3, at;",
+            f"shr.u32 sum0, key, {15 - bits}; and.b32 sum0, sum0, 255; mul.wide.u32 sums, sum0, t;",
+            f"mad.wide.u32 sums, at, {1 << (bits - 2)}, sums;",
         ]
-        for n in range(4):
-            lines.append(
-                f"add.u32 sum{n}, key, {n << 13}; shr.u32 sum{n}, sum{n}, {15 - bits}; and.b32 sum{n}, sum{n}, 255; "
-                f"mad.wide.u32 sums, sum{n}, word{n}, sums;"
-            )
         for mask in masks:
             lines += [
                 f"shfl.sync.bfly.b32 at, t, {mask}, 31, 0xffffffff; add.u32 t, t, at; mov.b64 {{sum0, sum1}}, sums;",
@@ -292,26 +302,26 @@ def _flush_fours(shared: Shared) -> list[str]:
             ]
         lines += [
             f"@!inside bra ONE_BY_ONE; mov.u32 at, %laneid; and.b32 at, at, {(1 << len(masks)) - 1};",
-            "setp.eq.u32 inside, at, 0; setp.ne.and.u32 any, t, 0, inside; setp.ne.and.u64 p, sums, 0, inside;",
+            "setp.eq.u32 inside, at, 0; setp.ne.and.u32 any, t, 0, inside;",
             f"shr.u32 key, key, {23 - bits}; mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, t;",
-            f"@any red.global.add.u64 [to], wide; @p red.global.add.u64 [to + {table}], sums; bra EMPTY;",
-            "ONE_BY_ONE:",
+            *to_table(shared),
+            "bra EMPTY; ONE_BY_ONE:",
         ]
     return [*lines, *(line for n in range(4) for line in _add_to_table(shared, f"j{n}", f"word{n}", f"sum{n}"))]
 
 
 def _add_to_table(shared: Shared, place: str, word: str, sums: str) -> list[str]:
     """A word of 16 bits."""
-    bits, positions = shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
+    bits = shared.mantissa_bits
     return [
         f"setp.ge.u32 p, {place}, {shared.stride}; selp.b32 sign, 1, 0, p; mov.b32 cell, {place};",
         f"@p sub.u32 cell, {place}, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
         "add.u32 key, $3, cell; shl.b32 sign, sign, 15; or.b32 key, key, sign;",
         *widen(shared.kind, "key", "key"),
         f"shr.u32 {sums}, key, {15 - bits}; and.b32 {sums}, {sums}, 255; shr.u32 key, key, {23 - bits};",
-        f"setp.ne.and.u32 any, {word}, 0, inside; setp.ne.and.u32 p, {sums}, 0, inside;",
-        f"mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, {word}; @any red.global.add.u64 [to], wide;",
-        f"mul.wide.u32 wide, {sums}, {word}; @p red.global.add.u64 [to + {positions}], wide;",
+        f"setp.ne.and.u32 any, {word}, 0, inside; mad.wide.u32 to, key, 8, $2;",
+        f"cvt.u64.u32 wide, {word}; mul.wide.u32 sums, {sums}, {word};",
+        *to_table(shared),
     ]
 
 

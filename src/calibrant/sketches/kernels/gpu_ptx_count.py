@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calibrant.sketches.kernels.gpu_ptx import NAN, OUTSIDE, PACKED_COUNT, POS_INF, Shared, widen
+from calibrant.sketches.kernels.gpu_ptx import NAN, OUTSIDE, PACKED_COUNT, POS_INF, Shared, to_table, widen
 
 
 def count(shared: Shared, packed: bool = False, again: bool = False, constant: bool = False) -> tuple[str, str]:
@@ -22,7 +22,7 @@ def _float32(shared: Shared, packed: bool, again: bool) -> tuple[str, str]:
     span, sums = shared.cells << shift, 8 * shared.stride
     lines = [
         f".reg .b32 a<{count}>, u, s, t, q, one, nearest, highest, lowest, mx, mn, hits, bits;",
-        ".reg .b64 to, wide; .reg .pred p, r, outside;",
+        ".reg .b64 to, wide, sums; .reg .pred p, r, any, outside;",
         f"mov.b32 nearest, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]}; mov.b32 one, {1 << PACKED_COUNT};",
     ]
     for k, x in enumerate(values):
@@ -90,7 +90,8 @@ def _sixteen_bits(shared: Shared, constant: bool) -> tuple[str, str]:
     lines = [
         f".reg .b32 a<{words}>, u, s, t, q, nearest, highest, lowest, mx, mn, hits, bits;",
         ".reg .b32 lows, ends, ones, x;",
-        ".reg .b64 to, wide; .reg .pred p, r, outside; .reg .b16 h, g;",
+        ".reg .b64 to, wide, sums; .reg .pred p, r, any, outside; .reg .b16 h, g;",
+        ".reg .b32 lower, upper; mov.b32 lower, 0x0004; mov.b32 upper, 0x0400;",
         f"mov.b32 nearest, -1; mov.b32 ones, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
         f"mov.b32 ends, {shared.cells * 0x10001}; sub.u32 lows, 65536, {low}; mul.lo.u32 lows, lows, 65537;",
     ]
@@ -116,7 +117,8 @@ def _sixteen_bits(shared: Shared, constant: bool) -> tuple[str, str]:
         lines += [
             f"and.b32 a{k}, {x}, 0x7fff7fff;",
             *(line.replace("$A", f"a{k}").replace("$X", x) for line in place),
-            f"and.b32 t, u, 0xffff; shr.u32 u, u, 16; mad.lo.u32 t, t, 4, {own}; mad.lo.u32 u, u, 4, {own};",
+            # A dot product takes one of two out: the pipe of logic and shifts has most to do, and that is another one.
+            f"dp2a.lo.u32.u32 t, u, lower, {own}; dp2a.lo.u32.u32 u, u, upper, {own};",
             "red.shared.add.u32 [t], 1; red.shared.add.u32 [u], 1;",
             f"add.u16x2 u, a{k}, ones; min.u16x2 nearest, nearest, u;",
             f"max.NaN.{half}x2 mx, mx, {x}; min.NaN.{half}x2 mn, mn, {x};" if k else "",
@@ -162,7 +164,7 @@ def _outside(
     shared: Shared, x: str, magnitude: str, own: str, table: str, window: str, packed: bool = False, again: bool = False
 ) -> list[str]:
     """An element of a thread that has one outside the window. x: its float32 bits; window: sets `outside`."""
-    shift, sums = 23 - shared.mantissa_bits, 8 << (9 + shared.mantissa_bits)
+    shift = 23 - shared.mantissa_bits
     misc, one = 4 * shared.misc, 1 << PACKED_COUNT if packed else 1
     taken_off = [
         f"{window} setp.ne.and.u32 outside, {magnitude}, 0, outside;",
@@ -178,11 +180,10 @@ def _outside(
         f"@!r max.f32 mx, mx, {x}; @!r min.f32 mn, mn, {x};",
         f"mad.lo.u32 t, s, 4, {4 * POS_INF}; @p mov.b32 t, {4 * NAN}; add.u32 t, t, {own};",
         f"@r red.shared.add.u32 [t + {misc}], 1;",
-        "not.pred r, r; and.pred outside, outside, r;",
+        "not.pred r, r; and.pred any, outside, r;",
         f"shr.u32 t, {x}, {shift}; mad.wide.u32 to, t, 8, {table}; mov.b64 wide, 1;",
-        "@outside red.global.add.u64 [to], wide;",
-        f"shr.u32 t, {x}, {shift - 8}; and.b32 t, t, 255; cvt.u64.u32 wide, t; setp.ne.and.u32 outside, t, 0, outside;",
-        f"@outside red.global.add.u64 [to + {sums}], wide;",
+        f"shr.u32 t, {x}, {shift - 8}; and.b32 t, t, 255; cvt.u64.u32 sums, t;",
+        *to_table(shared),
     ]
 
 

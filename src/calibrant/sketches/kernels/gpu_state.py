@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from calibrant.sketches.cells import I64
-from calibrant.sketches.kernels.gpu_portable import ENDS, FIELDS, HIGH, LOW
+from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, ENDS, FIELDS, HIGH, LOW
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
 
 
@@ -16,7 +16,7 @@ class State:
     """A state of nothing, on one device: `memory`, int64 (2 halves, groups, words).
 
     Of each group there are `rows` heads of FIELDS words, of which as many programs may each keep one: only who reads
-    brings them together. Then, unless mantissa_bits is None, the counts and the positions of a table.
+    brings them together. Then, unless mantissa_bits is None, a table: see `gpu_portable`.
     """
 
     def __init__(self, groups: int, mantissa_bits: int | None, rows: int, device: Any) -> None:
@@ -40,4 +40,18 @@ class State:
         ends = heads[..., :ENDS].max(axis=1)
         counts = np.where(heads[..., :ENDS] == ends[:, None], heads[..., ENDS:], 0).sum(axis=1)
         table = words[:, FIELDS * self.rows :]
-        return np.concatenate([ends, counts], axis=1), table.reshape(len(words), 2, table.shape[1] // 2)
+        table = table.reshape(len(words), 2, table.shape[1] // 2)
+        if len(words) > 1:
+            _take_apart(table)
+        return np.concatenate([ends, counts], axis=1), table
+
+
+def _take_apart(table: I64) -> None:
+    """In place, make counts and sums of the words of several groups (groups, 2, cells)."""
+    shared, more = table[:, 0], table[:, 1]
+    counts = (more & 0xFFFFFFFF) << (COUNT_BITS - 1)
+    more >>= 32
+    more <<= 63 - COUNT_BITS
+    more += (shared >> COUNT_BITS) & ((1 << (64 - COUNT_BITS)) - 1)
+    shared &= (1 << COUNT_BITS) - 1
+    shared += counts
