@@ -211,8 +211,8 @@ def _read(x, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 def speeds(tensors: Sequence[Tensor], spec: SketchSpec, moved: int) -> tuple[float, float]:
-    """Bytes per second, of `moved` bytes of each tensor: of only reading them, by the best of three kernels that do next
-    to nothing else; and of sketches."""
+    """Bytes per second, of `moved` bytes of each tensor: of only reading them, by the best of three kernels that do
+    next to nothing else; and of sketches."""
     out = torch.zeros(1, dtype=torch.int32, device="cuda")
     words = [x.view(-1).view(torch.int32) for x in tensors]
     readers = []

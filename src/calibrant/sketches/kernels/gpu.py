@@ -24,7 +24,6 @@ Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
 TILE = 1024  # elements that a program looks at together, of four such tiles at once
 LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
-MOST = 1 << 28  # elements of a tensor that is one group: so many in one launch
 MOST_PARTS, MERGED = 2048, 1024  # of one group; and channels of all parts that are merged at once
 PARTS_OF_MANY, LEAST_TILES = 256, 8  # of one group of many tensors; and tiles that are worth a program
 
@@ -45,13 +44,21 @@ Grouped = tuple[Tensor, Planes, State]  # a tensor, its groups, and the state th
 
 def count(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:
     """Count x, contiguous and of float32, float16 or bfloat16, into half number `half[0]` (int32) of the state."""
-    for piece, own in _pieces(x, planes):
-        _count(piece, own, state, half, room)
+    bits = state.mantissa_bits
+    last = nvidia.is_for_last(x, planes, bits) and _fast_works(x.device, x.dtype, last=True)
+    fast = not last and nvidia.is_for_fast(x, planes, bits) and _fast_works(x.device, x.dtype)
+    long = planes.groups == 1 and (fast or bits is None)
+    for piece, own in _pieces(x, planes, nvidia.MOST if long else portable.MOST_OF_EACH):
+        if last:
+            nvidia.count_last(piece, own, state, half, room)
+        elif fast:
+            nvidia.count_fast(piece, own, state, half)
+        else:
+            _count_portable(piece, own, state, half, room)
 
 
-def _pieces(x: Tensor, planes: Planes) -> Iterator[tuple[Tensor, Planes]]:
-    """x in pieces that one launch may count."""
-    most = MOST if planes.groups == 1 else portable.MOST_OF_EACH
+def _pieces(x: Tensor, planes: Planes, most: int) -> Iterator[tuple[Tensor, Planes]]:
+    """x in pieces of at most so many elements of each group."""
     if planes.outer * planes.inner <= most:
         yield x, planes
         return
@@ -60,22 +67,13 @@ def _pieces(x: Tensor, planes: Planes) -> Iterator[tuple[Tensor, Planes]]:
         yield memory[start:], own
 
 
-def _count(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:
-    if nvidia.is_for_last(x, planes, state.mantissa_bits) and _fast_works(x.device, x.dtype, last=True):
-        nvidia.count_last(x, planes, state, half, room)
-    elif nvidia.is_for_fast(x, planes, state.mantissa_bits) and _fast_works(x.device, x.dtype):
-        nvidia.count_fast(x, planes, state, half)
-    else:
-        _count_portable(x, planes, state, half, room)
-
-
 def count_many(tensors: Sequence[Tensor], states: Sequence[State], half: Tensor, room: Room) -> None:
     """Count each tensor as one group into its state, whose tables are alike. Tensors of one type take one launch if
     possible."""
     if (
         len(tensors) > 1
         and len({x.dtype for x in tensors}) == 1
-        and sum(x.numel() for x in tensors) <= MOST
+        and sum(x.numel() for x in tensors) <= nvidia.MOST
         and all(_may_be_described(x, states[0].mantissa_bits) for x in tensors)
     ):
         nvidia.count_described(tensors, states, half, room)
@@ -91,7 +89,7 @@ def count_ends(tensors: Sequence[Grouped], half: Tensor, room: Room) -> None:
     for x, planes, state in tensors:
         rows, columns = _shape_of_tiles(planes, x.element_size())
         if x.numel() >= 1 << 31:
-            for piece, own in _pieces(x, planes):
+            for piece, own in _pieces(x, planes, portable.MOST_OF_EACH):
                 _count_portable(piece, own, state, half, room, totals=False)
             continue
         last, each = planes.step > 1, 16 // x.element_size()
@@ -157,7 +155,6 @@ def _count_portable(
         TOTALS=totals,
         TABLE=state.mantissa_bits is not None,
         BITS=state.mantissa_bits or 0,
-        JOINED=planes.groups > 1 and state.mantissa_bits is not None,
         ROWS=rows,
         COLUMNS=columns,
         PARTS=min(triton.next_power_of_2(parts), MERGED // columns),

@@ -34,6 +34,7 @@ _COUNTED, _OUTSIDE, _MOST = gl.constexpr(ptx.COUNTED), gl.constexpr(ptx.OUTSIDE)
 _FIRST_STRETCH = gl.constexpr(20)  # tiles that are counted in packed words before it is known how they fill up
 _ROOM = gl.constexpr(3700)  # how full they may become: of 4095, for what comes may differ from what was seen
 _FOUND = gl.constexpr(ptx.FOUND)
+_TWO_UNITS = gl.constexpr(2 << portable.UNIT_BITS)
 _EARLY = gl.constexpr(2)  # tiles on their way to the second cache before it is known how to count them
 
 
@@ -112,6 +113,7 @@ def _count(ready, group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.co
     end: gl.constexpr = K.end
 
     sample = _sample(group, in_vector, tile_layout, PLANES, K)
+    settle(own, heads, gl.minimum(length.to(gl.int64), parts * _TWO_UNITS), part, parts, K)
     full = length // (VECTORS * V)
     if not PLANES:
         _fetch(group, vectors, part, parts, full, K)
@@ -156,9 +158,6 @@ def _count(ready, group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.co
     if plain | redone:
         _flush(flush, each, table, low, part)
         barrier()
-    if PLANES:  # noqa: SIM102 (decided when it is compiled)
-        if part == 0:
-            settle(own + heads * _FIELDS, gl.load(own + _ENDS + _SIZE), length, K)
     once(end, each)
     barrier()
     found = shared.index(K.misc // _MISC_WORDS)
@@ -395,7 +394,7 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int, wai
     octaves = min(27 if kind == portable.FLOAT16 else 47, (most - 1) >> own_bits)
     cells = octaves << own_bits
     stride = (cells // ptx.LINES + 1) * ptx.LINES
-    shared = ptx.Shared(("f32", "bf16", "f16")[kind], bits, many, threads, elements, cells, stride, tables * stride)
+    shared = ptx.Shared(("f32", "bf16", "f16")[kind], bits, threads, elements, cells, stride, tables * stride)
     asm, constraints = gpu_ptx_count.count(shared)
     return gl.constexpr(
         Kernel(

@@ -22,7 +22,7 @@ from calibrant.sketches.kernels import gpu_last_count, gpu_last_flush, gpu_last_
 from calibrant.sketches.kernels import gpu_last_ptx as ptx
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, word
-from calibrant.sketches.kernels.gpu_settle import settle
+from calibrant.sketches.kernels.gpu_settle import move, passes
 
 WARPS, REGISTERS = 16, 128
 ELEMENTS = {portable.FLOAT32: 8, portable.BFLOAT16: 32, portable.FLOAT16: 32}  # of a thread at once
@@ -150,10 +150,9 @@ def count(
         _flush(flush, each, table, pitch, turn)
     once(park, each)
     barrier()
-    if part == 0:
-        before = gl.load(own + _SIZE)
+    if (part == 0) & passes(gl.load(own + _SIZE), rows):
         for n in range(gl.minimum(channels - first, K.channels)):
-            settle(own + n * (heads * _FIELDS + K.table) + heads * _FIELDS, before, rows, K)
+            move(own + n * (heads * _FIELDS + K.table) + heads * _FIELDS, 0, K.table // 2, K)
     _keep(address, known, gl.where(part == 0, rows, 0), padding, K)
     shared.index(0).store(gl.full([_ROW], 0, gl.int32, line))  # till now Triton may use that memory for nothing else
 

@@ -21,7 +21,7 @@ Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 FAST_BITS = 8  # mantissa bits of float32 for which `gpu_fast` has room in shared memory
 LAST_BITS = range(2, 9)  # mantissa bits for which `gpu_last` has a kernel
 LAST_CHANNELS, LAST_PARTS = 32, 16  # that one of its programs may count; and parts of a tensor with a head, at least
-SUMMED = 1 << 24  # elements of one program, whose sum of positions has room in 32 bits
+MOST, LEAST_PROGRAMS = 1 << 28, 16  # of one group, elements at once: so that sums of a program's have room in 32 bits
 ROWS_TO_START = 10_000  # that a program of it could have counted until it begins, and while it ends
 
 KINDS = {torch.float32: portable.FLOAT32, torch.bfloat16: portable.BFLOAT16, torch.float16: portable.FLOAT16}
@@ -37,12 +37,10 @@ def heads(groups: int, device: Any) -> int:
 
 
 def is_for_fast(x: Tensor, planes: Planes, mantissa_bits: int | None) -> bool:
-    """Whether `gpu_fast` has a kernel for this: for more bits shared memory is too small, and for long tensors a GPU of
-    few multiprocessors."""
+    """Whether `gpu_fast` has a kernel for this; shared memory has no room for more bits, nor a small GPU for sums."""
     if not x.is_cuda or mantissa_bits is None or (x.dtype == torch.float32 and mantissa_bits > FAST_BITS):
         return False
-    programs = properties(x.device.index).multiprocessors if planes.groups == 1 else 1
-    return planes.step == 1 and planes.inner * planes.outer <= programs * SUMMED
+    return planes.step == 1 and (planes.groups > 1 or properties(x.device.index).multiprocessors >= LEAST_PROGRAMS)
 
 
 def is_for_last(x: Tensor, planes: Planes, mantissa_bits: int | None) -> bool:

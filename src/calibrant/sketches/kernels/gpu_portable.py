@@ -25,7 +25,7 @@ SHAPES = {
     (FLOAT32, True): (8, 8, 64),
     (BFLOAT16, False): (16, 32, 128),
     (BFLOAT16, True): (8, 16, 64),
-    (FLOAT16, False): (16, 32, 128),
+    (FLOAT16, False): (32, 16, 64),
     (FLOAT16, True): (32, 16, 64),
 }
 
@@ -33,22 +33,28 @@ SHAPES = {
 # ordered value is negated, so that both ends grow; the hits of an end lie ENDS words after it.
 FIELDS, ENDS = 16, 8
 LOW, HIGH = range(2)
-N_LOW, N_HIGH, ZEROS, NAN, POS_INF, NEG_INF, SIZE = range(8, 15)
+N_LOW, N_HIGH, ZEROS, NAN, POS_INF, NEG_INF, SIZE, GROWN = range(8, 16)
 
-# A table has two words for each cell: the first ones of all cells, then the second ones. Of one group they are counts
-# and sums of positions. Of several groups tables are so much memory that it takes long to add to it: there a count and
-# its sum share the first word, the sum from bit COUNT_BITS on. At most MOST_OF_EACH elements of a group are added in a
-# launch; and in that in which its elements pass a multiple of SETTLED_EACH, the highest bit of each count and of each
-# sum goes to the second word, which has 32 bits for either. So a count stays below 2**27 + 3 * 2**25, and a sum below
-# 255 times that.
-COUNT_BITS, MOST_OF_EACH, SETTLED_EACH = 28, 1 << 24, 1 << 25
+# A table has two words for each cell: the first ones of all cells, then the second ones. In the first are a count and,
+# from bit COUNT_BITS on, a sum of positions, for one addition to memory is faster than two. In the second is what these
+# have no room for: of the count in units of 1 << UNIT_BITS, and from bit 32 on, of the sum in units of 256 times that.
+#
+# To each first word a launch adds at most as many elements as a group has, which are MOST_OF_EACH; in `gpu_fast` it may
+# have more, if less than two units of each program, of at most 256, are added, but for single ones, of which whoever
+# adds one looks how many there are. Before there are too many, the highest bits of count and sum go to the second word:
+# where many programs share in that, in every launch; else whenever what may have been added, by SIZE or GROWN, passes a
+# multiple of SETTLED_EACH. So a count stays below 2**27 + 512 units + SETTLED_EACH + 2 * MOST_OF_EACH, which is 2**28,
+# and a sum below 255 times that.
+COUNT_BITS, UNIT_BITS, MOST_OF_EACH, SETTLED_EACH = 28, 17, 1 << 24, 1 << 25
+FULL = (1 << (COUNT_BITS - 1)) - (1 << 63)  # the highest bits of both
 
-_COUNT_BITS, _SETTLED_EACH = tl.constexpr(COUNT_BITS), tl.constexpr(SETTLED_EACH)
+_COUNT_BITS, _UNIT_BITS = tl.constexpr(COUNT_BITS), tl.constexpr(UNIT_BITS)
+_SETTLED_EACH, _FULL = tl.constexpr(SETTLED_EACH), tl.constexpr(FULL)
 _INFINITY = tl.constexpr(float("inf"))
 _NAN, _NARROW_NAN = tl.constexpr(0x7FC00000), tl.constexpr(0x7FC0)
 _MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 _FLOAT32, _BFLOAT16, _FLOAT16 = tl.constexpr(FLOAT32), tl.constexpr(BFLOAT16), tl.constexpr(FLOAT16)
-_FIELDS, _SIZE = tl.constexpr(FIELDS), tl.constexpr(SIZE)
+_FIELDS, _SIZE, _GROWN = tl.constexpr(FIELDS), tl.constexpr(SIZE), tl.constexpr(GROWN)
 
 
 @triton.jit
@@ -70,7 +76,6 @@ def count(
     TOTALS: tl.constexpr,
     TABLE: tl.constexpr,
     BITS: tl.constexpr,
-    JOINED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PARTS: tl.constexpr,
@@ -81,8 +86,7 @@ def count(
     nothing that is not finite. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells.
     N_LOW and N_HIGH mean nothing where the end is zero. A program counts COLUMNS groups, ROWS elements of each at a
     time. scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS: of so many, a power
-    of two, what they found is merged at once. JOINED: whether counts and sums share words. A group has at most 2**28
-    elements.
+    of two, what they found is merged at once. A group has at most MOST_OF_EACH elements.
     """
     program = tl.program_id(0)
     group = program // parts * COLUMNS + tl.arange(0, COLUMNS)
@@ -91,7 +95,7 @@ def count(
     where = outer, inner, plane, beside, step
     _count(
         x, where, group, group < groups, program % parts, parts, own, heads, scratch, tickets,
-        KIND, TOTALS, TABLE, BITS, JOINED, ROWS, COLUMNS, PARTS,
+        KIND, TOTALS, TABLE, BITS, ROWS, COLUMNS, PARTS,
     )  # fmt: skip
 
 
@@ -132,7 +136,7 @@ def count_ends(
     where = outer, inner, plane, 1 if LAST else inner, groups if LAST else 1
     _count(
         x, where, group, group < groups, part, parts, own, 1, scratch, tickets,
-        KIND, False, False, 0, False, ROWS, COLUMNS, PARTS,
+        KIND, False, False, 0, ROWS, COLUMNS, PARTS,
     )  # fmt: skip
 
 
@@ -152,7 +156,6 @@ def _count(
     TOTALS: tl.constexpr,
     TABLE: tl.constexpr,
     BITS: tl.constexpr,
-    JOINED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PARTS: tl.constexpr,
@@ -185,10 +188,10 @@ def _count(
             nan += (c_there & (c != c)).to(tl.int32) + (d_there & (d != d)).to(tl.int32)
         a, b, c, d = _finite(a), _finite(b), _finite(c), _finite(d)
         if TABLE:
-            _tabulate(table, a, BITS, JOINED)
-            _tabulate(table, b, BITS, JOINED)
-            _tabulate(table, c, BITS, JOINED)
-            _tabulate(table, d, BITS, JOINED)
+            _tabulate(table, a, BITS)
+            _tabulate(table, b, BITS)
+            _tabulate(table, c, BITS)
+            _tabulate(table, d, BITS)
         least, most = tl.minimum(tl.minimum(a, b), tl.minimum(c, d)), tl.maximum(tl.maximum(a, b), tl.maximum(c, d))
         n_least, n_most = _equal(a, b, c, d, least), _equal(a, b, c, d, most)
         n_los = tl.where(least < los, n_least, n_los + tl.where(least == los, n_least, 0))
@@ -205,11 +208,14 @@ def _count(
         counts = tl.where(lo == 0, n_lo, tl.where(hi == 0, n_hi, 0)), none, none, none
     size = tl.cast(inner, tl.int64) * outer
     ends = _key(lo), _key(hi), n_lo, n_hi
-    last, before = _publish(ends, counts, size, part, parts, own, known, scratch, tickets, TOTALS, COLUMNS, PARTS)
-    if JOINED:
-        before = tl.max(before, axis=0)  # of each group the same, 0 of what is none
-        if last & (before // _SETTLED_EACH != (before + size) // _SETTLED_EACH):
-            _settle(table, known, 1 << (9 + BITS), ROWS)
+    last = _publish(ends, counts, size, part, parts, own, known, scratch, tickets, TOTALS, COLUMNS, PARTS)
+    if TABLE:  # noqa: SIM102 (decided when it is compiled)
+        if last:
+            grown = tl.load(own + _GROWN, mask=known, other=0)
+            tl.store(own + _GROWN, grown + size, mask=known)
+            before = tl.max(grown, axis=0)  # of each group the same
+            if before // _SETTLED_EACH != (before + size) // _SETTLED_EACH:
+                _settle(table, known, 1 << (9 + BITS), ROWS)
 
 
 @triton.jit
@@ -254,30 +260,32 @@ def _sum(counts):
 
 
 @triton.jit
-def _tabulate(counts, x, BITS: tl.constexpr, JOINED: tl.constexpr):
+def _tabulate(counts, x, BITS: tl.constexpr):
     """Add all but zeros and NaN to the table at `counts`."""
     bits, chosen = x.to(tl.int32, bitcast=True), (x < 0) | (x > 0)
     cell = (bits >> (23 - BITS)) & ((1 << (9 + BITS)) - 1)
     position = (bits >> (15 - BITS)) & 255
     to = tl.broadcast_to(counts[None, :], bits.shape) + cell
-    if JOINED:
-        tl.atomic_add(to, (position.to(tl.int64) << _COUNT_BITS) + 1, mask=chosen, sem="relaxed")
-    else:
-        tl.atomic_add(to, tl.full(bits.shape, 1, tl.int64), mask=chosen, sem="relaxed")
-        tl.atomic_add(to + (1 << (9 + BITS)), position.to(tl.int64), mask=chosen & (position != 0), sem="relaxed")
+    tl.atomic_add(to, (position.to(tl.int64) << _COUNT_BITS) + 1, mask=chosen, sem="relaxed")
 
 
 @triton.jit
 def _settle(table, known, CELLS: tl.constexpr, ROWS: tl.constexpr):
-    """Make room in the words that counts and sums of some groups share, once nobody adds to them."""
+    """Make room in the first words of some groups, once nobody adds to them."""
     for first in range(0, CELLS, ROWS):
         place = table[None, :] + (first + tl.arange(0, ROWS))[:, None]
         word = tl.load(place, mask=known[None, :], other=0)
-        count, total = (word >> (_COUNT_BITS - 1)) & 1, (word >> 63) & 1
-        full = known[None, :] & ((count | total) != 0)
-        tl.store(place, word ^ ((count << (_COUNT_BITS - 1)) | (total << 63)), mask=full)
+        full = known[None, :] & ((word & _FULL) != 0)
+        tl.store(place, word & ~_FULL, mask=full)
         more = tl.load(place + CELLS, mask=full, other=0)
-        tl.store(place + CELLS, more + (count | (total << 32)), mask=full)
+        tl.store(place + CELLS, more + _units(word), mask=full)
+
+
+@triton.jit
+def _units(word):
+    """Of the highest bits of count and sum, for the second word."""
+    count, total = (word >> (_COUNT_BITS - 1)) & 1, (word >> 63) & 1
+    return (count | (total << 32)) << (_COUNT_BITS - 1 - _UNIT_BITS)
 
 
 @triton.jit
@@ -296,7 +304,7 @@ def _publish(
     PARTS: tl.constexpr,
 ):
     """Leave what a program found of its groups; the last one of a group's parts adds all to its state. Return whether
-    that is this one, and how many elements of each group there were before, if so.
+    that is this one.
 
     ends: lowest, highest, and the hits of both; counts: zeros, and with TOTALS NaN, +Inf and -Inf; size: elements of
     each group, in all its parts."""
@@ -313,7 +321,6 @@ def _publish(
     tl.debug_barrier()
     ticket = tickets + program - part
     last = tl.atomic_add(ticket, 1, sem="acq_rel") == parts - 1
-    elements = tl.zeros([COLUMNS], tl.int64)
     if last:
         tl.store(ticket, 0)
         # All is read before anything is written, for whatever is read after that would wait.
@@ -340,7 +347,7 @@ def _publish(
         tl.store(own + 9, n_high, mask=known)
         tl.store(own + 10, zeros, mask=known)
         tl.store(own + _SIZE, elements + size, mask=known)
-    return last, elements
+    return last
 
 
 @triton.jit

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calibrant.sketches.kernels.gpu_asm import WAIT_FOR_OTHERS
-from calibrant.sketches.kernels.gpu_portable import COUNT_BITS
+from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, UNIT_BITS
 
 # From word `misc` on: counters; and for each warp a word at each of the last four, of which TOP and BOTTOM are float32
 # bits. OUTSIDE: elements that were taken off; LARGEST: magnitude of a sample; BELOW, of float16: how far the least
@@ -37,17 +37,21 @@ LINES = 128  # words that a warp adds to the table together: a stretch is as man
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """How shared memory is used: see above. mantissa_bits are those of the table in global memory; joined: whether
-    counts and sums share its words; kind is what is counted: "f32", "bf16" or "f16"; elements: of a thread at once."""
+    """How shared memory is used: see above. mantissa_bits are those of the table in global memory; kind is what is
+    counted: "f32", "bf16" or "f16"; elements: of a thread at once."""
 
     kind: str
     mantissa_bits: int
-    joined: bool
     threads: int
     elements: int
     cells: int
     stride: int
     misc: int
+
+    @property
+    def second(self) -> int:
+        """Bytes of the table from a cell's first word to its second one."""
+        return 8 << (9 + self.mantissa_bits)
 
 
 def begin(shared: Shared, waits: bool) -> str:
@@ -254,20 +258,24 @@ def _add_floats(shared: Shared, packed: bool, back: bool) -> list[str]:
         lines += [
             f"add.u32 t, cell, {32 * n}; setp.lt.u32 inside, t, {shared.cells};",
             f"setp.ne.and.u32 any, word{n}, 0, inside; {wide} wide, word{n}; {wide} sums, sum{n};",
-            *to_table(shared, 256 * n),
+            *to_table(shared, 256 * n, few=packed),
         ]
     return lines
 
 
-def to_table(shared: Shared, place: int = 0) -> list[str]:
-    """Add to the cell that is `place` bytes after `to` its count `wide` and its sum `sums`, of 64 bits, if `any`."""
-    if shared.joined:
-        return [
-            f"shl.b64 sums, sums, {COUNT_BITS}; add.u64 wide, wide, sums; @any red.global.add.u64 [to + {place}], wide;"
-        ]
+def to_table(shared: Shared, place: int = 0, few: bool = False) -> list[str]:
+    """Add to the cell that is `place` bytes after `to` its count `wide` and its sum `sums`, of 64 bits, if `any`; p is
+    lost. few: they are less than units, which go to the second word; then they may be negative."""
+    units = [
+        # Where a count is less than a unit, a sum is so too.
+        f"{{.reg .b64 units, more; setp.ge.and.u64 p, wide, {1 << UNIT_BITS}, any; @!p bra FEW;",
+        f"shr.u64 units, wide, {UNIT_BITS}; shr.u64 more, sums, {UNIT_BITS + 8}; shl.b64 more, more, 32;",
+        f"or.b64 more, more, units; red.global.add.u64 [to + {place + shared.second}], more;",
+        f"and.b64 wide, wide, {(1 << UNIT_BITS) - 1}; and.b64 sums, sums, {(1 << (UNIT_BITS + 8)) - 1}; FEW:}}",
+    ]
     return [
-        f"@any red.global.add.u64 [to + {place}], wide; setp.ne.and.u64 p, sums, 0, any;",
-        f"@p red.global.add.u64 [to + {place + (8 << (9 + shared.mantissa_bits))}], sums;",
+        *([] if few else units),
+        f"shl.b64 sums, sums, {COUNT_BITS}; add.u64 wide, wide, sums; @any red.global.add.u64 [to + {place}], wide;",
     ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from calibrant.sketches.kernels.gpu_ptx import NAN, OUTSIDE, PACKED_COUNT, POS_INF, Shared, to_table, widen
+from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, FULL, UNIT_BITS
+from calibrant.sketches.kernels.gpu_ptx import NAN, OUTSIDE, PACKED_COUNT, POS_INF, Shared, widen
 
 
 def count(shared: Shared, packed: bool = False, again: bool = False, constant: bool = False) -> tuple[str, str]:
@@ -22,7 +23,7 @@ def _float32(shared: Shared, packed: bool, again: bool) -> tuple[str, str]:
     span, sums = shared.cells << shift, 8 * shared.stride
     lines = [
         f".reg .b32 a<{count}>, u, s, t, q, one, nearest, highest, lowest, mx, mn, hits, bits;",
-        ".reg .b64 to, wide, sums; .reg .pred p, r, any, outside;",
+        ".reg .b64 to, wide; .reg .pred p, r, outside;",
         f"mov.b32 nearest, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]}; mov.b32 one, {1 << PACKED_COUNT};",
     ]
     for k, x in enumerate(values):
@@ -90,7 +91,7 @@ def _sixteen_bits(shared: Shared, constant: bool) -> tuple[str, str]:
     lines = [
         f".reg .b32 a<{words}>, u, s, t, q, nearest, highest, lowest, mx, mn, hits, bits;",
         ".reg .b32 lows, ends, ones, x;",
-        ".reg .b64 to, wide, sums; .reg .pred p, r, any, outside; .reg .b16 h, g;",
+        ".reg .b64 to, wide; .reg .pred p, r, outside; .reg .b16 h, g;",
         ".reg .b32 lower, upper; mov.b32 lower, 0x0004; mov.b32 upper, 0x0400;",
         f"mov.b32 nearest, -1; mov.b32 ones, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
         f"mov.b32 ends, {shared.cells * 0x10001}; sub.u32 lows, 65536, {low}; mul.lo.u32 lows, lows, 65537;",
@@ -174,16 +175,23 @@ def _outside(
     if again:
         return taken_off
     return [
+        "{",
         *taken_off,
         f"@outside red.shared.add.u32 [{own} + {misc + 4 * OUTSIDE}], 1;" if packed else "",
         f"setp.ge.u32 r, {magnitude}, 0x7f800000; setp.gt.u32 p, {magnitude}, 0x7f800000;",
         f"@!r max.f32 mx, mx, {x}; @!r min.f32 mn, mn, {x};",
         f"mad.lo.u32 t, s, 4, {4 * POS_INF}; @p mov.b32 t, {4 * NAN}; add.u32 t, t, {own};",
         f"@r red.shared.add.u32 [t + {misc}], 1;",
-        "not.pred r, r; and.pred any, outside, r;",
-        f"shr.u32 t, {x}, {shift}; mad.wide.u32 to, t, 8, {table}; mov.b64 wide, 1;",
-        f"shr.u32 t, {x}, {shift - 8}; and.b32 t, t, 255; cvt.u64.u32 sums, t;",
-        *to_table(shared),
+        "not.pred r, r; and.pred outside, outside, r; @!outside bra ADDED;",
+        f"shr.u32 t, {x}, {shift}; mad.wide.u32 to, t, 8, {table};",
+        f"shr.u32 t, {x}, {shift - 8}; and.b32 t, t, 255; cvt.u64.u32 wide, t; shl.b64 wide, wide, {COUNT_BITS};",
+        # As many may come as there are elements: so it is looked whether there is room for the next.
+        "add.u64 wide, wide, 1; atom.global.add.u64 wide, [to], wide;",
+        f"and.b64 wide, wide, {FULL}; setp.eq.u64 p, wide, 0; @p bra ADDED;",
+        f"atom.global.and.b64 wide, [to], {~FULL}; and.b64 wide, wide, {FULL}; .reg .b64 sums;",
+        f"shr.u64 sums, wide, 63; shl.b64 sums, sums, {32 + COUNT_BITS - 1 - UNIT_BITS};",
+        f"shr.u64 wide, wide, {UNIT_BITS}; and.b64 wide, wide, {1 << (COUNT_BITS - 1 - UNIT_BITS)};",
+        f"or.b64 wide, wide, sums; red.global.add.u64 [to + {shared.second}], wide; ADDED:}}",
     ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from calibrant.sketches.cells import I64
-from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, ENDS, FIELDS, HIGH, LOW
+from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, ENDS, FIELDS, GROWN, HIGH, LOW, UNIT_BITS
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
 
 
@@ -39,19 +39,19 @@ class State:
         heads = words[:, : FIELDS * self.rows].reshape(len(words), self.rows, FIELDS)
         ends = heads[..., :ENDS].max(axis=1)
         counts = np.where(heads[..., :ENDS] == ends[:, None], heads[..., ENDS:], 0).sum(axis=1)
+        counts[:, GROWN - ENDS] = 0
         table = words[:, FIELDS * self.rows :]
         table = table.reshape(len(words), 2, table.shape[1] // 2)
-        if len(words) > 1:
-            _take_apart(table)
+        _take_apart(table)
         return np.concatenate([ends, counts], axis=1), table
 
 
 def _take_apart(table: I64) -> None:
-    """In place, make counts and sums of the words of several groups (groups, 2, cells)."""
-    shared, more = table[:, 0], table[:, 1]
-    counts = (more & 0xFFFFFFFF) << (COUNT_BITS - 1)
-    more >>= 32
-    more <<= 63 - COUNT_BITS
-    more += (shared >> COUNT_BITS) & ((1 << (64 - COUNT_BITS)) - 1)
-    shared &= (1 << COUNT_BITS) - 1
-    shared += counts
+    """In place, make counts and sums of the words of cells (groups, 2, cells)."""
+    first, second = table[:, 0], table[:, 1]
+    counts = (second & 0xFFFFFFFF) << UNIT_BITS
+    second >>= 32
+    second <<= UNIT_BITS + 8
+    second += (first >> COUNT_BITS) & ((1 << (64 - COUNT_BITS)) - 1)
+    first &= (1 << COUNT_BITS) - 1
+    first += counts
