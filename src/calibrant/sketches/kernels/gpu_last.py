@@ -142,7 +142,7 @@ def count(
     if (full * K.rows < rows) & (full % parts == part):
         _asm(_load(where, row, full * K.rows, True, K), count_asm, K)
         padding = (full + 1) * K.rows - rows
-    known = _heads(own, part, heads, channels - first, K)
+    known, before = _heads(own, part, heads, channels - first, K), gl.load(own + _SIZE)
     barrier()
     if together == 2:
         _flush_together((scratch, tickets), part // 2 * blocks + block, each, table, pitch, turn, part, K)
@@ -150,7 +150,7 @@ def count(
         _flush(flush, each, table, pitch, turn)
     once(park, each)
     barrier()
-    if (part == 0) & passes(gl.load(own + _SIZE), rows):
+    if (part == 0) & passes(before, rows):
         for n in range(gl.minimum(channels - first, K.channels)):
             move(own + n * (heads * _FIELDS + K.table) + heads * _FIELDS, 0, K.table // 2, K)
     _keep(address, known, gl.where(part == 0, rows, 0), padding, K)

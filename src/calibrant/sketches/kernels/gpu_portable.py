@@ -212,6 +212,7 @@ def _count(
     if TABLE:  # noqa: SIM102 (decided when it is compiled)
         if last:
             grown = tl.load(own + _GROWN, mask=known, other=0)
+            tl.debug_barrier()
             tl.store(own + _GROWN, grown + size, mask=known)
             before = tl.max(grown, axis=0)  # of each group the same
             if before // _SETTLED_EACH != (before + size) // _SETTLED_EACH:
