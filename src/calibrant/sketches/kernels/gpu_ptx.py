@@ -6,6 +6,10 @@ with the `cells` of a window that ends somewhere on the number line; the next wo
 What is outside and not zero is rare if the window is well placed. It is taken off that word again: finite values go
 straight to the table in global memory, and NaN and Inf to counters of their own.
 
+What is read passes through the upper 128 KiB of a multiprocessor's memory, and additions there wait for it (a seventh
+longer on an H200). Only float16 has as many counters: of that the two stretches take turns, every 32 words, so that
+only the largest values are counted there.
+
 Two additions for each float32 are more than shared memory can take at the speed of global memory. So where values do
 not repeat much, count and sum are packed into one word, count << 20 | sum. Such a word overflows when its count is
 4096, not before (4095 * 255 < 2**20), and then all counts together fall short of what was counted, for each overflow
@@ -33,6 +37,7 @@ TOP, N_TOP, BOTTOM, N_BOTTOM, MISC_WORDS = 64, 96, 128, 160, 256
 PACKED_COUNT = 20  # bits below it
 LOOKING = 256  # threads whose lanes are compared
 LINES = 128  # words that a warp adds to the table together: a stretch is as many, or a multiple
+TURN = 32  # words of one sign before those of the other: as many as there are banks
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,21 @@ class Shared:
     cells: int
     stride: int
     misc: int
+
+    @property
+    def turns(self) -> bool:
+        """Whether the stretches of both signs take turns, `TURN` words of each."""
+        return self.kind == "f16"
+
+    @property
+    def negative(self) -> int:
+        """Bytes from a positive value's word to the negative one's."""
+        return 4 * (TURN if self.turns else self.stride)
+
+    @property
+    def outside(self) -> int:
+        """Bytes to the word of positive zeros and of what is outside the window."""
+        return 4 * self.cells * (2 if self.turns else 1)
 
     @property
     def second(self) -> int:
@@ -184,7 +204,6 @@ def flush(shared: Shared, packed: bool, back: bool = False) -> str:
 
     $1: the address of shared memory, $2: of the table, $3: the window's lowest bits, $4: where to begin, times 128."""
     words, fours = 2 * shared.stride, shared.kind == "f16"
-    trash = [4 * shared.cells, 4 * (shared.stride + shared.cells)]
     return block(
         [
             ".reg .b32 i, at, sign, cell, key, stop, t; .reg .pred p, inside, any; .reg .b16 h;",
@@ -202,7 +221,7 @@ def flush(shared: Shared, packed: bool, back: bool = False) -> str:
             else "",
             f"@p red.shared.add.u32 [$1 + {4 * (shared.misc + COUNTED)}], counted;" if packed else "",
             "mov.u32 i, %tid.x; setp.eq.u32 p, i, 0; @!p bra OTHERS;",
-            f"ld.shared.b32 cell, [$1 + {trash[0]}]; ld.shared.b32 t, [$1 + {trash[1]}];",
+            f"ld.shared.b32 cell, [$1 + {shared.outside}]; ld.shared.b32 t, [$1 + {shared.outside + shared.negative}];",
             f"shr.u32 cell, cell, {PACKED_COUNT}; shr.u32 t, t, {PACKED_COUNT};" if packed else "",
             f"add.u32 cell, cell, t; {'neg.s32 cell, cell;' if back else ''}",
             f"red.shared.add.u32 [$1 + {4 * (shared.misc + ZEROS)}], cell;",
@@ -243,9 +262,9 @@ def _add_floats(shared: Shared, packed: bool, back: bool) -> list[str]:
     """Four words of a thread, all of one sign: their cells are 32 apart."""
     bits, wide = shared.mantissa_bits, "cvt.s64.s32" if back else "cvt.u64.u32"
     lines = [
-        f"setp.ge.u32 p, i, {shared.stride}; selp.b32 sign, {1 << (8 + bits)}, 0, p; mov.b32 cell, i;",
-        f"@p sub.u32 cell, i, {shared.stride}; shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell;",
-        "add.u32 key, key, sign; mad.wide.u32 to, key, 8, $2;",
+        *_cell_of(shared, "i"),
+        f"shr.u32 key, $3, {23 - bits}; add.u32 key, key, cell; mad.lo.u32 key, sign, {1 << (8 + bits)}, key;",
+        "mad.wide.u32 to, key, 8, $2;",
     ]
     for n in range(4):
         if packed:
@@ -281,14 +300,15 @@ def to_table(shared: Shared, place: int = 0, few: bool = False) -> list[str]:
 
 def _flush_fours(shared: Shared) -> list[str]:
     """Four words side by side, of float16: they are one cell of a table whose keys are no longer than its mantissa
-    less two bits, but where values are subnormal; and of coarser tables so are those of lanes side by side."""
+    less two bits, but where values are subnormal; and of coarser tables so are those of lanes that differ in some bits
+    of their numbers: `TURN` words are of eight lanes, and the next ones of this sign 16 lanes on."""
     bits = shared.mantissa_bits
-    masks = [1 << n for n in range(max(min(8 - bits, 5), 0))]
+    masks = [1, 2, 4, 16][: max(8 - bits, 0)]
     lines = [
         "ld.shared.v4.b32 {word0, word1, word2, word3}, [at];",
         LEAVE_IF_NONE,
-        f"setp.ge.u32 p, i, {shared.stride}; selp.b32 sign, 1, 0, p;",
-        f"mov.b32 cell, i; @p sub.u32 cell, i, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
+        *_cell_of(shared, "i"),
+        f"setp.lt.u32 inside, cell, {shared.cells};",
         "add.u32 cell, cell, $3; setp.ge.and.u32 inside, cell, 0x400, inside;",
         *(f"add.u32 j{n}, i, {n};" for n in range(4)),
     ]
@@ -309,7 +329,7 @@ def _flush_fours(shared: Shared) -> list[str]:
                 "mov.b64 wide, {sum0, sum1}; add.u64 sums, sums, wide;",
             ]
         lines += [
-            f"@!inside bra ONE_BY_ONE; mov.u32 at, %laneid; and.b32 at, at, {(1 << len(masks)) - 1};",
+            f"@!inside bra ONE_BY_ONE; mov.u32 at, %laneid; and.b32 at, at, {sum(masks)};",
             "setp.eq.u32 inside, at, 0; setp.ne.and.u32 any, t, 0, inside;",
             f"shr.u32 key, key, {23 - bits}; mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, t;",
             *to_table(shared),
@@ -322,14 +342,27 @@ def _add_to_table(shared: Shared, place: str, word: str, sums: str) -> list[str]
     """A word of 16 bits."""
     bits = shared.mantissa_bits
     return [
-        f"setp.ge.u32 p, {place}, {shared.stride}; selp.b32 sign, 1, 0, p; mov.b32 cell, {place};",
-        f"@p sub.u32 cell, {place}, {shared.stride}; setp.lt.u32 inside, cell, {shared.cells};",
+        *_cell_of(shared, place),
+        f"setp.lt.u32 inside, cell, {shared.cells};",
         "add.u32 key, $3, cell; shl.b32 sign, sign, 15; or.b32 key, key, sign;",
         *widen(shared.kind, "key", "key"),
         f"shr.u32 {sums}, key, {15 - bits}; and.b32 {sums}, {sums}, 255; shr.u32 key, key, {23 - bits};",
         f"setp.ne.and.u32 any, {word}, 0, inside; mad.wide.u32 to, key, 8, $2;",
         f"cvt.u64.u32 wide, {word}; mul.wide.u32 sums, {sums}, {word};",
         *to_table(shared),
+    ]
+
+
+def _cell_of(shared: Shared, place: str) -> list[str]:
+    """The cell of a word, and its sign; p is lost."""
+    if shared.turns:
+        return [
+            f"shr.u32 cell, {place}, 1; and.b32 cell, cell, -{TURN}; and.b32 sign, {place}, {TURN - 1};",
+            f"or.b32 cell, cell, sign; and.b32 sign, {place}, {TURN}; shr.u32 sign, sign, {TURN.bit_length() - 1};",
+        ]
+    return [
+        f"setp.ge.u32 p, {place}, {shared.stride}; selp.b32 sign, 1, 0, p; mov.b32 cell, {place};",
+        f"@p sub.u32 cell, {place}, {shared.stride};",
     ]
 
 

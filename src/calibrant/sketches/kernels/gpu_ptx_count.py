@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, FULL, UNIT_BITS
-from calibrant.sketches.kernels.gpu_ptx import NAN, OUTSIDE, PACKED_COUNT, POS_INF, Shared, widen
+from calibrant.sketches.kernels.gpu_ptx import NAN, OUTSIDE, PACKED_COUNT, POS_INF, TURN, Shared, widen
 
 
 def count(shared: Shared, packed: bool = False, again: bool = False, constant: bool = False) -> tuple[str, str]:
@@ -66,7 +66,7 @@ def _place(shared: Shared, x: str, magnitude: str, own: str, low: str) -> list[s
     shift = 23 - shared.mantissa_bits
     return [
         f"sub.u32 u, {magnitude}, {low}; min.u32 u, u, {shared.cells << shift};",
-        f"shr.u32 t, u, {shift}; shr.u32 s, {x}, 31; mad.lo.u32 s, s, {4 * shared.stride}, {own};",
+        f"shr.u32 t, u, {shift}; shr.u32 s, {x}, 31; mad.lo.u32 s, s, {shared.negative}, {own};",
         f"mad.lo.u32 t, t, 4, s; shr.u32 q, u, {shift - 8}; and.b32 q, q, 255;",
     ]
 
@@ -96,10 +96,7 @@ def _sixteen_bits(shared: Shared, constant: bool) -> tuple[str, str]:
         f"mov.b32 nearest, -1; mov.b32 ones, -1; mov.b32 mx, {values[0]}; mov.b32 mn, {values[0]};",
         f"mov.b32 ends, {shared.cells * 0x10001}; sub.u32 lows, 65536, {low}; mul.lo.u32 lows, lows, 65537;",
     ]
-    place = [
-        "add.u16x2 u, $A, lows; min.u16x2 u, u, ends;",
-        f"shr.u32 s, $X, 15; and.b32 s, s, 0x00010001; mad.lo.u32 u, s, {shared.stride}, u;",
-    ]
+    place = ["add.u16x2 u, $A, lows; min.u16x2 u, u, ends;", *_with_signs(shared)]
     alike = [
         # If all elements of the warp are one finite value, all lanes would queue up for one word.
         f"shfl.sync.idx.b32 t, {values[0]}, 0, 31, 0xffffffff; setp.eq.u32 p, t, {values[0]};",
@@ -151,6 +148,17 @@ def _sixteen_bits(shared: Shared, constant: bool) -> tuple[str, str]:
     return _wrapped(lines, words, count)
 
 
+def _with_signs(shared: Shared) -> list[str]:
+    """From cells and values the numbers of the words, of two in 16 bits each."""
+    if shared.turns:
+        turn = TURN * 0x10001
+        return [
+            f"and.b32 t, u, {(0x10000 - TURN) * 0x10001}; add.u32 u, u, t;",
+            f"shr.u32 s, $X, {16 - TURN.bit_length()}; and.b32 s, s, {turn}; or.b32 u, u, s;",
+        ]
+    return [f"shr.u32 s, $X, 15; and.b32 s, s, 0x00010001; mad.lo.u32 u, s, {shared.stride}, u;"]
+
+
 def _widened(half: str, pair: str, further: str) -> list[str]:
     """Float32 bits of the further of the two in `pair`; NaN where one of them is."""
     return [
@@ -169,8 +177,8 @@ def _outside(
     misc, one = 4 * shared.misc, 1 << PACKED_COUNT if packed else 1
     taken_off = [
         f"{window} setp.ne.and.u32 outside, {magnitude}, 0, outside;",
-        f"shr.u32 s, {x}, 31; mad.lo.u32 t, s, {4 * shared.stride}, {own};",
-        f"@outside red.shared.add.u32 [t + {4 * shared.cells}], -{one};",
+        f"shr.u32 s, {x}, 31; mad.lo.u32 t, s, {shared.negative}, {own};",
+        f"@outside red.shared.add.u32 [t + {shared.outside}], -{one};",
     ]
     if again:
         return taken_off
