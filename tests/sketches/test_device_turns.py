@@ -89,10 +89,10 @@ def test_two_programs_add_up_what_they_counted(hard, shape, dtype):
 @DTYPES
 @pytest.mark.parametrize("patience", [pytest.param(looks, marks=on_gpu) for looks in (0, 1)])
 def test_whoever_comes_late_adds_up_all(patience, dtype, monkeypatch):
-    from calibrant.sketches.kernels import gpu_last
+    from calibrant.sketches.kernels import gpu_last_kernel
 
-    monkeypatch.setattr(gpu_last, "PATIENCE", patience)
-    monkeypatch.setattr(gpu_last, "kernel", gpu_last.kernel.__wrapped__)
+    monkeypatch.setattr(gpu_last_kernel, "PATIENCE", patience)
+    monkeypatch.setattr(gpu_last_kernel, "kernel", gpu_last_kernel.kernel.__wrapped__)
     torch.manual_seed(0)
     for _ in range(2):
         assert_same_on_both(torch.randn(3001, 1024, device="cuda").to(getattr(torch, dtype)), bits=6)

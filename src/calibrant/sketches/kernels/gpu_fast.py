@@ -12,16 +12,11 @@ promise. So `gpu` tries this file against `gpu_portable` before it is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
-
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels import gpu_ptx as ptx
-from calibrant.sketches.kernels import gpu_ptx_count
 from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, word
 from calibrant.sketches.kernels.gpu_settle import settle
 
@@ -57,7 +52,7 @@ def count(
     """See `gpu_portable.count`: here a group is one stretch, or with PLANES one of many, of at most `heads` parts.
 
     length elements of x in each group; the next group begins `beside` vectors later. Vector v of a group lies
-    v // inner * gap vectors after where it would lie in one stretch; magic, shift: see `division`.
+    v // inner * gap vectors after where it would lie in one stretch; magic, shift: see `gpu_fast_kernel.division`.
     """
     ready = _ready(K)
     program = gl.program_id(0)
@@ -117,12 +112,7 @@ def _count(ready, group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.co
     full = length // (VECTORS * V)
     if not PLANES:
         _fetch(group, vectors, part, parts, full, K)
-    barrier()
-    gl.inline_asm_elementwise(
-        K.look, K.look_constraints, [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=V
-    )
-    barrier()
-    low = _window(address, PLANES, K)
+    low = _look(sample, address, PLANES, K)
 
     table = (own + heads * _FIELDS).to(gl.int64)
     into = each, address, table, low
@@ -150,9 +140,8 @@ def _count(ready, group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.co
         x_bits = _load(group, vectors, in_vector, full * VECTORS, True, PLANES, True, K)
         _asm(x_bits, address, table, low, count_asm, K)
         padding = (full + 1) * (VECTORS * V) - length
-    field = gl.arange(0, _ENDS, layout=line)
-    head = own + part * _FIELDS + field
-    old_ends, old_counts = gl.load(head), gl.load(head + _ENDS)  # before what is added, which they would wait for
+    head = own + part * _FIELDS + gl.arange(0, _ENDS, layout=line)
+    old = gl.load(head), gl.load(head + _ENDS)  # before what is added, which they would wait for
     once(park, each)
     barrier()
     if plain | redone:
@@ -160,11 +149,29 @@ def _count(ready, group, part, parts, own, heads, PLANES: gl.constexpr, K: gl.co
         barrier()
     once(end, each)
     barrier()
-    found = shared.index(K.misc // _MISC_WORDS)
-    ends = found.slice(_FOUND, _ENDS).load(line).to(gl.int64)
-    counts = found.slice(_FOUND + _ENDS, _ENDS).load(line).to(gl.int64)
-    furthest = gl.maximum(old_ends, ends)
-    counts = gl.where(ends == furthest, counts, 0) + gl.where(old_ends == furthest, old_counts, 0)
+    _keep(shared.index(K.misc // _MISC_WORDS), head, old, length, part, padding)
+
+
+@gluon.jit
+def _look(sample, address, PLANES: gl.constexpr, K: gl.constexpr):
+    """Leave what a sample tells in shared memory, and return the window's lowest bits."""
+    barrier()
+    gl.inline_asm_elementwise(
+        K.look, K.look_constraints, [sample.to(gl.int32), address], gl.int32, is_pure=False, pack=K.vector
+    )
+    barrier()
+    return _window(address, PLANES, K)
+
+
+@gluon.jit
+def _keep(misc, head, old, length, part, padding):
+    """Add what `end` left in shared memory to the program's head, in which was `old`: ends, and their counts."""
+    line: gl.constexpr = head.type.layout
+    field = gl.arange(0, _ENDS, layout=line)
+    ends = misc.slice(_FOUND, _ENDS).load(line).to(gl.int64)
+    counts = misc.slice(_FOUND + _ENDS, _ENDS).load(line).to(gl.int64)
+    furthest = gl.maximum(old[0], ends)
+    counts = gl.where(ends == furthest, counts, 0) + gl.where(old[0] == furthest, old[1], 0)
     counts += gl.where(field == _SIZE, gl.where(part == 0, length, 0), 0) - gl.where(field == _NAN, padding, 0)
     gl.store(head, furthest)
     gl.store(head + _ENDS, counts)
@@ -341,97 +348,3 @@ def _window(address, PLANES: gl.constexpr, K: gl.constexpr):
     moved = gl.minimum(gl.maximum(highest + 9 - K.octaves, 1), 255 - K.octaves)
     elsewhere = (highest > 0) & ((highest < usual + K.octaves // 2) | (highest >= usual + K.octaves))
     return gl.where(elsewhere, moved, usual) << one_octave
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """The constants of a compiled kernel."""
-
-    kind: int
-    bits: int
-    warps: int
-    vector: int
-    elements: int
-    octaves: int
-    misc: int
-    buffers: int
-    table: int
-    may_pack: bool
-    most_pairs: int
-    least: int
-    begin: str
-    empty: str
-    empty_sums: str
-    look: str
-    look_constraints: str
-    asm: str
-    wide: str
-    wide_constraints: str
-    constant: str
-    packed: str
-    again: str
-    constraints: str
-    check: str
-    forget: str
-    flush: str
-    flush_packed: str
-    take_back: str
-    park: str
-    end: str
-
-
-@cache
-def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int, waits: bool) -> Any:
-    """For tensors of a kind and tables of so many mantissa bits, in so much shared memory; many: whether groups are
-    channels; waits: whether it may be launched before what comes before it is through."""
-    warps, elements, _ = portable.SHAPES[kind, many]
-    own_bits = {portable.FLOAT32: bits, portable.BFLOAT16: 7, portable.FLOAT16: 10}[kind]
-    tables = 4 if kind == portable.FLOAT32 else 2
-    threads = 32 * warps
-    looking = min(threads, ptx.LOOKING)
-    spare = 4 * ptx.MISC_WORDS + 8192  # for the misc words, and for what Triton's reductions need
-    most = (shared_bytes - spare) // (4 * tables * ptx.LINES) * ptx.LINES
-    octaves = min(27 if kind == portable.FLOAT16 else 47, (most - 1) >> own_bits)
-    cells = octaves << own_bits
-    stride = (cells // ptx.LINES + 1) * ptx.LINES
-    shared = ptx.Shared(("f32", "bf16", "f16")[kind], bits, threads, elements, cells, stride, tables * stride)
-    asm, constraints = gpu_ptx_count.count(shared)
-    return gl.constexpr(
-        Kernel(
-            kind,
-            bits,
-            warps,
-            vector,
-            elements,
-            octaves,
-            shared.misc,
-            shared.misc // ptx.MISC_WORDS + 1,
-            2 << (9 + bits),
-            kind == portable.FLOAT32,
-            int(looking * 31 * (min(0.024 * 2 ** (8 - bits), 0.08) if kind == portable.FLOAT32 else 0.5)),
-            ptx.least(bits),
-            ptx.begin(shared, waits),
-            ptx.empty(shared, counts=True),
-            ptx.empty(shared, counts=False),
-            *ptx.look(shared, vector),
-            asm,
-            *gpu_ptx_count.count(replace(shared, elements=2 * elements)),
-            gpu_ptx_count.count(shared, constant=True)[0],
-            gpu_ptx_count.count(shared, packed=True)[0],
-            gpu_ptx_count.count(shared, again=True)[0],
-            constraints,
-            ptx.check(shared),
-            ptx.forget(shared),
-            ptx.flush(shared, packed=False),
-            ptx.flush(shared, packed=True),
-            ptx.flush(shared, packed=True, back=True),
-            ptx.park(shared),
-            ptx.end(shared),
-        )
-    )
-
-
-def division(divisor: int) -> tuple[int, int]:
-    """(magic, shift) such that n // divisor == (n * magic >> 32) >> shift for n < 2**31; divisor: at least 2."""
-    bits = (divisor - 1).bit_length()
-    return -(-(1 << (31 + bits)) // divisor), bits - 1

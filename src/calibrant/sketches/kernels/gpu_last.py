@@ -10,27 +10,13 @@ counted, and where that was wrong, which `check` sees, their words are counted a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
-
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from calibrant.sketches.kernels import gpu_last_count, gpu_last_flush, gpu_last_layout
-from calibrant.sketches.kernels import gpu_last_ptx as ptx
+from calibrant.sketches.kernels import gpu_last_layout
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, word
 from calibrant.sketches.kernels.gpu_settle import move, passes
-
-WARPS, REGISTERS = 16, 128
-ELEMENTS = {portable.FLOAT32: 8, portable.BFLOAT16: 32, portable.FLOAT16: 32}  # of a thread at once
-SLOTS = {portable.FLOAT32: 2, portable.BFLOAT16: 1, portable.FLOAT16: 1}  # of a warp, for what it counts next: 2**n
-SECTOR, MOST_CHANNELS = 32, 32  # bytes of the cache that are read together; and channels of a program
-LEAST_OCTAVES = 22  # that heavy tails need
-PATIENCE = 50  # looks for the other program, of which each takes about a microsecond
-REDUCTIONS = 64  # bytes for each channel that Triton needs for them
 
 _FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
 _SIZE, _ZEROS, _NAN = (gl.constexpr(getattr(portable, name)) for name in ("SIZE", "ZEROS", "NAN"))
@@ -65,14 +51,10 @@ def count(
     ACROSS: gl.constexpr = K.channels // K.vector
     layout: gl.constexpr = gl.BlockedLayout([1, K.vector], [32 // ACROSS, ACROSS], [K.warps, 1], [1, 0])
     line: gl.constexpr = gl.BlockedLayout([1], [32], [K.warps], [0])
-    count_asm: gl.constexpr = K.asm
-    count_next: gl.constexpr = K.count_next
-    fetch_first: gl.constexpr = K.fetch_first
     begin: gl.constexpr = K.begin
-    check: gl.constexpr = K.check
-    start_anew: gl.constexpr = K.start_anew
-    flush: gl.constexpr = K.flush
+    fetch_first: gl.constexpr = K.fetch_first
     place: gl.constexpr = K.place
+    flush: gl.constexpr = K.flush
     park: gl.constexpr = K.park
 
     shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _ROW], gl.SwizzledSharedLayout(1, 1, 1, [0]))
@@ -90,14 +72,12 @@ def count(
     table = (own + heads * _FIELDS).to(gl.int64)
 
     turn = part * 25 + block * 11  # of programs, where they begin to add to tables: at once, each elsewhere
+    into = each, table, pitch, turn
     where = x + first, rows, channels, column, (first + column) < channels
     row = gl.arange(0, K.rows, layout=gl.SliceLayout(1, layout))
     full = rows // K.rows
     tile = part + full * 0
-    probe = gl.arange(0, _PROBES, layout=gl.SliceLayout(1, layout))
-    spread = probe // _RUN * (rows // (_PROBES // _RUN)) + probe % _RUN
-    spread = gl.where(rows < _PROBES, gl.minimum(probe, rows - 1), spread)
-    sample = _load(where, spread, rows * 0, False, K)
+    sample = _sample(where, layout, K)
     barrier()
     if ALIGNED:
         way = [each, tile * K.rows, first, parts * K.rows, full * K.rows]
@@ -108,9 +88,47 @@ def count(
 
     gl.inline_asm_elementwise(place, "=r,r,l,r", [each, table, pitch], gl.int32, is_pure=False, pack=1)
     barrier()
-    # Words have room for so many tiles for sure; for more if those to come are like those held, which `check` tells
-    # afterwards. Whoever was wrong once does not guess again.
+    padding = _count_part(where, row, first, address, into, tile, part, parts, ALIGNED, K)
+    known, before = _heads(own, part, heads, channels - first, K), gl.load(own + _SIZE)
+    barrier()
+    if together == 2:
+        _flush_together((scratch, tickets), part // 2 * blocks + block, into, part, K)
+    else:
+        _flush(flush, into)
+    once(park, each)
+    barrier()
+    if (part == 0) & passes(before, rows):
+        for n in range(gl.minimum(channels - first, K.channels)):
+            move(own + n * (heads * _FIELDS + K.table) + heads * _FIELDS, 0, K.table // 2, K)
+    _keep(address, known, gl.where(part == 0, rows, 0), padding, K)
+    shared.index(0).store(gl.full([_ROW], 0, gl.int32, line))  # till now Triton may use that memory for nothing else
+
+
+@gluon.jit
+def _sample(where, LAYOUT: gl.constexpr, K: gl.constexpr):
+    """Rows from all over the tensor, some of them side by side."""
+    rows = where[1]
+    probe = gl.arange(0, _PROBES, layout=gl.SliceLayout(1, LAYOUT))
+    spread = probe // _RUN * (rows // (_PROBES // _RUN)) + probe % _RUN
+    spread = gl.where(rows < _PROBES, gl.minimum(probe, rows - 1), spread)
+    return _load(where, spread, rows * 0, False, K)
+
+
+@gluon.jit
+def _count_part(where, row, first, address, into, tile, part, parts, ALIGNED: gl.constexpr, K: gl.constexpr):
+    """Count every parts-th tile from `tile` on, and add words to the tables where they may be full; leave the rest in
+    them. Return how many rows of NaN the last tile had that are not in the tensor. row: the numbers of a tile's rows.
+
+    Words have room for so many tiles for sure; for more if those to come are like those held, which `check` tells
+    afterwards. Whoever was wrong once does not guess again."""
+    count_asm: gl.constexpr = K.asm
+    count_next: gl.constexpr = K.count_next
+    check: gl.constexpr = K.check
+    start_anew: gl.constexpr = K.start_anew
+    flush: gl.constexpr = K.flush
     ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
+    each, rows = into[0], where[1]
+    full = rows // K.rows
     sure, room, held_from, seen = tile * 0 + ROOM, tile * 0 + ROOM, tile, tile * 0
     wrong = tile < 0 if ALIGNED else tile >= 0
     while tile < full:
@@ -128,13 +146,13 @@ def count(
             most, counted = word(address, 0, K), word(address, _COUNTED, K)
             held = (tile - held_from) // parts
             if (room > sure) & (counted - seen != (tile - part) // parts * (K.rows * K.channels)):
-                _count_again(where, first, each, table, pitch, turn, part, parts, held_from, tile, K)
+                _count_again(where, first, into, part, parts, held_from, tile, K)
                 most, held, held_from, wrong = most * 0, held * 0, tile, tile >= 0
             seen = counted
             sure, room, room_anew = _room_for(held, most, wrong, K)
             if ((tile < full) & (room < (ROOM + 3) // 4)) | (most > K.limit - K.rows):
                 barrier()
-                _flush(flush, each, table, pitch, turn)
+                _flush(flush, into)
                 once(start_anew, each)
                 barrier()
                 sure, room, held_from = sure * 0 + ROOM, room_anew, tile
@@ -142,19 +160,7 @@ def count(
     if (full * K.rows < rows) & (full % parts == part):
         _asm(_load(where, row, full * K.rows, True, K), count_asm, K)
         padding = (full + 1) * K.rows - rows
-    known, before = _heads(own, part, heads, channels - first, K), gl.load(own + _SIZE)
-    barrier()
-    if together == 2:
-        _flush_together((scratch, tickets), part // 2 * blocks + block, each, table, pitch, turn, part, K)
-    else:
-        _flush(flush, each, table, pitch, turn)
-    once(park, each)
-    barrier()
-    if (part == 0) & passes(before, rows):
-        for n in range(gl.minimum(channels - first, K.channels)):
-            move(own + n * (heads * _FIELDS + K.table) + heads * _FIELDS, 0, K.table // 2, K)
-    _keep(address, known, gl.where(part == 0, rows, 0), padding, K)
-    shared.index(0).store(gl.full([_ROW], 0, gl.int32, line))  # till now Triton may use that memory for nothing else
+    return padding
 
 
 @gluon.jit
@@ -169,7 +175,7 @@ def _room_for(held, most, wrong, K: gl.constexpr):
 
 
 @gluon.jit
-def _count_again(where, first, each, table, pitch, turn, part, parts, tile, stop, K: gl.constexpr):
+def _count_again(where, first, into, part, parts, tile, stop, K: gl.constexpr):
     """Add the elements of tiles to words that have room for them: those before did not."""
     ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
     ACROSS: gl.constexpr = K.channels // K.vector
@@ -184,13 +190,13 @@ def _count_again(where, first, each, table, pitch, turn, part, parts, tile, stop
     column = gl.arange(0, K.channels, layout=gl.SliceLayout(0, layout))
     row = gl.arange(0, K.rows, layout=gl.SliceLayout(1, layout))
     there = x, rows, channels, column, (first + column) < channels
-    gl.inline_asm_elementwise(forget, "=r,r,r", [each, (tile - part) // parts], gl.int32, is_pure=False, pack=1)
+    gl.inline_asm_elementwise(forget, "=r,r,r", [into[0], (tile - part) // parts], gl.int32, is_pure=False, pack=1)
     barrier()
     for start in range(tile, stop, ROOM * parts):
         for t in range(start, gl.minimum(start + ROOM * parts, stop), parts):
             _asm(_load(there, row, t * K.rows, False, K), again, K)
         barrier()
-        _flush(flush, each, table, pitch, turn)
+        _flush(flush, into)
         barrier()
 
 
@@ -230,18 +236,22 @@ def _asm(x_bits, ASM: gl.constexpr, K: gl.constexpr):
 
 
 @gluon.jit
-def _flush(ASM: gl.constexpr, each, table, pitch, turn):
+def _flush(ASM: gl.constexpr, into):
+    """Add the words to the tables. into: a number for each thread; the first table, how far apart they are, and where
+    to begin."""
+    each, table, pitch, turn = into
     gl.inline_asm_elementwise(ASM, "=r,r,l,r,r", [each, table, pitch, turn], gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
-def _flush_together(room, pair, each, table, pitch, turn, part, K: gl.constexpr):
+def _flush_together(room, pair, into, part, K: gl.constexpr):
     """Add the words of two programs to the tables as one: memory has half as much to add up. A program leaves one half
     of its words in scratch for the other one, whose other half it adds with its own. If one comes much later, it does
     all of that: the other one has left all words, and waits for nobody who may not be at work at all.
 
     A ticket is how many have left a half: who is the second adds what the first one left."""
     scratch, tickets = room
+    each, table, pitch, turn = into
     leave: gl.constexpr = K.leave
     flush_both: gl.constexpr = K.flush_both
     me = part % 2
@@ -319,96 +329,3 @@ def _further(head, end, hits, known, there):
     hits = gl.where(end == furthest, hits, 0) + gl.where(known[0] == furthest, known[1], 0)
     gl.store(head, furthest, mask=there)
     gl.store(head + _ENDS, hits, mask=there)
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """The constants of a compiled kernel."""
-
-    kind: int
-    warps: int
-    elements: int
-    vector: int
-    channels: int
-    rows: int
-    octaves: int
-    own_bits: int
-    misc: int
-    buffers: int
-    limit: int
-    table: int
-    patience: int
-    begin: str
-    place: str
-    fetch_first: str
-    count_next: str
-    asm: str
-    constraints: str
-    again: str
-    check: str
-    forget: str
-    start_anew: str
-    flush: str
-    leave: str
-    flush_both: str
-    park: str
-
-
-def described(x: Any, rows: int, channels: int, kernel: Kernel) -> TensorDescriptor:
-    """What describes x (rows, channels) to the tensor memory accelerator, which brings each warp its part of a tile."""
-    shape, box = [rows, channels], [kernel.rows // kernel.warps, kernel.channels]
-    plain = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=8 * x.element_size(), rank=2)
-    return TensorDescriptor(x, shape, [channels, 1], box, plain)
-
-
-def shared_memory_of(kind: int, bits: int, shared_bytes: int) -> gpu_last_layout.Shared:
-    """For tables of so many mantissa bits, in so much shared memory: as many channels as leave each a window of
-    LEAST_OCTAVES, but at least a sector."""
-    name = ("f32", "bf16", "f16")[kind]
-    octaves = 29 if kind == portable.FLOAT16 else 47
-    found = []
-    for channels in (MOST_CHANNELS, 16, 8):
-        shared = gpu_last_layout.Shared(name, bits, 32 * WARPS, ELEMENTS[kind], channels, octaves, SLOTS[kind])
-        while shared.octaves and 4 * shared.words + REDUCTIONS * channels > shared_bytes:
-            shared = replace(shared, octaves=shared.octaves - 1)
-        found.append(shared)
-    fewest = SECTOR // (4 if kind == portable.FLOAT32 else 2)
-    return next((s for s in found if s.octaves >= LEAST_OCTAVES or s.channels == fewest), found[-1])
-
-
-@cache
-def kernel(kind: int, bits: int, shared_bytes: int) -> Any:
-    """For tensors of a kind and tables of so many mantissa bits, in so much shared memory."""
-    shared = shared_memory_of(kind, bits, shared_bytes)
-    asm, constraints = gpu_last_count.count(shared)
-    return gl.constexpr(
-        Kernel(
-            kind,
-            WARPS,
-            shared.elements,
-            shared.vector,
-            shared.channels,
-            shared.rows,
-            shared.octaves,
-            shared.own_bits,
-            shared.misc,
-            shared.words // gpu_last_layout.MISC_ROW,
-            shared.limit,
-            2 << (9 + bits),
-            PATIENCE,
-            ptx.begin(shared),
-            ptx.place(shared),
-            ptx.fetch_first(shared),
-            gpu_last_count.count_next(shared),
-            asm,
-            constraints,
-            gpu_last_count.again(shared)[0],
-            ptx.check(shared),
-            ptx.forget(shared),
-            ptx.start_anew(shared),
-            gpu_last_flush.flush(shared),
-            gpu_last_flush.leave(shared),
-            gpu_last_flush.flush_both(shared),
-            ptx.park(shared),
-        )
-    )

@@ -51,9 +51,10 @@ def is_for_last(x: Tensor, planes: Planes, mantissa_bits: int | None) -> bool:
 def count_last(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> None:
     """Count channels that take turns in memory."""
     from calibrant.sketches.kernels import gpu_last as last
+    from calibrant.sketches.kernels import gpu_last_kernel
 
     device, kind = properties(x.device.index), KINDS[x.dtype]
-    kernel = last.kernel(kind, state.mantissa_bits, device.shared_bytes)
+    kernel = gpu_last_kernel.kernel(kind, state.mantissa_bits, device.shared_bytes)
     blocks = -(-planes.groups // kernel.value.channels)
     parts = _parts(blocks, planes.inner, device.multiprocessors, state.rows)
     # Two parts of a block add up as one if all programs are at work at once: else there would be no end of scratch.
@@ -62,7 +63,7 @@ def count_last(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room
     aligned = planes.groups * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
     last.count[(blocks * parts,)](
         bits,
-        last.described(bits, planes.inner, planes.groups, kernel.value) if aligned else bits,
+        gpu_last_kernel.described(bits, planes.inner, planes.groups, kernel.value) if aligned else bits,
         planes.inner,
         planes.groups,
         parts,
@@ -73,8 +74,8 @@ def count_last(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room
         *room.of(blocks * parts if together == 2 else 1, kernel.value.misc // 2),
         ALIGNED=aligned,
         K=kernel,
-        num_warps=last.WARPS,
-        maxnreg=last.REGISTERS,
+        num_warps=gpu_last_kernel.WARPS,
+        maxnreg=gpu_last_kernel.REGISTERS,
     )
 
 
@@ -86,6 +87,7 @@ def _parts(blocks: int, rows: int, programs: int, most: int) -> int:
 def count_fast(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
     """Count one group, or channels of which each is in stretches."""
     from calibrant.sketches.kernels import gpu_fast as fast
+    from calibrant.sketches.kernels import gpu_fast_kernel
 
     device, length = properties(x.device.index), planes.outer * planes.inner
     vector, many = 16 // x.element_size(), planes.groups > 1
@@ -93,7 +95,7 @@ def count_fast(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
     if many and (planes.inner % vector or planes.inner == vector):
         vector = 1
     if many:
-        magic, shift = fast.division(planes.inner // vector)
+        magic, shift = gpu_fast_kernel.division(planes.inner // vector)
     kind = KINDS[x.dtype]
     warps, elements, registers = portable.SHAPES[kind, many]
     parts = max(min(-(-length // (32 * warps * elements)), _fast_programs(device, kind, many) // planes.groups), 1)
@@ -110,7 +112,7 @@ def count_fast(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
         state.rows,
         half,
         PLANES=many,
-        K=fast.kernel(kind, state.mantissa_bits, many, vector, device.shared_bytes, device.waits),
+        K=gpu_fast_kernel.kernel(kind, state.mantissa_bits, many, vector, device.shared_bytes, device.waits),
         num_warps=warps,
         maxnreg=registers,
         launch_pdl=device.waits,
@@ -126,6 +128,7 @@ def _fast_programs(device: Properties, kind: int, many: bool) -> int:
 def count_described(tensors: Sequence[Tensor], states: Sequence[State], half: Tensor, room: Room) -> None:
     """Count each tensor as one group, all in one launch."""
     from calibrant.sketches.kernels import gpu_fast as fast
+    from calibrant.sketches.kernels import gpu_fast_kernel
 
     device = properties(tensors[0].device.index)
     first, kind, mantissa_bits = tensors[0], KINDS[tensors[0].dtype], states[0].mantissa_bits
@@ -140,7 +143,9 @@ def count_described(tensors: Sequence[Tensor], states: Sequence[State], half: Te
     fast.count_many[(len(described),)](
         room.described(np.array(described)),
         half,
-        K=fast.kernel(kind, mantissa_bits, False, 16 // first.element_size(), device.shared_bytes, device.waits),
+        K=gpu_fast_kernel.kernel(
+            kind, mantissa_bits, False, 16 // first.element_size(), device.shared_bytes, device.waits
+        ),
         num_warps=warps,
         maxnreg=registers,
         launch_pdl=device.waits,

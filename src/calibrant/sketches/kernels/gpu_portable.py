@@ -211,12 +211,18 @@ def _count(
     last = _publish(ends, counts, size, part, parts, own, known, scratch, tickets, TOTALS, COLUMNS, PARTS)
     if TABLE:  # noqa: SIM102 (decided when it is compiled)
         if last:
-            grown = tl.load(own + _GROWN, mask=known, other=0)
-            tl.debug_barrier()
-            tl.store(own + _GROWN, grown + size, mask=known)
-            before = tl.max(grown, axis=0)  # of each group the same
-            if before // _SETTLED_EACH != (before + size) // _SETTLED_EACH:
-                _settle(table, known, 1 << (9 + BITS), ROWS)
+            _settle_if_due(own, table, known, size, 1 << (9 + BITS), ROWS)
+
+
+@triton.jit
+def _settle_if_due(own, table, known, size, CELLS: tl.constexpr, ROWS: tl.constexpr):
+    """Make room in the first words once so many elements were added that the next ones might have none."""
+    grown = tl.load(own + _GROWN, mask=known, other=0)
+    tl.debug_barrier()  # or some would read what is written here
+    tl.store(own + _GROWN, grown + size, mask=known)
+    before = tl.max(grown, axis=0)  # of each group the same
+    if before // _SETTLED_EACH != (before + size) // _SETTLED_EACH:
+        _settle(table, known, CELLS, ROWS)
 
 
 @triton.jit
