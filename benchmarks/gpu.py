@@ -146,14 +146,14 @@ def rows() -> Iterator[str]:
         tensors = [x.reshape(count, length, 1) for x in parts(pool, count * length)][:8]
         pairs = torch.zeros((count, 2), dtype=torch.int32, device="cuda")
         owners = torch.zeros(count, dtype=torch.int32, device="cuda")
-        speeds = [
+        found = [
             4 * count * length / seconds(calls, 3) / 1e9
             for calls in (
                 [partial(gpu_margins.top_two, x, 0, count, 1, 1, pairs, owners) for x in tensors],
                 [partial(torch.topk, x[:, :, 0], 2, 1) for x in tensors],
             )
         ]
-        yield f"| {count} | {length} | {speeds[0]:.0f} | {speeds[1]:.0f} |"
+        yield f"| {count} | {length} | {found[0]:.0f} | {found[1]:.0f} |"
 
 
 def filled(fill: Callable[[Tensor], Any], elements: int, dtype: Any) -> Tensor:

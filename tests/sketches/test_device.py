@@ -13,7 +13,7 @@ if torch is not None:
     from calibrant.sketches import device_margins
     from calibrant.sketches.device import DeviceCollectors
     from calibrant.sketches.kernels import gpu
-    from calibrant.sketches.kernels.gpu_portable import ENDS, FIELDS, SETTLED_EACH
+    from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, ENDS, FIELDS, SETTLED_EACH, UNIT_BITS
 
 SPECS = {
     "plain": SketchSpec(),
@@ -92,7 +92,7 @@ def test_types(device, dtype):
 @pytest.mark.parametrize(
     ("device", "bits"),
     [
-        *(pytest.param("cpu", n, marks=interpreted) for n in (1, 8)),
+        *(pytest.param("cpu", n, marks=interpreted) for n in (1, 6, 8, 12)),
         *(pytest.param("cuda", n, marks=on_gpu) for n in (1, 4, 5, 6, 7, 8, 12)),
     ],
 )
@@ -180,6 +180,25 @@ def test_what_is_refused_leaves_no_trace(device):
     with pytest.raises(DataError, match=f"value 'x': expected a tensor on {device}, got ndarray"):
         made.add({"x": activations()}, 0)
     assert made.sketches()["x"] == on_host([activations()], EVERYTHING)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_counts_beyond_32_bits(device):
+    """Four thousand million values take too long here, so a state is told that it has them."""
+    made, ones = DeviceCollectors({"x": SketchSpec()}, device), torch.full((3000,), 1.0039, device=device)
+    made.add({"x": ones}, 0)
+    state = made._values["x"].states["of all"]
+    heads = state.memory[0, 0, : FIELDS * state.rows].unflatten(0, (state.rows, FIELDS))
+    heads[:, ENDS:] *= 2**33
+    first, second = state.memory[0, 0, FIELDS * state.rows :].unflatten(0, (2, -1))
+    counts, sums = first & (2**COUNT_BITS - 1), first >> COUNT_BITS
+    second += 2 ** (33 - UNIT_BITS) * counts + 2 ** (32 + 33 - UNIT_BITS - 8) * sums
+    first.zero_()
+    made.add({"x": ones}, 0)
+    found, one = made.sketches()["x"], on_host([ones.cpu()], SketchSpec())
+    assert found.histogram.counts.tolist() == [(2**33 + 1) * 3000]
+    assert found.histogram.positions.tolist() == [(2**33 + 1) * int(one.histogram.positions[0])]
+    assert (found.extremes.n_lo.tolist(), found.extremes.size) == ([(2**33 + 1) * 3000], (2**33 + 1) * 3000)
 
 
 @pytest.mark.parametrize(

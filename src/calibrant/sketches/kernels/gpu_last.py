@@ -54,7 +54,6 @@ def count(
     begin: gl.constexpr = K.begin
     fetch_first: gl.constexpr = K.fetch_first
     place: gl.constexpr = K.place
-    flush: gl.constexpr = K.flush
     park: gl.constexpr = K.park
 
     shared = gl.allocate_shared_memory(gl.int32, [K.buffers, _ROW], gl.SwizzledSharedLayout(1, 1, 1, [0]))
@@ -94,12 +93,11 @@ def count(
     if together == 2:
         _flush_together((scratch, tickets), part // 2 * blocks + block, into, part, K)
     else:
-        _flush(flush, into)
+        _flush(into, K)
     once(park, each)
     barrier()
     if (part == 0) & passes(before, rows):
-        for n in range(gl.minimum(channels - first, K.channels)):
-            move(own + n * (heads * _FIELDS + K.table) + heads * _FIELDS, 0, K.table // 2, K)
+        _settle(own, heads, gl.minimum(channels - first, K.channels), K)
     _keep(address, known, gl.where(part == 0, rows, 0), padding, K)
     shared.index(0).store(gl.full([_ROW], 0, gl.int32, line))  # till now Triton may use that memory for nothing else
 
@@ -125,7 +123,6 @@ def _count_part(where, row, first, address, into, tile, part, parts, ALIGNED: gl
     count_next: gl.constexpr = K.count_next
     check: gl.constexpr = K.check
     start_anew: gl.constexpr = K.start_anew
-    flush: gl.constexpr = K.flush
     ROOM: gl.constexpr = (K.limit - K.rows + 1) // K.rows
     each, rows = into[0], where[1]
     full = rows // K.rows
@@ -152,7 +149,7 @@ def _count_part(where, row, first, address, into, tile, part, parts, ALIGNED: gl
             sure, room, room_anew = _room_for(held, most, wrong, K)
             if ((tile < full) & (room < (ROOM + 3) // 4)) | (most > K.limit - K.rows):
                 barrier()
-                _flush(flush, into)
+                _flush(into, K)
                 once(start_anew, each)
                 barrier()
                 sure, room, held_from = sure * 0 + ROOM, room_anew, tile
@@ -185,7 +182,6 @@ def _count_again(where, first, into, part, parts, tile, stop, K: gl.constexpr):
     )
     again: gl.constexpr = K.again
     forget: gl.constexpr = K.forget
-    flush: gl.constexpr = K.flush
     x, rows, channels, _, _ = where
     column = gl.arange(0, K.channels, layout=gl.SliceLayout(0, layout))
     row = gl.arange(0, K.rows, layout=gl.SliceLayout(1, layout))
@@ -196,7 +192,7 @@ def _count_again(where, first, into, part, parts, tile, stop, K: gl.constexpr):
         for t in range(start, gl.minimum(start + ROOM * parts, stop), parts):
             _asm(_load(there, row, t * K.rows, False, K), again, K)
         barrier()
-        _flush(flush, into)
+        _flush(into, K)
         barrier()
 
 
@@ -236,11 +232,12 @@ def _asm(x_bits, ASM: gl.constexpr, K: gl.constexpr):
 
 
 @gluon.jit
-def _flush(ASM: gl.constexpr, into):
+def _flush(into, K: gl.constexpr):
     """Add the words to the tables. into: a number for each thread; the first table, how far apart they are, and where
     to begin."""
     each, table, pitch, turn = into
-    gl.inline_asm_elementwise(ASM, "=r,r,l,r,r", [each, table, pitch, turn], gl.int32, is_pure=False, pack=1)
+    flush: gl.constexpr = K.flush
+    gl.inline_asm_elementwise(flush, "=r,r,l,r,r", [each, table, pitch, turn], gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
@@ -272,6 +269,13 @@ def _flush_together(room, pair, into, part, K: gl.constexpr):
             inputs = [each, table, pitch, turn, places + (1 - me) * (2 * K.misc), half]
             gl.inline_asm_elementwise(flush_both, "=r,r,l,r,r,l,r", inputs, gl.int32, is_pure=False, pack=1)
             gl.store(ticket, 0)
+
+
+@gluon.jit
+def _settle(own, heads, channels, K: gl.constexpr):
+    """Make room in the first words of the channels' tables."""
+    for n in range(channels):
+        move(own + n * (heads * _FIELDS + K.table) + heads * _FIELDS, 0, K.table // 2, K)
 
 
 @gluon.jit

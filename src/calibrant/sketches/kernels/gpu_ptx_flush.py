@@ -11,17 +11,17 @@ def flush(shared: Shared, packed: bool, back: bool = False) -> str:
     packed words counted.
 
     $1: the address of shared memory, $2: of the table, $3: the window's lowest bits, $4: where to begin, times 128."""
-    words, fours = 2 * shared.stride, shared.kind == "f16"
+    words = 2 * shared.stride
     return block(
         [
             ".reg .b32 i, at, sign, cell, key, stop, t; .reg .pred p, inside, any; .reg .b16 h;",
             ".reg .b32 j<4>, word<4>, sum<4>, counted; .reg .b64 to, wide, sums; mov.b32 counted, 0;",
             # A warp looks at words side by side: most of them are zeros, and those of the others are neighbours.
-            "mov.u32 t, %tid.x; shr.u32 i, t, 5; and.b32 t, t, 31;" + ("shl.b32 t, t, 2;" if fours else ""),
+            "mov.u32 t, %tid.x; shr.u32 i, t, 5; and.b32 t, t, 31;" + ("shl.b32 t, t, 2;" if shared.turns else ""),
             f"mul.lo.u32 stop, i, {LINES}; add.u32 i, stop, t; rem.u32 t, $4, {words // LINES};",
             f"mad.lo.u32 i, t, {LINES}, i; setp.ge.u32 p, stop, {words}; @p bra THROUGH;",
             f"NEXT: setp.ge.u32 p, i, {words}; @p sub.u32 i, i, {words}; mad.lo.u32 at, i, 4, $1;",
-            *(_flush_fours(shared) if fours else _flush_lines(shared, packed, back)),
+            *(_flush_fours(shared) if shared.turns else _flush_lines(shared, packed, back)),
             f"EMPTY: add.u32 i, i, {4 * shared.threads}; add.u32 stop, stop, {4 * shared.threads};",
             f"setp.lt.u32 p, stop, {words}; @p bra NEXT; THROUGH:",
             "redux.sync.add.u32 counted, counted, 0xffffffff; mov.u32 i, %laneid; setp.eq.u32 p, i, 0;"
@@ -45,7 +45,7 @@ def least(bits: int) -> int:
 
 
 # Of a warp whose four words are all empty.
-LEAVE_IF_NONE = """or.b32 t, word0, word1; or.b32 key, word2, word3; or.b32 t, t, key; setp.ne.u32 p, t, 0;
+_LEAVE_IF_NONE = """or.b32 t, word0, word1; or.b32 key, word2, word3; or.b32 t, t, key; setp.ne.u32 p, t, 0;
 vote.sync.any.pred p, p, 0xffffffff; @!p bra EMPTY;"""
 
 
@@ -54,7 +54,7 @@ def _flush_lines(shared: Shared, packed: bool, back: bool) -> list[str]:
     with_sums = shared.kind == "f32" and not packed
     return [
         *(f"ld.shared.b32 word{n}, [at + {128 * n}]; add.u32 j{n}, i, {32 * n};" for n in range(4)),
-        LEAVE_IF_NONE,
+        _LEAVE_IF_NONE,
         *(f"ld.shared.b32 sum{n}, [at + {8 * shared.stride + 128 * n}];" for n in range(4) if with_sums),
         *(_add_floats(shared, packed, back) if shared.kind == "f32" else []),
         *(
@@ -85,12 +85,12 @@ def _add_floats(shared: Shared, packed: bool, back: bool) -> list[str]:
         lines += [
             f"add.u32 t, cell, {32 * n}; setp.lt.u32 inside, t, {shared.cells};",
             f"setp.ne.and.u32 any, word{n}, 0, inside; {wide} wide, word{n}; {wide} sums, sum{n};",
-            *to_table(shared, 256 * n, few=packed),
+            *_to_table(shared, 256 * n, few=packed),
         ]
     return lines
 
 
-def to_table(shared: Shared, place: int = 0, few: bool = False) -> list[str]:
+def _to_table(shared: Shared, place: int = 0, few: bool = False) -> list[str]:
     """Add to the cell that is `place` bytes after `to` its count `wide` and its sum `sums`, of 64 bits, if `any`; p is
     lost. few: they are less than units, which go to the second word; then they may be negative."""
     units = [
@@ -114,7 +114,7 @@ def _flush_fours(shared: Shared) -> list[str]:
     masks = [1, 2, 4, 16][: max(8 - bits, 0)]
     lines = [
         "ld.shared.v4.b32 {word0, word1, word2, word3}, [at];",
-        LEAVE_IF_NONE,
+        _LEAVE_IF_NONE,
         *_cell_of(shared, "i"),
         f"setp.lt.u32 inside, cell, {shared.cells};",
         "add.u32 cell, cell, $3; setp.ge.and.u32 inside, cell, 0x400, inside;",
@@ -140,7 +140,7 @@ def _flush_fours(shared: Shared) -> list[str]:
             f"@!inside bra ONE_BY_ONE; mov.u32 at, %laneid; and.b32 at, at, {sum(masks)};",
             "setp.eq.u32 inside, at, 0; setp.ne.and.u32 any, t, 0, inside;",
             f"shr.u32 key, key, {23 - bits}; mad.wide.u32 to, key, 8, $2; cvt.u64.u32 wide, t;",
-            *to_table(shared),
+            *_to_table(shared),
             "bra EMPTY; ONE_BY_ONE:",
         ]
     return [*lines, *(line for n in range(4) for line in _add_to_table(shared, f"j{n}", f"word{n}", f"sum{n}"))]
@@ -157,7 +157,7 @@ def _add_to_table(shared: Shared, place: str, word: str, sums: str) -> list[str]
         f"shr.u32 {sums}, key, {15 - bits}; and.b32 {sums}, {sums}, 255; shr.u32 key, key, {23 - bits};",
         f"setp.ne.and.u32 any, {word}, 0, inside; mad.wide.u32 to, key, 8, $2;",
         f"cvt.u64.u32 wide, {word}; mul.wide.u32 sums, {sums}, {word};",
-        *to_table(shared),
+        *_to_table(shared),
     ]
 
 
