@@ -39,28 +39,27 @@ class OnDevice:
         mantissa_bits = fine if each else wide if tables.size else None
         if not bits.size:
             return 0
-        heads, table = self.counted(bits.view(np.float32), layout, mantissa_bits)
+        heads, ((group, keys), (counts, positions)) = self.counted(bits.view(np.float32), layout, mantissa_bits)
         ends[:] = -heads[:, LOW], heads[:, HIGH]
         hits[:] = np.where(ends == 0, heads[:, ZEROS], (heads[:, N_LOW], heads[:, N_HIGH]))
         hits[(ends == NONE_LO) | (ends == NONE_HI)] = 0
         totals += heads[:, ZEROS : NEG_INF + 1].sum(axis=0)
         if mantissa_bits:
-            counts, positions = table.swapaxes(0, 1)
-            counts[:, 0] += heads[:, ZEROS]
-            words = reference.MARK + (np.arange(counts.shape[1], dtype=np.uint64) << np.uint64(8))
+            index = np.where(keys < 0, (1 << (8 + mantissa_bits)) - 1 - keys, keys)
+            words = reference.MARK + (index.astype(np.uint64) << np.uint64(8))
             packed = counts.astype(np.uint64) * words + positions.astype(np.uint64)
-            (channel_tables if each else tables)[:] += packed.T
+            (channel_tables if each else tables)[index, group] += packed
         return int(heads[:, SIZE].sum())
 
     def counted(self, values, layout, mantissa_bits):
-        """Heads and tables of the second half, after values of any type were counted into it."""
+        """Heads and cells of the second half, after values of any type were counted into it."""
         values, planes = torch.from_numpy(values.copy()).to(self.device), Planes.of(layout, values.size)
         state = gpu.empty_state(planes.groups, mantissa_bits, self.device)
         half = torch.ones(1, dtype=torch.int32, device=self.device)
         gpu.count(values, planes, state, half, Room(self.device))
-        heads, table = state.read(0)
+        heads, ((group, _), _) = state.read(0)
         assert not heads[:, 2:].any()
-        assert not table.any()
+        assert not len(group)
         return state.read(1)
 
     def top_two(self, bits):

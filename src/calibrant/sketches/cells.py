@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
+Cells = tuple[list[I32], list[I64]]  # columns of names, columns of weights
 
 
 def fold_cells(names: Sequence[I32], weights: Sequence[I64]) -> tuple[list[I32], list[I64]]:

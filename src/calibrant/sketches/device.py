@@ -11,8 +11,8 @@ import torch
 
 from calibrant.core import CalibrantError, DataError, StateError
 from calibrant.sketches import device_margins
-from calibrant.sketches.bins import LogBins, split_index
-from calibrant.sketches.cells import I32, I64
+from calibrant.sketches.bins import LogBins
+from calibrant.sketches.cells import I64
 from calibrant.sketches.device_margins import DeviceMargins, MarginRoom
 from calibrant.sketches.extremes import Extremes
 from calibrant.sketches.halves import Halves
@@ -157,11 +157,12 @@ class _Value:
         margins = None if self.margins is None else self.margins.margins(half)
         if not states or not states[0][0][0, SIZE]:
             return nothing
+        (heads, each), (totals, whole) = states[0], states[-1]
         return TensorSketch(
             spec,
-            _extremes(states[0][0], states[-1][0]),
-            _histogram(*states[-1], spec.mantissa_bits) if spec.histogram else None,
-            _histogram(*states[0], spec.channel_mantissa_bits) if spec.per_channel else None,
+            _extremes(heads, totals),
+            Histogram.from_cells(LogBins(spec.mantissa_bits), 1, whole) if spec.histogram else None,
+            Histogram.from_cells(LogBins(spec.channel_mantissa_bits), len(heads), each) if spec.per_channel else None,
             margins,
         )
 
@@ -217,15 +218,3 @@ def _extremes(heads: I64, totals: I64) -> Extremes:
     lo, hi = ordered(ends).view(np.float32).copy()
     size, zeros, nan, pos_inf, neg_inf = (int(totals[:, word].sum()) for word in (SIZE, ZEROS, NAN, POS_INF, NEG_INF))
     return Extremes(lo, hi, hits[0].copy(), hits[1].copy(), size, zeros, nan, pos_inf, neg_inf)
-
-
-def _histogram(heads: I64, table: I64, mantissa_bits: int) -> Histogram:
-    """The histogram of groups, of each one for itself, from their heads and tables (groups, 2, cells)."""
-    counts, positions = table[:, 0], table[:, 1]
-    counts[:, 0] += heads[:, ZEROS]  # which the kernels keep out of the tables
-    group, index = np.nonzero(counts)
-    keys: I32 = split_index(index, mantissa_bits)
-    order = np.lexsort((keys, group))
-    names = [group[order].astype(np.int32), keys[order]]
-    weights = [counts[group, index][order], positions[group, index][order]]
-    return Histogram.from_cells(LogBins(mantissa_bits), len(heads), (names, weights))

@@ -96,17 +96,21 @@ class DeviceMargins:
 
     def margins(self, half: int) -> Margins:
         """The margins of one half so far; waits for the device."""
-        table = self._tables[half].to("cpu", copy=True).numpy() if self._channels else None
-        if table is None or not table[SEEN]:
+        if not self._channels:
             return Margins.empty(self._axis)
-        tied, single = table[HEAD : HEAD + 2 * self._channels].reshape(2, self._channels).copy()
-        owner, name, count = table[HEAD + 2 * self._channels :].reshape(3, self._slots)
-        kept = owner > 0
-        packed = name[kept] ^ np.int64(NOT_NAMED)
+        head, slots = self._tables[half].split([HEAD + 2 * self._channels, 3 * self._slots])
+        head, slots = head.cpu().numpy(), slots.unflatten(0, (3, self._slots))
+        if not head[SEEN]:
+            return Margins.empty(self._axis)
+        tied, single = head[HEAD:].reshape(2, self._channels).copy()
+        slots = slots[:, slots[0] > 0]
+        slots = slots[:, (slots[1] ^ NOT_NAMED ^ (1 << 31)).argsort()]  # what is in order the host sorts in no time
+        owner, name, count = slots.cpu().numpy()
+        packed = name ^ np.int64(NOT_NAMED)
         keys = [(packed >> np.int64(32)).astype(np.int32), packed.astype(np.int32)]
-        channel = (owner[kept] - FIRST_OWNER).astype(np.int32)
-        (channel, top, second), (counts,) = fold_cells([channel, *keys], [count[kept]])
-        bits = EXACT - int(table[SHIFT])
+        channel = (owner - FIRST_OWNER).astype(np.int32)
+        (channel, top, second), (counts,) = fold_cells([channel, *keys], [count])
+        bits = EXACT - int(head[SHIFT])
         return Margins(self._axis, bits, self._channels, channel, top, second, counts, tied, single)
 
     @property

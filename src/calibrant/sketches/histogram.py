@@ -10,9 +10,9 @@ import numpy as np
 from calibrant.sketches.arrays import as_floats
 from calibrant.sketches.bins import LogBins
 from calibrant.sketches.canonical import Canonical, refuse_difference
-from calibrant.sketches.cells import I32, I64, fold_cells
+from calibrant.sketches.cells import I32, I64, Cells, fold_cells
 from calibrant.sketches.layout import Layout
-from calibrant.sketches.tally import Cells, Tally, joined
+from calibrant.sketches.tally import Tally, joined
 
 
 @dataclass(frozen=True, slots=True, eq=False)

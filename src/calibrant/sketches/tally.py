@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 
 from calibrant.sketches.arrays import Floats, float_bits
-from calibrant.sketches.cells import I32, I64
+from calibrant.sketches.cells import Cells
 from calibrant.sketches.kernels import cpu as kernels
 from calibrant.sketches.kernels.reference import NAN, NEG_INF, NONE_HI, NONE_LO, POS_INF, U64, reach
 from calibrant.sketches.layout import Layout
 
 FLUSH_LIMIT = 1 << 23  # elements after which a packed cell's positions (255 each) could reach the next count
 WIDEN = 1 << 16  # elements of float16 that are widened at a time: as float32 they stay in the cache
-
-Cells = tuple[list[I32], list[I64]]
 
 
 class Tally:
