@@ -1,6 +1,7 @@
 """DeviceCollectors: the bytes of Collector, whatever the type, strides and batches; what they refuse; CUDA graphs."""
 
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.sketches.devices import DEVICES, interpreted, on_gpu, torch
 if torch is not None:
     from calibrant.sketches import device_margins
     from calibrant.sketches.device import DeviceCollectors
-    from calibrant.sketches.kernels import gpu
+    from calibrant.sketches.kernels import gpu, gpu_read
     from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, ENDS, FIELDS, SETTLED_EACH, UNIT_BITS
 
 SPECS = {
@@ -253,6 +254,41 @@ def test_a_long_tensor_has_one_value_almost_everywhere(where, dtype):
     assert found.histogram.keys.tolist() == one.histogram.keys.tolist()
     assert found.histogram.counts.tolist() == [times * n for n in one.histogram.counts.tolist()]
     assert found.histogram.positions.tolist() == [times * n for n in one.histogram.positions.tolist()]
+
+
+@pytest.mark.parametrize("words", [1, 40_000, 150_000])
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_read_at_once_changes_nothing(device, words, monkeypatch):
+    monkeypatch.setattr(gpu_read, "LOOKED_AT", words)
+    made, x = DeviceCollectors({f"{n}": SPECS[spec] for n, spec in enumerate([*SPECS] * 2)}, device), activations()
+    made.add({f"{n}": torch.from_numpy(x).to(device) for n in range(len(SPECS))}, 1)
+    found = made.sketches()
+    for n, spec in enumerate(SPECS.values()):
+        assert found.odd[f"{n}"] == on_host([x], spec)
+        assert found.even[f"{n}"] == found.odd[f"{n + len(SPECS)}"] == TensorSketch.empty(spec)
+
+
+@gpu_test
+@pytest.mark.parametrize("axis", [None, 1])
+@pytest.mark.parametrize("value", [0.0, 1.5, float("nan"), float("-inf")])
+def test_extremes_of_a_long_tensor(value, axis):
+    """Alone: the kernels count hits in float32, which has no room for as many as there are here."""
+    x = torch.full((2**24 + 5, 16), value, device="cuda")
+    x[0] = -2.0
+    made = DeviceCollectors({"x": SketchSpec(histogram=False, channel_axis=axis)}, "cuda")
+    made.add({"x": x}, 0)
+    seen, rest = made.sketches()["x"].extremes, x.numel() - 16
+    finite = math.isfinite(value)
+    assert (seen.size, seen.zeros, seen.nan, seen.neg_inf) == (
+        x.numel(),
+        rest if value == 0 else 0,
+        rest if math.isnan(value) else 0,
+        rest if value == -math.inf else 0,
+    )
+    each = len(seen.lo)
+    assert set(seen.lo) == {-2.0}
+    assert set(seen.hi) == {value if finite else -2.0}
+    assert set(seen.n_hi) == {(rest if finite else 16) // each}
 
 
 @pytest.mark.parametrize("spec", ["plain", "extremes of channels", "everything", "of channels"])

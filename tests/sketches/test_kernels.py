@@ -20,6 +20,7 @@ if torch is not None:
     from calibrant.sketches.kernels import gpu, gpu_margins
     from calibrant.sketches.kernels.gpu_planes import Planes
     from calibrant.sketches.kernels.gpu_portable import HIGH, LOW, N_HIGH, N_LOW, NEG_INF, SIZE, ZEROS
+    from calibrant.sketches.kernels.gpu_read import read
     from calibrant.sketches.kernels.gpu_room import Room
 
 
@@ -57,10 +58,10 @@ class OnDevice:
         state = gpu.empty_state(planes.groups, mantissa_bits, self.device)
         half = torch.ones(1, dtype=torch.int32, device=self.device)
         gpu.count(values, planes, state, half, Room(self.device))
-        heads, ((group, _), _) = state.read(0)
+        heads, ((group, _), _) = read([state], 0)[0]
         assert not heads[:, 2:].any()
         assert not len(group)
-        return state.read(1)
+        return read([state], 1)[0]
 
     def top_two(self, bits):
         values = torch.from_numpy(bits.view(np.float32).copy()).to(self.device)

@@ -21,6 +21,7 @@ from calibrant.sketches.kernels import gpu
 from calibrant.sketches.kernels.gpu import Tensor
 from calibrant.sketches.kernels.gpu_planes import Planes
 from calibrant.sketches.kernels.gpu_portable import HIGH, LOW, N_HIGH, N_LOW, NAN, NEG_INF, POS_INF, SIZE, ZEROS
+from calibrant.sketches.kernels.gpu_read import Read, read
 from calibrant.sketches.kernels.gpu_room import Room
 from calibrant.sketches.kernels.gpu_state import State
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, ordered
@@ -85,8 +86,12 @@ class DeviceCollectors:
     def sketches(self) -> Halves:
         """What was collected; waits for the device. Adding may go on."""
         self._margins.fit()
-        even, odd = ({name: value.sketch(half) for name, value in self._values.items()} for half in range(_HALVES))
-        return Halves(even, odd)
+        return Halves(*map(self._sketches, range(_HALVES)))
+
+    def _sketches(self, half: int) -> dict[str, TensorSketch]:
+        states = [state for value in self._values.values() for state in value.states.values()]
+        found = dict(zip(states, read(states, half), strict=True))
+        return {name: value.sketch(half, found) for name, value in self._values.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +155,10 @@ class _Value:
         if self.margins is not None:
             self.margins.clear()
 
-    def sketch(self, half: int) -> TensorSketch:
-        """The sketch over one half; waits for the device."""
+    def sketch(self, half: int, found: Mapping[State, Read]) -> TensorSketch:
+        """The sketch over one half, of which found is what was read of the states; waits for the device."""
         spec, nothing = self.spec, TensorSketch.empty(self.spec)
-        states = [self.states[name].read(half) for name in ("of each", "of all") if name in self.states]
+        states = [found[self.states[name]] for name in ("of each", "of all") if name in self.states]
         margins = None if self.margins is None else self.margins.margins(half)
         if not states or not states[0][0][0, SIZE]:
             return nothing

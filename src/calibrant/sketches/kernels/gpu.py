@@ -18,6 +18,7 @@ from calibrant.sketches.cells import I64
 from calibrant.sketches.kernels import gpu_nvidia as nvidia
 from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels.gpu_planes import Planes
+from calibrant.sketches.kernels.gpu_read import read
 from calibrant.sketches.kernels.gpu_room import PROGRAMS, Room
 from calibrant.sketches.kernels.gpu_state import State
 
@@ -25,7 +26,7 @@ Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 
 TILE = 1024  # elements that a program looks at together, of four such tiles at once
 LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
-MOST_PARTS, MERGED = 2048, 1024  # of one group; and channels of all parts that are merged at once
+MOST_PARTS, MERGED = 2048, 512  # of one group; and channels of all parts that are merged at once
 PARTS_OF_MANY, LEAST_TILES = 256, 8  # of one group of many tensors; and tiles that are worth a program
 
 log = logging.getLogger(__name__)
@@ -138,6 +139,7 @@ def _count_portable(
 ) -> None:
     rows, columns = _shape_of_tiles(planes, x.element_size())
     blocks, tiles = -(-planes.groups // columns), -(-planes.inner // rows) * planes.outer
+    table = state.mantissa_bits is not None
     parts = max(min(tiles, PROGRAMS // blocks, MOST_PARTS // columns), 1)
     portable.count[(blocks * parts,)](
         x.view(SAME_BITS[x.dtype]),
@@ -154,12 +156,12 @@ def _count_portable(
         *room.of(blocks * parts, 16 * columns),
         KIND=nvidia.KINDS[x.dtype],
         TOTALS=totals,
-        TABLE=state.mantissa_bits is not None,
+        TABLE=table,
         BITS=state.mantissa_bits or 0,
         ROWS=rows,
         COLUMNS=columns,
         PARTS=min(triton.next_power_of_2(parts), MERGED // columns),
-        num_warps=4,
+        **({"num_warps": 4} if table else {"num_warps": 8, "maxnreg": 64}),
     )
 
 
@@ -217,7 +219,7 @@ def _differs(device: Any, dtype: Any, last: bool) -> str:
         nvidia.count_fast(values, planes, states[0], half)
     _count_portable(values, planes, states[1], half, room)
     found: list[list[NDArray[Any]]] = []
-    for heads, (names, weights) in (state.read(1) for state in states):
+    for heads, (names, weights) in read(states, 1):
         found.append([heads, *names, *weights])
     alike = all(np.array_equal(*both) for both in zip(*found, strict=True))
     return "" if alike else "they count something else"

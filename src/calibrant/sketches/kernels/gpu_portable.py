@@ -161,57 +161,89 @@ def _count(
     PARTS: tl.constexpr,
 ):
     """Count a part of some groups; where: (outer, inner, plane, beside, step)."""
-    outer, inner, plane, beside, step = where
-    row = tl.arange(0, ROWS)
-    places = x + (group.to(tl.int64) * beside)[None, :] + (row.to(tl.int64) * step)[:, None]
-
-    # One accumulator for each place in a tile: they are brought together once, at the end. Values are compared as
-    # floats, for which 0.0 is -0.0, and which know nothing less or more than NaN.
-    los, his = tl.full([ROWS, COLUMNS], _INFINITY, tl.float32), tl.full([ROWS, COLUMNS], -_INFINITY, tl.float32)
-    nothing = tl.zeros([ROWS, COLUMNS], tl.int32)
-    n_los, n_his, zeros, nan, pos_inf, neg_inf = nothing, nothing, nothing, nothing, nothing, nothing
+    places = x + (group.to(tl.int64) * where[3])[None, :] + (tl.arange(0, ROWS).to(tl.int64) * where[4])[:, None]
     table = own + heads * _FIELDS
-    across = tl.cdiv(inner, ROWS)
-    tiles = across * outer
-    tile = part + tiles * 0
-    while tile < tiles:
-        # Four tiles at once: they are all on their way before the first is waited for, and brought together first.
-        a, a_there = _tile(places, tile, tiles, across, inner, plane, step, row, known, KIND)
-        b, b_there = _tile(places, tile + parts, tiles, across, inner, plane, step, row, known, KIND)
-        c, c_there = _tile(places, tile + 2 * parts, tiles, across, inner, plane, step, row, known, KIND)
-        d, d_there = _tile(places, tile + 3 * parts, tiles, across, inner, plane, step, row, known, KIND)
-        if TOTALS:
-            zeros += _equal(a, b, c, d, 0)
-            pos_inf += _equal(a, b, c, d, _INFINITY)
-            neg_inf += _equal(a, b, c, d, -_INFINITY)
-            nan += (a_there & (a != a)).to(tl.int32) + (b_there & (b != b)).to(tl.int32)
-            nan += (c_there & (c != c)).to(tl.int32) + (d_there & (d != d)).to(tl.int32)
-        a, b, c, d = _finite(a), _finite(b), _finite(c), _finite(d)
-        if TABLE:
-            _tabulate(table, a, BITS)
-            _tabulate(table, b, BITS)
-            _tabulate(table, c, BITS)
-            _tabulate(table, d, BITS)
-        least, most = tl.minimum(tl.minimum(a, b), tl.minimum(c, d)), tl.maximum(tl.maximum(a, b), tl.maximum(c, d))
-        n_least, n_most = _equal(a, b, c, d, least), _equal(a, b, c, d, most)
-        n_los = tl.where(least < los, n_least, n_los + tl.where(least == los, n_least, 0))
-        n_his = tl.where(most > his, n_most, n_his + tl.where(most == his, n_most, 0))
-        los, his = tl.minimum(los, least), tl.maximum(his, most)
-        tile += 4 * parts
+    los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen = _look(
+        places, where, known, part, parts, table, KIND, TOTALS, TABLE, BITS, ROWS, COLUMNS, INFINITE=TABLE
+    )
+    if not TABLE:  # noqa: SIM102 (decided when it is compiled)
+        if tl.max(((tl.min(los, axis=0) == -_INFINITY) | (tl.max(his, axis=0) == _INFINITY)).to(tl.int32), axis=0) > 0:
+            los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen = _look(
+                places, where, known, part, parts, table, KIND, TOTALS, TABLE, BITS, ROWS, COLUMNS, INFINITE=True
+            )
     lo, hi = tl.min(los, axis=0), tl.max(his, axis=0)
     n_lo = _sum(tl.where((los == lo[None, :]) & (los < _INFINITY), n_los, 0))
     n_hi = _sum(tl.where((his == hi[None, :]) & (his > -_INFINITY), n_his, 0))
     if TOTALS:
-        counts = _sum(zeros), _sum(nan), _sum(pos_inf), _sum(neg_inf)
+        counts = _sum(zeros), seen - _sum(numbers), _sum(pos_inf), _sum(neg_inf)
     else:
         none = n_lo * 0
         counts = tl.where(lo == 0, n_lo, tl.where(hi == 0, n_hi, 0)), none, none, none
-    size = tl.cast(inner, tl.int64) * outer
+    size = tl.cast(where[1], tl.int64) * where[0]
     ends = _key(lo), _key(hi), n_lo, n_hi
     last = _publish(ends, counts, size, part, parts, own, known, scratch, tickets, TOTALS, COLUMNS, PARTS)
     if TABLE:  # noqa: SIM102 (decided when it is compiled)
         if last:
             _settle_if_due(own, table, known, size, 1 << (9 + BITS), ROWS)
+
+
+@triton.jit
+def _look(
+    places,
+    where,
+    known,
+    part,
+    parts,
+    table,
+    KIND: tl.constexpr,
+    TOTALS: tl.constexpr,
+    TABLE: tl.constexpr,
+    BITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INFINITE: tl.constexpr,
+):
+    """What a part's tiles hold, of each place in a tile, and how many elements of a group they have.
+
+    INFINITE: whether to look for infinities, which else are taken for extremes."""
+    outer, inner, plane, _beside, step = where
+    row = tl.arange(0, ROWS)
+    # One accumulator for each place in a tile: they are brought together once, at the end. Values are compared as
+    # floats, for which 0.0 is -0.0, and which know nothing less or more than NaN. What is counted is a float too, which
+    # takes two instructions instead of three: a place has at most 2**20 elements.
+    los, his = tl.full([ROWS, COLUMNS], _INFINITY, tl.float32), tl.full([ROWS, COLUMNS], -_INFINITY, tl.float32)
+    nothing = tl.zeros([ROWS, COLUMNS], tl.float32)
+    n_los, n_his, zeros, numbers, pos_inf, neg_inf = nothing, nothing, nothing, nothing, nothing, nothing
+    across = tl.cdiv(inner, ROWS)
+    tiles = across * outer
+    tile, seen = part + tiles * 0, tiles * 0
+    while tile < tiles:
+        # Four tiles at once: they are all on their way before the first is waited for, and brought together first.
+        a, in_a = _tile(places, tile, tiles, across, inner, plane, step, row, known, KIND)
+        b, in_b = _tile(places, tile + parts, tiles, across, inner, plane, step, row, known, KIND)
+        c, in_c = _tile(places, tile + 2 * parts, tiles, across, inner, plane, step, row, known, KIND)
+        d, in_d = _tile(places, tile + 3 * parts, tiles, across, inner, plane, step, row, known, KIND)
+        if TOTALS:
+            seen += in_a + in_b + in_c + in_d
+            zeros += _equal(a, b, c, d, 0)
+            numbers += _true(a == a, b == b, c == c, d == d)
+            if INFINITE:
+                pos_inf += _equal(a, b, c, d, _INFINITY)
+                neg_inf += _equal(a, b, c, d, -_INFINITY)
+        if INFINITE:
+            a, b, c, d = _finite(a), _finite(b), _finite(c), _finite(d)
+        if TABLE:
+            _tabulate(table, a, BITS)
+            _tabulate(table, b, BITS)
+            _tabulate(table, c, BITS)
+            _tabulate(table, d, BITS)
+        lo = tl.minimum(los, tl.minimum(tl.minimum(a, b), tl.minimum(c, d)))
+        hi = tl.maximum(his, tl.maximum(tl.maximum(a, b), tl.maximum(c, d)))
+        n_los = tl.where(lo < los, 0, n_los) + _equal(a, b, c, d, lo)
+        n_his = tl.where(hi > his, 0, n_his) + _equal(a, b, c, d, hi)
+        los, his = lo, hi
+        tile += 4 * parts
+    return los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen
 
 
 @triton.jit
@@ -227,10 +259,11 @@ def _settle_if_due(own, table, known, size, CELLS: tl.constexpr, ROWS: tl.conste
 
 @triton.jit
 def _tile(places, tile, tiles, across, inner, plane, step, row, known, KIND: tl.constexpr):
-    """A tile's values as float32, NaN where there are none; and where there are."""
+    """A tile's values as float32, NaN where there are none; and how many rows of it there are."""
     n = tile // across
     i = (tile - n * across) * row.shape[0]
-    there = (row < tl.where(tile < tiles, inner - i, 0))[:, None] & known[None, :]
+    rows = tl.where(tile < tiles, tl.minimum(inner - i, row.shape[0]), 0)
+    there = (row < rows)[:, None] & known[None, :]
     place = places + (n.to(tl.int64) * plane + i.to(tl.int64) * step)
     if KIND == _FLOAT32:
         x = tl.load(place, mask=there, other=_NAN).to(tl.float32, bitcast=True)
@@ -238,7 +271,7 @@ def _tile(places, tile, tiles, across, inner, plane, step, row, known, KIND: tl.
         x = (tl.load(place, mask=there, other=_NARROW_NAN).to(tl.int32) << 16).to(tl.float32, bitcast=True)
     else:
         x = tl.load(place, mask=there, other=float("nan")).to(tl.float32)
-    return x, there
+    return x, rows
 
 
 @triton.jit
@@ -248,7 +281,12 @@ def _finite(x):
 
 @triton.jit
 def _equal(a, b, c, d, x):
-    return (a == x).to(tl.int32) + (b == x).to(tl.int32) + (c == x).to(tl.int32) + (d == x).to(tl.int32)
+    return _true(a == x, b == x, c == x, d == x)
+
+
+@triton.jit
+def _true(a, b, c, d):
+    return (a.to(tl.float32) + b.to(tl.float32)) + (c.to(tl.float32) + d.to(tl.float32))
 
 
 @triton.jit
@@ -263,7 +301,7 @@ def _ordered(bits):
 
 @triton.jit
 def _sum(counts):
-    return tl.sum(counts, axis=0).to(tl.int64)
+    return tl.sum(counts.to(tl.int32), axis=0).to(tl.int64)
 
 
 @triton.jit
