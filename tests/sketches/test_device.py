@@ -14,7 +14,7 @@ if torch is not None:
     from calibrant.sketches import device_margins
     from calibrant.sketches.device import DeviceCollectors
     from calibrant.sketches.kernels import gpu, gpu_read
-    from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, ENDS, FIELDS, SETTLED_EACH, UNIT_BITS
+    from calibrant.sketches.kernels.gpu_words import COUNT_BITS, ENDS, FIELDS, SETTLED_EACH, UNIT_BITS
 
 SPECS = {
     "plain": SketchSpec(),
@@ -295,7 +295,7 @@ def test_extremes_of_a_long_tensor(value, axis):
 @pytest.mark.parametrize("device", DEVICES)
 def test_long_tensors_take_several_launches(device, spec, monkeypatch):
     monkeypatch.setattr(gpu.nvidia, "MOST", 64)
-    monkeypatch.setattr(gpu.portable, "MOST_OF_EACH", 32)
+    monkeypatch.setattr(gpu.gpu_words, "MOST_OF_EACH", 32)
     spec, launches = SPECS[spec], []
     for module, name in ((gpu.nvidia, "count_last"), (gpu.nvidia, "count_fast"), (gpu, "_count_portable")):
         one = getattr(module, name)

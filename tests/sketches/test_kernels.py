@@ -19,9 +19,9 @@ from tests.sketches.devices import DEVICES, interpreted, on_gpu, torch
 if torch is not None:
     from calibrant.sketches.kernels import gpu, gpu_margins
     from calibrant.sketches.kernels.gpu_planes import Planes
-    from calibrant.sketches.kernels.gpu_portable import HIGH, LOW, N_HIGH, N_LOW, NEG_INF, SIZE, ZEROS
     from calibrant.sketches.kernels.gpu_read import read
     from calibrant.sketches.kernels.gpu_room import Room
+    from calibrant.sketches.kernels.gpu_words import HIGH, LOW, N_HIGH, N_LOW, NEG_INF, SIZE, ZEROS
 
 
 class OnDevice:

@@ -20,10 +20,10 @@ from calibrant.sketches.histogram import Histogram
 from calibrant.sketches.kernels import gpu
 from calibrant.sketches.kernels.gpu import Tensor
 from calibrant.sketches.kernels.gpu_planes import Planes
-from calibrant.sketches.kernels.gpu_portable import HIGH, LOW, N_HIGH, N_LOW, NAN, NEG_INF, POS_INF, SIZE, ZEROS
 from calibrant.sketches.kernels.gpu_read import Read, read
 from calibrant.sketches.kernels.gpu_room import Room
 from calibrant.sketches.kernels.gpu_state import State
+from calibrant.sketches.kernels.gpu_words import HIGH, LOW, N_HIGH, N_LOW, NAN, NEG_INF, POS_INF, SIZE, ZEROS
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO, ordered
 from calibrant.sketches.layout import Layout, positive_axis
 from calibrant.sketches.sketch import TensorSketch, row_channel_axis

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from calibrant.sketches.cells import I64
 from calibrant.sketches.kernels import gpu_nvidia as nvidia
 from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels import gpu_words
 from calibrant.sketches.kernels.gpu_planes import Planes
 from calibrant.sketches.kernels.gpu_read import read
 from calibrant.sketches.kernels.gpu_room import PROGRAMS, Room
@@ -50,7 +51,7 @@ def count(x: Tensor, planes: Planes, state: State, half: Tensor, room: Room) -> 
     last = nvidia.is_for_last(x, planes, bits) and _fast_works(x.device, x.dtype, last=True)
     fast = not last and nvidia.is_for_fast(x, planes, bits) and _fast_works(x.device, x.dtype)
     long = planes.groups == 1 and (fast or bits is None)
-    for piece, own in _pieces(x, planes, nvidia.MOST if long else portable.MOST_OF_EACH):
+    for piece, own in _pieces(x, planes, nvidia.MOST if long else gpu_words.MOST_OF_EACH):
         if last:
             nvidia.count_last(piece, own, state, half, room)
         elif fast:
@@ -91,7 +92,7 @@ def count_ends(tensors: Sequence[Grouped], half: Tensor, room: Room) -> None:
     for x, planes, state in tensors:
         rows, columns = _shape_of_tiles(planes, x.element_size())
         if x.numel() >= 1 << 31:
-            for piece, own in _pieces(x, planes, portable.MOST_OF_EACH):
+            for piece, own in _pieces(x, planes, gpu_words.MOST_OF_EACH):
                 _count_portable(piece, own, state, half, room, totals=False)
             continue
         last, each = planes.step > 1, 16 // x.element_size()

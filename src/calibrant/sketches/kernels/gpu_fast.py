@@ -15,21 +15,21 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels import gpu_ptx as ptx
+from calibrant.sketches.kernels import gpu_words
 from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, word
 from calibrant.sketches.kernels.gpu_settle import settle
 
-_FLOAT16 = gl.constexpr(portable.FLOAT16)
-_FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
-_SIZE, _NAN = gl.constexpr(portable.SIZE - portable.ENDS), gl.constexpr(portable.NAN - portable.ENDS)
+_FLOAT16 = gl.constexpr(gpu_words.FLOAT16)
+_FIELDS, _ENDS = gl.constexpr(gpu_words.FIELDS), gl.constexpr(gpu_words.ENDS)
+_SIZE, _NAN = gl.constexpr(gpu_words.SIZE - gpu_words.ENDS), gl.constexpr(gpu_words.NAN - gpu_words.ENDS)
 _MISC_WORDS, _PAIRS = gl.constexpr(ptx.MISC_WORDS), gl.constexpr(ptx.PAIRS)
 _LARGEST, _BELOW = gl.constexpr(ptx.LARGEST), gl.constexpr(ptx.BELOW)
 _COUNTED, _OUTSIDE, _MOST = gl.constexpr(ptx.COUNTED), gl.constexpr(ptx.OUTSIDE), gl.constexpr(ptx.MOST)
 _FIRST_STRETCH = gl.constexpr(20)  # tiles that are counted in packed words before it is known how they fill up
 _ROOM = gl.constexpr(3700)  # how full they may become: of 4095, for what comes may differ from what was seen
 _FOUND = gl.constexpr(ptx.FOUND)
-_TWO_UNITS = gl.constexpr(2 << portable.UNIT_BITS)
+_TWO_UNITS = gl.constexpr(2 << gpu_words.UNIT_BITS)
 _EARLY = gl.constexpr(2)  # tiles on their way to the second cache before it is known how to count them
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from triton.experimental.gluon import language as gl
 
-from calibrant.sketches.kernels import gpu_portable as portable
 from calibrant.sketches.kernels import gpu_ptx as ptx
-from calibrant.sketches.kernels import gpu_ptx_count, gpu_ptx_flush
+from calibrant.sketches.kernels import gpu_ptx_count, gpu_ptx_flush, gpu_words
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,14 @@ class Kernel:
 def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int, waits: bool) -> Any:
     """For tensors of a kind and tables of so many mantissa bits, in so much shared memory; many: whether groups are
     channels; waits: whether it may be launched before what comes before it is through."""
-    warps, elements, _ = portable.SHAPES[kind, many]
-    own_bits = {portable.FLOAT32: bits, portable.BFLOAT16: 7, portable.FLOAT16: 10}[kind]
-    tables = 4 if kind == portable.FLOAT32 else 2
+    warps, elements, _ = gpu_words.SHAPES[kind, many]
+    own_bits = {gpu_words.FLOAT32: bits, gpu_words.BFLOAT16: 7, gpu_words.FLOAT16: 10}[kind]
+    tables = 4 if kind == gpu_words.FLOAT32 else 2
     threads = 32 * warps
     looking = min(threads, ptx.LOOKING)
     spare = 4 * ptx.MISC_WORDS + 8192  # for the misc words, and for what Triton's reductions need
     most = (shared_bytes - spare) // (4 * tables * ptx.LINES) * ptx.LINES
-    octaves = min(27 if kind == portable.FLOAT16 else 47, (most - 1) >> own_bits)
+    octaves = min(27 if kind == gpu_words.FLOAT16 else 47, (most - 1) >> own_bits)
     cells = octaves << own_bits
     stride = (cells // ptx.LINES + 1) * ptx.LINES
     shared = ptx.Shared(("f32", "bf16", "f16")[kind], bits, threads, elements, cells, stride, tables * stride)
@@ -77,8 +76,8 @@ def kernel(kind: int, bits: int, many: bool, vector: int, shared_bytes: int, wai
             shared.misc,
             shared.misc // ptx.MISC_WORDS + 1,
             2 << (9 + bits),
-            kind == portable.FLOAT32,
-            int(looking * 31 * (min(0.024 * 2 ** (8 - bits), 0.08) if kind == portable.FLOAT32 else 0.5)),
+            kind == gpu_words.FLOAT32,
+            int(looking * 31 * (min(0.024 * 2 ** (8 - bits), 0.08) if kind == gpu_words.FLOAT32 else 0.5)),
             gpu_ptx_flush.least(bits),
             ptx.begin(shared, waits),
             ptx.empty(shared, counts=True),

@@ -13,13 +13,12 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from calibrant.sketches.kernels import gpu_last_layout
-from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels import gpu_last_layout, gpu_words
 from calibrant.sketches.kernels.gpu_asm import barrier, once, shared_memory, word
 from calibrant.sketches.kernels.gpu_settle import move, passes
 
-_FIELDS, _ENDS = gl.constexpr(portable.FIELDS), gl.constexpr(portable.ENDS)
-_SIZE, _ZEROS, _NAN = (gl.constexpr(getattr(portable, name)) for name in ("SIZE", "ZEROS", "NAN"))
+_FIELDS, _ENDS = gl.constexpr(gpu_words.FIELDS), gl.constexpr(gpu_words.ENDS)
+_SIZE, _ZEROS, _NAN = (gl.constexpr(getattr(gpu_words, name)) for name in ("SIZE", "ZEROS", "NAN"))
 _ROW = gl.constexpr(gpu_last_layout.MISC_ROW)
 _LOWS, _NOT_FINITE, _FOUND, _COUNTED = (
     gl.constexpr(getattr(gpu_last_layout, name)) for name in ("LOWS", "NOT_FINITE", "FOUND", "COUNTED")

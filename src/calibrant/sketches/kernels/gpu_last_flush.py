@@ -7,8 +7,8 @@ memory. For the additions take longest, which the second cache does for all prog
 from __future__ import annotations
 
 from calibrant.sketches.kernels.gpu_last_layout import EVERY, LOWS, STRIP, Shared
-from calibrant.sketches.kernels.gpu_portable import COUNT_BITS
 from calibrant.sketches.kernels.gpu_ptx import block
+from calibrant.sketches.kernels.gpu_words import COUNT_BITS
 
 AT_ONCE = 4  # strips of another program that a warp reads before it adds them
 

@@ -9,13 +9,12 @@ from typing import Any
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from calibrant.sketches.kernels import gpu_last_count, gpu_last_flush, gpu_last_layout
+from calibrant.sketches.kernels import gpu_last_count, gpu_last_flush, gpu_last_layout, gpu_words
 from calibrant.sketches.kernels import gpu_last_ptx as ptx
-from calibrant.sketches.kernels import gpu_portable as portable
 
 WARPS, REGISTERS = 16, 128
-ELEMENTS = {portable.FLOAT32: 8, portable.BFLOAT16: 32, portable.FLOAT16: 32}  # of a thread at once
-SLOTS = {portable.FLOAT32: 2, portable.BFLOAT16: 1, portable.FLOAT16: 1}  # of a warp, for what it counts next: 2**n
+ELEMENTS = {gpu_words.FLOAT32: 8, gpu_words.BFLOAT16: 32, gpu_words.FLOAT16: 32}  # of a thread at once
+SLOTS = {gpu_words.FLOAT32: 2, gpu_words.BFLOAT16: 1, gpu_words.FLOAT16: 1}  # of a warp, for what it counts next: 2**n
 SECTOR, MOST_CHANNELS = 32, 32  # bytes of the cache that are read together; and channels of a program
 LEAST_OCTAVES = 22  # that heavy tails need
 PATIENCE = 50  # looks for the other program, of which each takes about a microsecond
@@ -66,14 +65,14 @@ def shared_memory_of(kind: int, bits: int, shared_bytes: int) -> gpu_last_layout
     """For tables of so many mantissa bits, in so much shared memory: as many channels as leave each a window of
     LEAST_OCTAVES, but at least a sector."""
     name = ("f32", "bf16", "f16")[kind]
-    octaves = 29 if kind == portable.FLOAT16 else 47
+    octaves = 29 if kind == gpu_words.FLOAT16 else 47
     found = []
     for channels in (MOST_CHANNELS, 16, 8):
         shared = gpu_last_layout.Shared(name, bits, 32 * WARPS, ELEMENTS[kind], channels, octaves, SLOTS[kind])
         while shared.octaves and 4 * shared.words + REDUCTIONS * channels > shared_bytes:
             shared = replace(shared, octaves=shared.octaves - 1)
         found.append(shared)
-    fewest = SECTOR // (4 if kind == portable.FLOAT32 else 2)
+    fewest = SECTOR // (4 if kind == gpu_words.FLOAT32 else 2)
     return next((s for s in found if s.octaves >= LEAST_OCTAVES or s.channels == fewest), found[-1])
 
 

@@ -20,8 +20,8 @@ from calibrant.sketches.kernels.gpu_last_layout import (
     UNREAD,
     Shared,
 )
-from calibrant.sketches.kernels.gpu_portable import COUNT_BITS
 from calibrant.sketches.kernels.gpu_ptx import block
+from calibrant.sketches.kernels.gpu_words import COUNT_BITS
 
 _FETCH = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
 _LEAST = {"f32": 0, "bf16": 0xFF80FF80, "f16": 0xFC00FC00}  # of 16 bits: -Inf, twice

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels import gpu_words
 from calibrant.sketches.kernels.gpu_planes import Planes
 from calibrant.sketches.kernels.gpu_room import Room
 from calibrant.sketches.kernels.gpu_state import State
@@ -24,7 +24,7 @@ LAST_CHANNELS, LAST_PARTS = 32, 16  # that one of its programs may count; and pa
 MOST, LEAST_PROGRAMS = 1 << 28, 16  # of one group, elements at once: so that sums of a program's have room in 32 bits
 ROWS_TO_START = 10_000  # that a program of it could have counted until it begins, and while it ends
 
-KINDS = {torch.float32: portable.FLOAT32, torch.bfloat16: portable.BFLOAT16, torch.float16: portable.FLOAT16}
+KINDS = {torch.float32: gpu_words.FLOAT32, torch.bfloat16: gpu_words.BFLOAT16, torch.float16: gpu_words.FLOAT16}
 _AS_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
@@ -97,7 +97,7 @@ def count_fast(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
     if many:
         magic, shift = gpu_fast_kernel.division(planes.inner // vector)
     kind = KINDS[x.dtype]
-    warps, elements, registers = portable.SHAPES[kind, many]
+    warps, elements, registers = gpu_words.SHAPES[kind, many]
     parts = max(min(-(-length // (32 * warps * elements)), _fast_programs(device, kind, many) // planes.groups), 1)
     fast.count[(planes.groups * parts,)](
         x.view(_AS_INTEGERS[x.dtype]),
@@ -121,7 +121,7 @@ def count_fast(x: Tensor, planes: Planes, state: State, half: Tensor) -> None:
 
 def _fast_programs(device: Properties, kind: int, many: bool) -> int:
     """That are at work at once, of which each counts one group."""
-    warps, _, registers = portable.SHAPES[kind, many]
+    warps, _, registers = gpu_words.SHAPES[kind, many]
     return device.multiprocessors * (2048 // (warps * registers))
 
 
@@ -132,7 +132,7 @@ def count_described(tensors: Sequence[Tensor], states: Sequence[State], half: Te
 
     device = properties(tensors[0].device.index)
     first, kind, mantissa_bits = tensors[0], KINDS[tensors[0].dtype], states[0].mantissa_bits
-    warps, elements, registers = portable.SHAPES[kind, False]
+    warps, elements, registers = gpu_words.SHAPES[kind, False]
     tiles = [-(-x.numel() // (32 * warps * elements)) for x in tensors]
     share = _share(tiles, max(device.multiprocessors, len(tensors)))
     described = []

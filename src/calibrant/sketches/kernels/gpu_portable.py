@@ -14,47 +14,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# What kinds of memory are read: their bits, but of float16 the values, which the hardware widens.
-FLOAT32, BFLOAT16, FLOAT16 = range(3)
+from calibrant.sketches.kernels import gpu_words
+from calibrant.sketches.kernels.gpu_tiles import look
 
-# For `gpu_fast`, by what is read and whether groups are channels: warps of a program, elements of a thread at once, and
-# registers of a thread. Channels are many and small: the smaller their programs, the more are at work together, if
-# shared memory suffices.
-SHAPES = {
-    (FLOAT32, False): (32, 8, 64),
-    (FLOAT32, True): (8, 8, 64),
-    (BFLOAT16, False): (16, 32, 128),
-    (BFLOAT16, True): (8, 16, 64),
-    (FLOAT16, False): (32, 16, 64),
-    (FLOAT16, True): (32, 16, 64),
-}
-
-# A group's state, in words of int64: heads of FIELDS, of which these are used; then a table. The lowest
-# ordered value is negated, so that both ends grow; the hits of an end lie ENDS words after it.
-FIELDS, ENDS = 16, 8
-LOW, HIGH = range(2)
-N_LOW, N_HIGH, ZEROS, NAN, POS_INF, NEG_INF, SIZE, GROWN = range(8, 16)
-
-# A table has two words for each cell: the first ones of all cells, then the second ones. In the first are a count and,
-# from bit COUNT_BITS on, a sum of positions, for one addition to memory is faster than two. In the second is what these
-# have no room for: of the count in units of 1 << UNIT_BITS, and from bit 32 on, of the sum in units of 256 times that.
-#
-# To each first word a launch adds at most as many elements as a group has, which are MOST_OF_EACH; in `gpu_fast` it may
-# have more, if less than two units of each program, of at most 256, are added, but for single ones, of which whoever
-# adds one looks how many there are. Before there are too many, the highest bits of count and sum go to the second word:
-# where many programs share in that, in every launch; else whenever what may have been added, by SIZE or GROWN, passes a
-# multiple of SETTLED_EACH. So a count stays below 2**27 + 512 units + SETTLED_EACH + 2 * MOST_OF_EACH, which is 2**28,
-# and a sum below 255 times that.
-COUNT_BITS, UNIT_BITS, MOST_OF_EACH, SETTLED_EACH = 28, 17, 1 << 24, 1 << 25
-FULL = (1 << (COUNT_BITS - 1)) - (1 << 63)  # the highest bits of both
-
-_COUNT_BITS, _UNIT_BITS = tl.constexpr(COUNT_BITS), tl.constexpr(UNIT_BITS)
-_SETTLED_EACH, _FULL = tl.constexpr(SETTLED_EACH), tl.constexpr(FULL)
+_FLOAT32, _BFLOAT16 = tl.constexpr(gpu_words.FLOAT32), tl.constexpr(gpu_words.BFLOAT16)
+_COUNT_BITS, _UNIT_BITS = tl.constexpr(gpu_words.COUNT_BITS), tl.constexpr(gpu_words.UNIT_BITS)
+_SETTLED_EACH, _FULL = tl.constexpr(gpu_words.SETTLED_EACH), tl.constexpr(gpu_words.FULL)
+_FIELDS, _SIZE, _GROWN = tl.constexpr(gpu_words.FIELDS), tl.constexpr(gpu_words.SIZE), tl.constexpr(gpu_words.GROWN)
 _INFINITY = tl.constexpr(float("inf"))
-_NAN, _NARROW_NAN = tl.constexpr(0x7FC00000), tl.constexpr(0x7FC0)
 _MAGNITUDE = tl.constexpr(0x7FFFFFFF)
-_FLOAT32, _BFLOAT16, _FLOAT16 = tl.constexpr(FLOAT32), tl.constexpr(BFLOAT16), tl.constexpr(FLOAT16)
-_FIELDS, _SIZE, _GROWN = tl.constexpr(FIELDS), tl.constexpr(SIZE), tl.constexpr(GROWN)
 
 
 @triton.jit
@@ -163,12 +131,12 @@ def _count(
     """Count a part of some groups; where: (outer, inner, plane, beside, step)."""
     places = x + (group.to(tl.int64) * where[3])[None, :] + (tl.arange(0, ROWS).to(tl.int64) * where[4])[:, None]
     table = own + heads * _FIELDS
-    los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen = _look(
+    los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen = look(
         places, where, known, part, parts, table, KIND, TOTALS, TABLE, BITS, ROWS, COLUMNS, INFINITE=TABLE
     )
     if not TABLE:  # noqa: SIM102 (decided when it is compiled)
         if tl.max(((tl.min(los, axis=0) == -_INFINITY) | (tl.max(his, axis=0) == _INFINITY)).to(tl.int32), axis=0) > 0:
-            los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen = _look(
+            los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen = look(
                 places, where, known, part, parts, table, KIND, TOTALS, TABLE, BITS, ROWS, COLUMNS, INFINITE=True
             )
     lo, hi = tl.min(los, axis=0), tl.max(his, axis=0)
@@ -188,65 +156,6 @@ def _count(
 
 
 @triton.jit
-def _look(
-    places,
-    where,
-    known,
-    part,
-    parts,
-    table,
-    KIND: tl.constexpr,
-    TOTALS: tl.constexpr,
-    TABLE: tl.constexpr,
-    BITS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    INFINITE: tl.constexpr,
-):
-    """What a part's tiles hold, of each place in a tile, and how many elements of a group they have.
-
-    INFINITE: whether to look for infinities, which else are taken for extremes."""
-    outer, inner, plane, _beside, step = where
-    row = tl.arange(0, ROWS)
-    # One accumulator for each place in a tile: they are brought together once, at the end. Values are compared as
-    # floats, for which 0.0 is -0.0, and which know nothing less or more than NaN. What is counted is a float too, which
-    # takes two instructions instead of three: a place has at most 2**20 elements.
-    los, his = tl.full([ROWS, COLUMNS], _INFINITY, tl.float32), tl.full([ROWS, COLUMNS], -_INFINITY, tl.float32)
-    nothing = tl.zeros([ROWS, COLUMNS], tl.float32)
-    n_los, n_his, zeros, numbers, pos_inf, neg_inf = nothing, nothing, nothing, nothing, nothing, nothing
-    across = tl.cdiv(inner, ROWS)
-    tiles = across * outer
-    tile, seen = part + tiles * 0, tiles * 0
-    while tile < tiles:
-        # Four tiles at once: they are all on their way before the first is waited for, and brought together first.
-        a, in_a = _tile(places, tile, tiles, across, inner, plane, step, row, known, KIND)
-        b, in_b = _tile(places, tile + parts, tiles, across, inner, plane, step, row, known, KIND)
-        c, in_c = _tile(places, tile + 2 * parts, tiles, across, inner, plane, step, row, known, KIND)
-        d, in_d = _tile(places, tile + 3 * parts, tiles, across, inner, plane, step, row, known, KIND)
-        if TOTALS:
-            seen += in_a + in_b + in_c + in_d
-            zeros += _equal(a, b, c, d, 0)
-            numbers += _true(a == a, b == b, c == c, d == d)
-            if INFINITE:
-                pos_inf += _equal(a, b, c, d, _INFINITY)
-                neg_inf += _equal(a, b, c, d, -_INFINITY)
-        if INFINITE:
-            a, b, c, d = _finite(a), _finite(b), _finite(c), _finite(d)
-        if TABLE:
-            _tabulate(table, a, BITS)
-            _tabulate(table, b, BITS)
-            _tabulate(table, c, BITS)
-            _tabulate(table, d, BITS)
-        lo = tl.minimum(los, tl.minimum(tl.minimum(a, b), tl.minimum(c, d)))
-        hi = tl.maximum(his, tl.maximum(tl.maximum(a, b), tl.maximum(c, d)))
-        n_los = tl.where(lo < los, 0, n_los) + _equal(a, b, c, d, lo)
-        n_his = tl.where(hi > his, 0, n_his) + _equal(a, b, c, d, hi)
-        los, his = lo, hi
-        tile += 4 * parts
-    return los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen
-
-
-@triton.jit
 def _settle_if_due(own, table, known, size, CELLS: tl.constexpr, ROWS: tl.constexpr):
     """Make room in the first words once so many elements were added that the next ones might have none."""
     grown = tl.load(own + _GROWN, mask=known, other=0)
@@ -255,38 +164,6 @@ def _settle_if_due(own, table, known, size, CELLS: tl.constexpr, ROWS: tl.conste
     before = tl.max(grown, axis=0)  # of each group the same
     if before // _SETTLED_EACH != (before + size) // _SETTLED_EACH:
         _settle(table, known, CELLS, ROWS)
-
-
-@triton.jit
-def _tile(places, tile, tiles, across, inner, plane, step, row, known, KIND: tl.constexpr):
-    """A tile's values as float32, NaN where there are none; and how many rows of it there are."""
-    n = tile // across
-    i = (tile - n * across) * row.shape[0]
-    rows = tl.where(tile < tiles, tl.minimum(inner - i, row.shape[0]), 0)
-    there = (row < rows)[:, None] & known[None, :]
-    place = places + (n.to(tl.int64) * plane + i.to(tl.int64) * step)
-    if KIND == _FLOAT32:
-        x = tl.load(place, mask=there, other=_NAN).to(tl.float32, bitcast=True)
-    elif KIND == _BFLOAT16:
-        x = (tl.load(place, mask=there, other=_NARROW_NAN).to(tl.int32) << 16).to(tl.float32, bitcast=True)
-    else:
-        x = tl.load(place, mask=there, other=float("nan")).to(tl.float32)
-    return x, rows
-
-
-@triton.jit
-def _finite(x):
-    return tl.where(tl.abs(x) < _INFINITY, x, float("nan"))
-
-
-@triton.jit
-def _equal(a, b, c, d, x):
-    return _true(a == x, b == x, c == x, d == x)
-
-
-@triton.jit
-def _true(a, b, c, d):
-    return (a.to(tl.float32) + b.to(tl.float32)) + (c.to(tl.float32) + d.to(tl.float32))
 
 
 @triton.jit
@@ -302,16 +179,6 @@ def _ordered(bits):
 @triton.jit
 def _sum(counts):
     return tl.sum(counts.to(tl.int32), axis=0).to(tl.int64)
-
-
-@triton.jit
-def _tabulate(counts, x, BITS: tl.constexpr):
-    """Add all but zeros and NaN to the table at `counts`."""
-    bits, chosen = x.to(tl.int32, bitcast=True), (x < 0) | (x > 0)
-    cell = (bits >> (23 - BITS)) & ((1 << (9 + BITS)) - 1)
-    position = (bits >> (15 - BITS)) & 255
-    to = tl.broadcast_to(counts[None, :], bits.shape) + cell
-    tl.atomic_add(to, (position.to(tl.int64) << _COUNT_BITS) + 1, mask=chosen, sem="relaxed")
 
 
 @triton.jit

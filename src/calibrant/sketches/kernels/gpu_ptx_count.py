@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, FULL, UNIT_BITS
 from calibrant.sketches.kernels.gpu_ptx import NAN, OUTSIDE, PACKED_COUNT, POS_INF, TURN, Shared, widen
+from calibrant.sketches.kernels.gpu_words import COUNT_BITS, FULL, UNIT_BITS
 
 
 def count(shared: Shared, packed: bool = False, again: bool = False, constant: bool = False) -> tuple[str, str]:

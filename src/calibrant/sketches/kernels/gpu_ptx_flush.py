@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, UNIT_BITS
 from calibrant.sketches.kernels.gpu_ptx import COUNTED, LINES, PACKED_COUNT, TURN, ZEROS, Shared, block, widen
+from calibrant.sketches.kernels.gpu_words import COUNT_BITS, UNIT_BITS
 
 
 def flush(shared: Shared, packed: bool, back: bool = False) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from calibrant.sketches.cells import I64, Cells
-from calibrant.sketches.kernels.gpu_portable import COUNT_BITS, ENDS, FIELDS, GROWN, UNIT_BITS, ZEROS
 from calibrant.sketches.kernels.gpu_state import State
+from calibrant.sketches.kernels.gpu_words import COUNT_BITS, ENDS, FIELDS, GROWN, UNIT_BITS, ZEROS
 
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 Read = tuple[I64, Cells]

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels import gpu_words
 
 SHIFT, CELLS, SEEN, HEAD = range(4)
 FIRST_OWNER = 1
@@ -24,7 +25,7 @@ NOT_NAMED = -(2**63) + 2**31 - 1  # two keys of which the first is lower, packed
 
 _INFINITY = tl.constexpr(float("inf"))
 _LOWEST = tl.constexpr(0xFF7FFFFF - 2**32)  # bits of the lowest finite value
-_FLOAT32, _BFLOAT16 = tl.constexpr(portable.FLOAT32), tl.constexpr(portable.BFLOAT16)
+_FLOAT32, _BFLOAT16 = tl.constexpr(gpu_words.FLOAT32), tl.constexpr(gpu_words.BFLOAT16)
 _SHIFT, _CELLS, _SEEN, _HEAD = tl.constexpr(SHIFT), tl.constexpr(CELLS), tl.constexpr(SEEN), tl.constexpr(HEAD)
 _FIRST_OWNER, _NOT_NAMED = tl.constexpr(FIRST_OWNER), tl.constexpr(NOT_NAMED)
 _LOW_HALF = tl.constexpr(0xFFFFFFFF)

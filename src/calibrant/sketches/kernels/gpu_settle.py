@@ -1,4 +1,4 @@
-"""Room in the first words of tables: see `gpu_portable`."""
+"""Room in the first words of tables: see `gpu_words`."""
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 
@@ -7,12 +7,12 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from calibrant.sketches.kernels import gpu_portable as portable
+from calibrant.sketches.kernels import gpu_words
 from calibrant.sketches.kernels.gpu_asm import barrier
 
-_COUNT_BITS, _UNIT_BITS = gl.constexpr(portable.COUNT_BITS), gl.constexpr(portable.UNIT_BITS)
-_SETTLED_EACH, _FULL = gl.constexpr(portable.SETTLED_EACH), gl.constexpr(portable.FULL)
-_FIELDS, _GROWN = gl.constexpr(portable.FIELDS), gl.constexpr(portable.GROWN)
+_COUNT_BITS, _UNIT_BITS = gl.constexpr(gpu_words.COUNT_BITS), gl.constexpr(gpu_words.UNIT_BITS)
+_SETTLED_EACH, _FULL = gl.constexpr(gpu_words.SETTLED_EACH), gl.constexpr(gpu_words.FULL)
+_FIELDS, _GROWN = gl.constexpr(gpu_words.FIELDS), gl.constexpr(gpu_words.GROWN)
 
 _ENOUGH = gl.constexpr(16)  # parts, for which it takes no longer than to wait for the first values
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from calibrant.sketches.kernels.gpu_portable import FIELDS, HIGH, LOW
+from calibrant.sketches.kernels.gpu_words import FIELDS, HIGH, LOW
 from calibrant.sketches.kernels.reference import NONE_HI, NONE_LO
 
 
@@ -14,7 +14,7 @@ class State:
     """A state of nothing, on one device: `memory`, int64 (2 halves, groups, words).
 
     Of each group there are `rows` heads of FIELDS words, of which as many programs may each keep one: only who reads
-    brings them together. Then, unless mantissa_bits is None, a table: see `gpu_portable`.
+    brings them together. Then, unless mantissa_bits is None, a table: see `gpu_words`.
     """
 
     def __init__(self, groups: int, mantissa_bits: int | None, rows: int, device: Any) -> None:
