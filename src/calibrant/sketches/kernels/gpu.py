@@ -29,6 +29,7 @@ TILE = 1024  # elements that a program looks at together, of four such tiles at 
 LINE = 128  # bytes of the cache, which channels that take turns are to fill side by side
 MOST_PARTS, MERGED = 2048, 512  # of one group; and channels of all parts that are merged at once
 PARTS_OF_MANY, LEAST_TILES = 256, 8  # of one group of many tensors; and tiles that are worth a program
+MOST_TILES = 1 << 22  # of a program: it counts in float32
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,8 @@ def _described_parts(tensors: Sequence[Grouped], rows: int, columns: int) -> I64
     """For each program of `gpu_portable.count_ends` what it counts: about the same for all, if there is enough."""
     blocks = [-(-planes.groups // columns) for _, planes, _ in tensors]
     tiles = [-(-planes.inner // rows) * planes.outer for _, planes, _ in tensors]
-    share = max(-(-sum(b * t for b, t in zip(blocks, tiles, strict=True)) // PROGRAMS), LEAST_TILES)
+    share = -(-sum(b * t for b, t in zip(blocks, tiles, strict=True)) // PROGRAMS)
+    share = min(max(share, LEAST_TILES), MOST_TILES)
     found = []
     for (x, planes, state), own_blocks, own_tiles in zip(tensors, blocks, tiles, strict=True):
         parts = min(-(-own_tiles // share), PARTS_OF_MANY)
