@@ -2,6 +2,7 @@
 
 import logging
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ if torch is not None:
     from calibrant.sketches import device_margins
     from calibrant.sketches.device import DeviceCollectors
     from calibrant.sketches.kernels import gpu, gpu_read
+    from calibrant.sketches.kernels.gpu_planes import Planes
     from calibrant.sketches.kernels.gpu_words import COUNT_BITS, ENDS, FIELDS, SETTLED_EACH, UNIT_BITS
 
 SPECS = {
@@ -256,6 +258,14 @@ def test_a_long_tensor_has_one_value_almost_everywhere(where, dtype):
     assert found.histogram.positions.tolist() == [times * n for n in one.histogram.positions.tolist()]
 
 
+@interpreted
+def test_no_program_counts_more_of_a_place_than_float32_holds():
+    planes, nowhere = Planes(2, 2**29 - 1, 2, 4, 2, 1), SimpleNamespace(data_ptr=lambda: 0)
+    described = gpu._described_parts([(nowhere, planes, SimpleNamespace(memory=nowhere))] * 20, rows=512, columns=2)
+    assert len(described) > 20
+    assert (planes.outer / described[:, -1]).max() < 2**24
+
+
 @pytest.mark.parametrize("words", [1, 40_000, 150_000])
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_is_read_at_once_changes_nothing(device, words, monkeypatch):
@@ -272,7 +282,7 @@ def test_what_is_read_at_once_changes_nothing(device, words, monkeypatch):
 @pytest.mark.parametrize("axis", [None, 1])
 @pytest.mark.parametrize("value", [0.0, 1.5, float("nan"), float("-inf")])
 def test_extremes_of_a_long_tensor(value, axis):
-    """Alone: the kernels count hits in float32, which has no room for as many as there are here."""
+    """Alone, in several launches, together more than float32, in which places of a tile are counted, has room for."""
     x = torch.full((2**24 + 5, 16), value, device="cuda")
     x[0] = -2.0
     made = DeviceCollectors({"x": SketchSpec(histogram=False, channel_axis=axis)}, "cuda")

@@ -37,8 +37,8 @@ class DeviceCollectors:
 
     The bytes are those of `Collector`. Nothing waits for the device until `sketches` is asked for. Memory is taken when
     a value is first added, some 4 MiB for a value with a histogram of 8 mantissa bits, and from then on it stays the
-    same: 16 bytes for each cell of each half, per channel too where a spec asks for that. A cell has room for 2**49
-    elements.
+    same: 16 bytes for each cell of each half, per channel too where a spec asks for that. Reading takes up to some
+    hundred MiB for a moment. A cell has room for 2**49 elements.
 
     Adding may be captured into a CUDA graph, after it was done once outside of one, for what must be compiled and
     allocated; `clear` forgets what that counted.

@@ -104,7 +104,9 @@ class DeviceMargins:
             return Margins.empty(self._axis)
         tied, single = head[HEAD:].reshape(2, self._channels).copy()
         slots = slots[:, slots[0] > 0]
-        slots = slots[:, (slots[1] ^ NOT_NAMED ^ (1 << 31)).argsort()]  # what is in order the host sorts in no time
+        slots = slots[
+            :, (slots[1] ^ NOT_NAMED ^ (1 << 31)).argsort()
+        ]  # which the host, if of one channel, sorts in no time
         owner, name, count = slots.cpu().numpy()
         packed = name ^ np.int64(NOT_NAMED)
         keys = [(packed >> np.int64(32)).astype(np.int32), packed.astype(np.int32)]

@@ -112,7 +112,7 @@ def count_ends(tensors: Sequence[Grouped], half: Tensor, room: Room) -> None:
             COLUMNS=columns,
             PARTS=min(MERGED // columns, PARTS_OF_MANY),
             num_warps=4,
-            maxnreg=96,
+            **_registers(96),
         )
 
 
@@ -164,8 +164,13 @@ def _count_portable(
         ROWS=rows,
         COLUMNS=columns,
         PARTS=min(triton.next_power_of_2(parts), MERGED // columns),
-        **({"num_warps": 4} if table else {"num_warps": 8, "maxnreg": 64}),
+        **({"num_warps": 4} if table else {"num_warps": 8} | _registers(64)),
     )
+
+
+def _registers(most: int) -> dict[str, int]:
+    """The option that a thread has so many at most: AMD's compiler does not know it."""
+    return {} if torch.version.hip else {"maxnreg": most}
 
 
 def _shape_of_tiles(planes: Planes, bytes_each: int) -> tuple[int, int]:

@@ -54,7 +54,8 @@ def count(
     nothing that is not finite. TABLE: whether there are tables, at BITS mantissa bits; zeros are not in their cells.
     N_LOW and N_HIGH mean nothing where the end is zero. A program counts COLUMNS groups, ROWS elements of each at a
     time. scratch (programs, 16, COLUMNS) and tickets (programs, zeros) are room to work in; PARTS: of so many, a power
-    of two, what they found is merged at once. A group has at most MOST_OF_EACH elements.
+    of two, what they found is merged at once. A group has at most MOST_OF_EACH elements; the only one, if it has no
+    table, 2**28.
     """
     program = tl.program_id(0)
     group = program // parts * COLUMNS + tl.arange(0, COLUMNS)

@@ -14,12 +14,13 @@ from calibrant.sketches.kernels.gpu_words import COUNT_BITS, ENDS, FIELDS, GROWN
 
 Tensor = Any  # torch.Tensor: torch brings no types that are checked here
 Read = tuple[I64, Cells]
-LOOKED_AT = 1 << 24  # words at once: what is made of them takes about as much memory as they do, 128 MiB
+LOOKED_AT = 1 << 23  # words at once, 64 MiB: what is made of them takes six times that where no cell is empty
 
 
 def read(states: Sequence[State], half: int) -> list[Read]:
     """One half of each state, on the host: a head for each group (groups, FIELDS), and the cells of tables that are not
-    empty, with the zeros: (group, keys), (counts, positions), sorted. Waits for the device."""
+    empty, with the zeros: (group, keys), (counts, positions), sorted. Waits for the device, and takes memory there for
+    a moment: see LOOKED_AT."""
     alike: dict[tuple[int, int | None], list[State]] = {}
     for state in states:
         alike.setdefault((state.rows, state.mantissa_bits), []).append(state)
@@ -27,9 +28,8 @@ def read(states: Sequence[State], half: int) -> list[Read]:
     for same in alike.values():
         for some in _batches(same):
             memory = [state.memory[half] for state in some]
-            groups = [len(words) for words in memory]
-            together = memory[0] if len(memory) == 1 else torch.cat(memory)
-            found.update(zip(some, _split(*_read(together, same[0].rows), groups), strict=True))
+            heads, cells = _read(memory[0] if len(memory) == 1 else torch.cat(memory), same[0].rows)
+            found.update(zip(some, _split(heads, cells, [len(words) for words in memory]), strict=True))
     return [found[state] for state in states]
 
 
@@ -51,7 +51,8 @@ def _split(heads: I64, cells: Cells, groups: Sequence[int]) -> Iterator[Read]:
     ends = np.cumsum(groups)
     for first, end in zip(ends - groups, ends, strict=True):
         own = slice(*np.searchsorted(group, np.array([first, end], np.int32)))
-        yield heads[first:end], ([group[own] - np.int32(first), keys[own]], [counts[own], positions[own]])
+        names, weights = [group[own] - np.int32(first), keys[own].copy()], [counts[own].copy(), positions[own].copy()]
+        yield heads[first:end], (names, weights)
 
 
 def _read(memory: Tensor, rows: int) -> Read:
@@ -60,15 +61,15 @@ def _read(memory: Tensor, rows: int) -> Read:
     ends = heads[..., :ENDS].amax(dim=1)
     hits = torch.where(heads[..., :ENDS] == ends[:, None], heads[..., ENDS:], 0).sum(dim=1)
     hits[:, GROWN - ENDS] = 0
-    names, weights = _cells(memory[:, FIELDS * rows :], hits[:, ZEROS - ENDS])
-    return torch.cat([ends, hits], dim=1).cpu().numpy(), (list(names.cpu().numpy()), list(weights.cpu().numpy()))
+    cells = _cells(memory[:, FIELDS * rows :], hits[:, ZEROS - ENDS])
+    return torch.cat([ends, hits], dim=1).cpu().numpy(), cells
 
 
-def _cells(tables: Tensor, zeros: Tensor) -> tuple[Tensor, Tensor]:
-    """What cells are not empty in tables (groups, words), and how often: int32 (2, cells), int64 (2, cells).
+def _cells(tables: Tensor, zeros: Tensor) -> Cells:
+    """The cells that are not empty in tables (groups, words), on the host.
 
     zeros: (groups,), which the kernels keep out of the tables."""
-    names, weights = [tables.new_empty((2, 0), dtype=torch.int32)], [tables.new_empty((2, 0))]
+    names, weights = [np.zeros((2, 0), np.int32)], [np.zeros((2, 0), np.int64)]
     groups, words = tables.shape
     positive = words // 4  # cells of either sign
     step = max(LOOKED_AT // max(words, 1), 1)
@@ -80,9 +81,10 @@ def _cells(tables: Tensor, zeros: Tensor) -> tuple[Tensor, Tensor]:
         key = place - positive
         index = torch.where(key < 0, positive - 1 - key, key)
         counts, positions = _apart(part[group, 0, index], part[group, 1, index])
-        names.append(torch.stack([group + start, key]).to(torch.int32))
-        weights.append(torch.stack([counts + torch.where(key == 0, zero[group], 0), positions]))
-    return torch.cat(names, dim=1), torch.cat(weights, dim=1)
+        counts += torch.where(key == 0, zero[group], 0)
+        names.append(torch.stack([group + start, key]).to(torch.int32).cpu().numpy())
+        weights.append(torch.stack([counts, positions]).cpu().numpy())
+    return list(np.concatenate(names, axis=1)), list(np.concatenate(weights, axis=1))
 
 
 def _apart(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def look(
     row = tl.arange(0, ROWS)
     # One accumulator for each place in a tile: they are brought together once, at the end. Values are compared as
     # floats, for which 0.0 is -0.0, and which know nothing less or more than NaN. What is counted is a float too, which
-    # takes two instructions instead of three: of no place there are as many as 2**24 elements.
+    # takes two instructions instead of three: a launch has less than 2**24 elements of each place.
     los, his = tl.full([ROWS, COLUMNS], _INFINITY, tl.float32), tl.full([ROWS, COLUMNS], -_INFINITY, tl.float32)
     nothing = tl.zeros([ROWS, COLUMNS], tl.float32)
     n_los, n_his, zeros, numbers, pos_inf, neg_inf = nothing, nothing, nothing, nothing, nothing, nothing

@@ -1,4 +1,4 @@
-"""What the words mean that the kernels for GPUs count into, and the kinds of memory that they read."""
+"""What the kernels for GPUs agree on: kinds of memory that they read, shapes of programs, and words they count into."""
 
 # What kinds of memory are read: their bits, but of float16 the values, which the hardware widens.
 FLOAT32, BFLOAT16, FLOAT16 = range(3)
@@ -30,6 +30,6 @@ N_LOW, N_HIGH, ZEROS, NAN, POS_INF, NEG_INF, SIZE, GROWN = range(8, 16)
 # adds one looks how many there are. Before there are too many, the highest bits of count and sum go to the second word:
 # where many programs share in that, in every launch; else whenever what may have been added, by SIZE or GROWN, passes a
 # multiple of SETTLED_EACH. So a count stays below 2**27 + 512 units + SETTLED_EACH + 2 * MOST_OF_EACH, which is 2**28,
-# and a sum below 255 times that.
+# and a sum below 255 times that. And `gpu_tiles` counts what is in one place of a tile in float32, exact below 2**24.
 COUNT_BITS, UNIT_BITS, MOST_OF_EACH, SETTLED_EACH = 28, 17, 1 << 24, 1 << 25
 FULL = (1 << (COUNT_BITS - 1)) - (1 << 63)  # the highest bits of both
