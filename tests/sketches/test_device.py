@@ -266,7 +266,7 @@ def test_no_program_counts_more_of_a_place_than_float32_holds():
     assert (planes.outer / described[:, -1]).max() < 2**24
 
 
-@pytest.mark.parametrize("words", [1, 40_000, 150_000])
+@pytest.mark.parametrize("words", [1, 150_000])
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_is_read_at_once_changes_nothing(device, words, monkeypatch):
     monkeypatch.setattr(gpu_read, "LOOKED_AT", words)
