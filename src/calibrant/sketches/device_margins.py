@@ -103,12 +103,10 @@ class DeviceMargins:
         if not head[SEEN]:
             return Margins.empty(self._axis)
         tied, single = head[HEAD:].reshape(2, self._channels).copy()
-        slots = slots[:, slots[0] > 0]
-        slots = slots[
-            :, (slots[1] ^ NOT_NAMED ^ (1 << 31)).argsort()
-        ]  # which the host, if of one channel, sorts in no time
-        owner, name, count = slots.cpu().numpy()
-        packed = name ^ np.int64(NOT_NAMED)
+        owner, name, count = slots[:, slots[0] > 0]
+        packed = name ^ NOT_NAMED
+        order = (packed ^ (1 << 31)).argsort()  # of one channel; the host sorts what is in order in no time
+        owner, packed, count = torch.stack([owner, packed, count])[:, order].cpu().numpy()
         keys = [(packed >> np.int64(32)).astype(np.int32), packed.astype(np.int32)]
         channel = (owner - FIRST_OWNER).astype(np.int32)
         (channel, top, second), (counts,) = fold_cells([channel, *keys], [count])

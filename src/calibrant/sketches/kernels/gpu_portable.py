@@ -21,7 +21,6 @@ _FLOAT32, _BFLOAT16 = tl.constexpr(gpu_words.FLOAT32), tl.constexpr(gpu_words.BF
 _COUNT_BITS, _UNIT_BITS = tl.constexpr(gpu_words.COUNT_BITS), tl.constexpr(gpu_words.UNIT_BITS)
 _SETTLED_EACH, _FULL = tl.constexpr(gpu_words.SETTLED_EACH), tl.constexpr(gpu_words.FULL)
 _FIELDS, _SIZE, _GROWN = tl.constexpr(gpu_words.FIELDS), tl.constexpr(gpu_words.SIZE), tl.constexpr(gpu_words.GROWN)
-_INFINITY = tl.constexpr(float("inf"))
 _MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 
 
@@ -132,22 +131,8 @@ def _count(
     """Count a part of some groups; where: (outer, inner, plane, beside, step)."""
     places = x + (group.to(tl.int64) * where[3])[None, :] + (tl.arange(0, ROWS).to(tl.int64) * where[4])[:, None]
     table = own + heads * _FIELDS
-    los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen = look(
-        places, where, known, part, parts, table, KIND, TOTALS, TABLE, BITS, ROWS, COLUMNS, INFINITE=TABLE
-    )
-    if not TABLE:  # noqa: SIM102 (decided when it is compiled)
-        if tl.max(((tl.min(los, axis=0) == -_INFINITY) | (tl.max(his, axis=0) == _INFINITY)).to(tl.int32), axis=0) > 0:
-            los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen = look(
-                places, where, known, part, parts, table, KIND, TOTALS, TABLE, BITS, ROWS, COLUMNS, INFINITE=True
-            )
-    lo, hi = tl.min(los, axis=0), tl.max(his, axis=0)
-    n_lo = _sum(tl.where((los == lo[None, :]) & (los < _INFINITY), n_los, 0))
-    n_hi = _sum(tl.where((his == hi[None, :]) & (his > -_INFINITY), n_his, 0))
-    if TOTALS:
-        counts = _sum(zeros), seen - _sum(numbers), _sum(pos_inf), _sum(neg_inf)
-    else:
-        none = n_lo * 0
-        counts = tl.where(lo == 0, n_lo, tl.where(hi == 0, n_hi, 0)), none, none, none
+    ends, counts = look(places, where, known, part, parts, table, KIND, TOTALS, TABLE, BITS)
+    lo, hi, n_lo, n_hi = ends
     size = tl.cast(where[1], tl.int64) * where[0]
     ends = _key(lo), _key(hi), n_lo, n_hi
     last = _publish(ends, counts, size, part, parts, own, known, scratch, tickets, TOTALS, COLUMNS, PARTS)
@@ -175,11 +160,6 @@ def _key(x):
 @triton.jit
 def _ordered(bits):
     return bits ^ ((bits >> 31) & _MAGNITUDE)
-
-
-@triton.jit
-def _sum(counts):
-    return tl.sum(counts.to(tl.int32), axis=0).to(tl.int64)
 
 
 @triton.jit

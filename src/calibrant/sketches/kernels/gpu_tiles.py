@@ -28,20 +28,54 @@ def look(
     TOTALS: tl.constexpr,
     TABLE: tl.constexpr,
     BITS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+):
+    """What every `parts`-th tile from `part` on holds of each group: lowest, highest, and the hits of both; zeros, NaN,
+    +Inf and -Inf, but without TOTALS only zeros that are an end. Where there is a TABLE, the rest is added to it.
+
+    places: where the first tile's elements are (rows, groups); known: which groups there are."""
+    tiles = places, where, known, part, parts, table
+    los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen = _look(*tiles, KIND, TOTALS, TABLE, BITS, TABLE)
+    if not TABLE:  # noqa: SIM102 (decided when it is compiled)
+        if tl.max(((tl.min(los, axis=0) == -_INFINITY) | (tl.max(his, axis=0) == _INFINITY)).to(tl.int32), axis=0) > 0:
+            los, his, n_los, n_his, zeros, numbers, pos_inf, neg_inf, seen = _look(
+                *tiles, KIND, TOTALS, TABLE, BITS, True
+            )
+    lo, hi = tl.min(los, axis=0), tl.max(his, axis=0)
+    n_lo = _sum(tl.where((los == lo[None, :]) & (los < _INFINITY), n_los, 0))
+    n_hi = _sum(tl.where((his == hi[None, :]) & (his > -_INFINITY), n_his, 0))
+    if TOTALS:
+        counts = _sum(zeros), seen - _sum(numbers), _sum(pos_inf), _sum(neg_inf)
+    else:
+        none = n_lo * 0
+        counts = tl.where(lo == 0, n_lo, tl.where(hi == 0, n_hi, 0)), none, none, none
+    return (lo, hi, n_lo, n_hi), counts
+
+
+@triton.jit
+def _look(
+    places,
+    where,
+    known,
+    part,
+    parts,
+    table,
+    KIND: tl.constexpr,
+    TOTALS: tl.constexpr,
+    TABLE: tl.constexpr,
+    BITS: tl.constexpr,
     INFINITE: tl.constexpr,
 ):
-    """What a part's tiles hold, of each place in a tile, and how many elements of a group they have.
+    """What the tiles hold, of each place in a tile, and how many elements of a group they have.
 
     INFINITE: whether to look for infinities, which else are taken for extremes."""
     outer, inner, plane, _beside, step = where
+    ROWS: tl.constexpr = places.shape[0]
     row = tl.arange(0, ROWS)
     # One accumulator for each place in a tile: they are brought together once, at the end. Values are compared as
     # floats, for which 0.0 is -0.0, and which know nothing less or more than NaN. What is counted is a float too, which
     # takes two instructions instead of three: a launch has less than 2**24 elements of each place.
-    los, his = tl.full([ROWS, COLUMNS], _INFINITY, tl.float32), tl.full([ROWS, COLUMNS], -_INFINITY, tl.float32)
-    nothing = tl.zeros([ROWS, COLUMNS], tl.float32)
+    los, his = tl.full(places.shape, _INFINITY, tl.float32), tl.full(places.shape, -_INFINITY, tl.float32)
+    nothing = tl.zeros(places.shape, tl.float32)
     n_los, n_his, zeros, numbers, pos_inf, neg_inf = nothing, nothing, nothing, nothing, nothing, nothing
     across = tl.cdiv(inner, ROWS)
     tiles = across * outer
@@ -105,6 +139,11 @@ def _equal(a, b, c, d, x):
 @triton.jit
 def _true(a, b, c, d):
     return (a.to(tl.float32) + b.to(tl.float32)) + (c.to(tl.float32) + d.to(tl.float32))
+
+
+@triton.jit
+def _sum(counts):
+    return tl.sum(counts.to(tl.int32), axis=0).to(tl.int64)
 
 
 @triton.jit
